@@ -1,0 +1,274 @@
+"""Memory, question and backbone to Answer: select if it must, prompt, generate, and say which moments counted."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+import longtake.video
+from longtake.backbones.base import Cache, Inputs, Prompt
+from longtake.select import Selector, TopK
+from longtake.types import Answer, Evidence, LongtakeError, Memory, Query, Usage, VisualTokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from longtake.backbones.base import Backbone
+
+__all__ = ["PrefixCache", "ask", "check_video", "evidence_spans", "group_scores"]
+
+EVIDENCE_THRESHOLD = 0.5  # of the best group's score
+
+
+@dataclass(slots=True, kw_only=True)
+class PrefixCache:
+    """Keys and values of videos already read by the language model, by (memory, kept tokens), latest used last.
+
+    max_entries: how many to hold; each costs the keys and values of one whole prompt.
+    """
+
+    max_entries: int = 2
+    _entries: OrderedDict[tuple[int, bytes], tuple[Memory, Cache]] = field(default_factory=OrderedDict, init=False)
+
+    def get(self, memory: Memory, kept: Tensor | None) -> Cache | None:
+        entry = self._entries.get(_key(memory, kept))
+        if entry is None:
+            return None
+        self._entries.move_to_end(_key(memory, kept))
+        return entry[1]
+
+    def put(self, memory: Memory, kept: Tensor | None, cache: Cache) -> None:
+        self._entries[_key(memory, kept)] = (memory, cache)  # holding the memory keeps its id from being used again
+        while len(self._entries) > self.max_entries:
+            self._entries.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def _key(memory: Memory, kept: Tensor | None) -> tuple[int, bytes]:
+    return id(memory), b"" if kept is None else kept.cpu().numpy().tobytes()
+
+
+@torch.no_grad()
+def ask(
+    backbone: Backbone,
+    memory: Memory,
+    question: str,
+    *,
+    selector: Selector | None = None,
+    budget_tokens: int | None = None,
+    max_new_tokens: int = 64,
+    cache: PrefixCache | None = None,
+) -> Answer:
+    """Answer one question about a watched video, greedily; nothing is read or encoded again.
+
+    selector: how to choose among the tokens, used only when they do not fit the model's context or a budget is given;
+        None means by relevance to the question, which needs a backbone with a trained scorer.
+    budget_tokens: at most this many visual tokens in the prompt.
+    cache: shares the language model's reading of the video among questions about the same memory and kept tokens.
+
+    In the answer's usage, read, encode and compress are what watching spent, once; prefill is reading the video's part
+    of the prompt (0 when it came from the cache), and generate the question and the answer.
+
+    Warns when the video file has changed.
+    Raises LongtakeError for an empty or too long question, another model's memory, or a missing scorer.
+    """
+    query = Query(text=question)
+    if memory.provenance.model != backbone.name:
+        raise LongtakeError(
+            f"this memory was made by {memory.provenance.model}, the model is {backbone.name}; "
+            "load that model or watch the video again with this one"
+        )
+    check_video(memory)
+    clock = _Clock()
+    kept = _kept(backbone, memory.tokens, query, selector, budget_tokens, max_new_tokens)
+    tokens = memory.tokens if kept is None else memory.tokens[kept]
+    inputs = backbone.prepare([Prompt(question=query.text, tokens=tokens)])
+    clock.lap("select")
+    prefix = _prefix(backbone, inputs, memory, kept, cache)
+    clock.lap("prefill")
+    rollout = backbone.generate(inputs, prefix, max_new_tokens=max_new_tokens, record_attention=True)[0]
+    clock.lap("generate")
+    assert rollout.attention is not None
+    scores = group_scores(rollout.attention, inputs.source[0], tokens)
+    return Answer(
+        text=rollout.text.strip(),
+        evidence=evidence_spans(scores, memory),
+        usage=Usage(
+            frames=memory.provenance.frames,
+            visual_tokens=len(tokens),
+            prompt_tokens=int(inputs.mask.sum()),
+            seconds={"read": 0.0, "encode": 0.0, "compress": 0.0, **memory.provenance.seconds, **clock.laps},
+        ),
+    )
+
+
+def check_video(memory: Memory) -> None:
+    """Warn when the file that the memory names is not the one that was watched; a file that is gone is no matter."""
+    video = memory.provenance.video
+    if video and Path(video).is_file() and longtake.video.identity(video) != memory.provenance.video_identity:
+        line = f"{video} has changed since it was watched; the answer is about the earlier file; watch it again"
+        warnings.warn(line, stacklevel=3)
+
+
+def group_scores(attention: Tensor, source: Tensor, tokens: VisualTokens) -> Tensor:
+    """Each time group's share of the attention that falls on visual tokens, float64 ``(groups,)``, sum 1 (or all 0).
+
+    attention: ``(prompt length,)``; source: int64 ``(prompt length,)``, the visual token in each column or -1.
+    """
+    columns = (source >= 0).nonzero()[:, 0]
+    groups = tokens.position[:, 0].to(source.device)[source[columns]]
+    scores = torch.zeros(tokens.grid[0], dtype=torch.float64)
+    scores.index_add_(0, groups.cpu(), attention[columns.to(attention.device)].double().cpu())
+    return scores / scores.sum() if scores.sum() > 0 else scores
+
+
+def evidence_spans(scores: Tensor, memory: Memory, threshold: float = EVIDENCE_THRESHOLD) -> tuple[Evidence, ...]:
+    """Neighbouring groups with at least ``threshold`` of the best group's score, merged into spans, best first.
+
+    scores: ``(groups,)`` from ``group_scores``. A span's score is the sum of its groups', so at most 1.
+    """
+    best = float(scores.max())
+    if best <= 0:
+        return ()
+    starts, stops = _group_times(memory)
+    spans = []
+    for run in _runs((scores >= threshold * best).nonzero()[:, 0].tolist()):
+        score = min(1.0, float(scores[run.start : run.stop].sum()))
+        spans.append(Evidence(start_seconds=starts[run.start], stop_seconds=stops[run.stop - 1], score=score))
+    return tuple(sorted(spans, key=lambda span: (-span.score, span.start_seconds)))
+
+
+def _group_times(memory: Memory) -> tuple[list[float], list[float]]:
+    """Start and stop of every group: the next one, ``group_seconds`` later or the video's end, whichever is first."""
+    groups = memory.tokens.position[:, 0].cpu().contiguous()
+    first = torch.searchsorted(groups, torch.arange(memory.tokens.grid[0]))
+    starts = memory.tokens.seconds.cpu()[first].tolist()
+    duration = memory.provenance.duration_seconds
+    end = duration if duration > starts[-1] else math.inf  # a container may say less than it holds
+    stops = [min(start + memory.group_seconds, stop) for start, stop in zip(starts, [*starts[1:], end], strict=True)]
+    return starts, stops
+
+
+def _runs(indices: list[int]) -> list[range]:
+    """Ascending indices as ranges of consecutive ones: 1 2 5 gives [1, 3) and [5, 6)."""
+    runs: list[range] = []
+    for index in indices:
+        if runs and runs[-1].stop == index:
+            runs[-1] = range(runs[-1].start, index + 1)
+        else:
+            runs.append(range(index, index + 1))
+    return runs
+
+
+def _prefix(
+    backbone: Backbone, inputs: Inputs, memory: Memory, kept: Tensor | None, cache: PrefixCache | None
+) -> Cache | None:
+    """The keys and values of the columns before the question, remembered or computed now."""
+    if inputs.prefix == 0:
+        return None
+    found = cache.get(memory, kept) if cache is not None else None
+    if found is None:
+        found = backbone.prefill(inputs, stop=inputs.prefix)
+        if cache is not None:
+            cache.put(memory, kept, found)
+    assert found.length == inputs.prefix
+    return found
+
+
+def _kept(
+    backbone: Backbone,
+    tokens: VisualTokens,
+    query: Query,
+    selector: Selector | None,
+    budget_tokens: int | None,
+    max_new_tokens: int,
+) -> Tensor | None:
+    """The tokens to keep, or None for all of them."""
+    room = backbone.context_tokens - max_new_tokens
+    text_tokens = _prompt_tokens(backbone, query.text, None)
+    if text_tokens >= room:
+        raise LongtakeError(
+            f"the question is {text_tokens} tokens with its frame; this model's context of {backbone.context_tokens} "
+            f"leaves {room} beside an answer of {max_new_tokens}; shorten it"
+        )
+    if budget_tokens is not None and budget_tokens < 1:
+        raise LongtakeError(f"budget is {budget_tokens} tokens; it must be at least 1")
+    budget = len(tokens) if budget_tokens is None else min(budget_tokens, len(tokens))
+    # more tokens than room need no counting; fewer may still not fit, as each group brings its stamp
+    fits = len(tokens) < room and _prompt_tokens(backbone, query.text, tokens) <= room
+    if fits and budget == len(tokens):
+        return None
+    if selector is None:
+        selector = TopK()
+    scores = _scores(backbone, tokens, query) if selector.needs_scores else None
+    kept = selector.select(tokens, budget, scores)
+    return kept if fits else _fitting(backbone, tokens, query, selector, scores, kept, room - text_tokens)
+
+
+def _scores(backbone: Backbone, tokens: VisualTokens, query: Query) -> Tensor:
+    if backbone.scorer is None:
+        raise LongtakeError(
+            f"{backbone.name} has no trained scorer to choose tokens by the question; "
+            "choose evenly with selector=longtake.select.Uniform() (--select uniform), or watch at a lower fps"
+        )
+    return backbone.score(tokens, backbone.encode_query(query.text))
+
+
+def _fitting(
+    backbone: Backbone,
+    tokens: VisualTokens,
+    query: Query,
+    selector: Selector,
+    scores: Tensor | None,
+    kept: Tensor,
+    room: int,
+) -> Tensor:
+    """The largest selection whose tokens and stamps fill at most ``room`` columns.
+
+    A stamp's length is measured on a real prompt, the budget found by bisection under it, and the result counted again.
+    """
+    text_tokens = _prompt_tokens(backbone, query.text, None)
+    kept = selector.select(tokens, min(len(kept), room), scores)
+    while (length := _prompt_tokens(backbone, query.text, tokens[kept]) - text_tokens) > room:
+        stamp = (length - len(kept)) / _num_groups(tokens, kept)
+        low, high = 0, len(kept) - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            trial = selector.select(tokens, middle, scores)
+            fits = len(trial) + stamp * _num_groups(tokens, trial) <= room
+            low, high = (middle, high) if fits else (low, middle - 1)
+        if low == 0:
+            raise LongtakeError(
+                f"the question leaves no room for a visual token in {backbone.context_tokens} positions; shorten it"
+            )
+        kept = selector.select(tokens, low, scores)
+    return kept
+
+
+def _num_groups(tokens: VisualTokens, kept: Tensor) -> int:
+    return int(torch.bincount(tokens.position[:, 0][kept]).count_nonzero())
+
+
+def _prompt_tokens(backbone: Backbone, question: str, tokens: VisualTokens | None) -> int:
+    return int(backbone.prepare([Prompt(question=question, tokens=tokens)]).mask.sum())
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Wall seconds between laps, by name."""
+
+    laps: dict[str, float] = field(default_factory=dict)
+    last: float = field(default_factory=time.perf_counter)
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self.last = now - self.last, now

@@ -1,0 +1,102 @@
+"""Causal attention for long prompts: exact, in blocks of queries, and able to say where the last column looked.
+
+Registered with transformers as ``longtake_sdpa``. Masks stay ``(batch, keys)``: what is causal is worked out a
+block at a time, so nothing of the size queries x keys is ever built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+NAME = "longtake_sdpa"
+BLOCK_QUERIES = 512  # a block's mask is BLOCK_QUERIES x keys; the block skips all keys after its last query
+
+
+@dataclass(slots=True, kw_only=True)
+class Recorder:
+    """Collects where the last column looks, in the given layers, during one forward pass."""
+
+    layers: frozenset[int]
+    rows: list[Tensor] = field(default_factory=list)  # one (batch, keys) for each layer, the mean over its heads
+
+    def mean(self) -> Tensor:
+        """The mean over the recorded layers: float32 ``(batch, keys)``, each row adding to one."""
+        return torch.stack(self.rows).mean(dim=0)
+
+
+def last_column_attention(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+    """Attention of the last query, averaged over heads: float32 ``(batch, keys)``.
+
+    query: ``(batch, heads, queries, dim)``; key: ``(batch, key heads, keys, dim)``; mask: bool ``(batch, keys)``.
+    """
+    batch, heads, _, dim = query.shape
+    last = query[:, :, -1].reshape(batch, key.shape[1], heads // key.shape[1], dim)
+    scores = (last @ key.transpose(-1, -2)).float() * scaling
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None, None], float("-inf"))
+    return scores.softmax(dim=-1).mean(dim=(1, 2))
+
+
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, scaling: float, dropout: float = 0.0
+) -> Tensor:
+    """Softmax attention in which query i of n sees keys up to ``keys - n + i``: ``(batch, heads, queries, dim)``.
+
+    A query that padding leaves with nothing to see sees itself, so that padding never makes a NaN.
+    """
+    queries, keys = query.shape[2], key.shape[2]
+    groups = query.shape[1] // key.shape[1]
+    attend = partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
+    if queries == 1:  # the query heads that share a key head are rows of one product; keys are not copied
+        rows = query.reshape(query.shape[0], key.shape[1], groups, query.shape[3])
+        return attend(rows, key, value, attn_mask=None if mask is None else mask[:, None, None]).view_as(query)
+    if mask is None and queries == keys:
+        return attend(query, key, value, is_causal=True, enable_gqa=groups > 1)
+    if groups > 1:  # with a mask, grouped heads would leave CUDA only its slow kernel, which builds all scores
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    outputs = []
+    for start in range(0, queries, BLOCK_QUERIES):
+        stop = min(start + BLOCK_QUERIES, queries)
+        seen = keys - queries + stop
+        position = torch.arange(seen, device=query.device)
+        own = position[-(stop - start) :, None]
+        allowed = (position <= own)[None]
+        if mask is not None:
+            allowed = (allowed & mask[:, None, :seen]) | (position == own)
+        block = (query[:, :, start:stop], key[:, :, :seen], value[:, :, :seen])
+        outputs.append(attend(*block, attn_mask=allowed[:, None]))
+    return torch.cat(outputs, dim=2)
+
+
+def longtake_sdpa(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+    recorder: Recorder | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """transformers' attention signature; ``recorder`` arrives as a keyword of the model's forward."""
+    if recorder is not None and module.layer_idx in recorder.layers:
+        recorder.rows.append(last_column_attention(query, key, attention_mask, scaling))
+    output = causal_attention(query, key, value, attention_mask, scaling=scaling, dropout=dropout)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def key_mask(*, attention_mask: Tensor | None = None, **kwargs: object) -> Tensor | None:
+    """transformers' mask signature: the padding mask as it is, or None where nothing is padded."""
+    return None if attention_mask is None or bool(attention_mask.all()) else attention_mask
+
+
+AttentionInterface.register(NAME, longtake_sdpa)
+AttentionMaskInterface.register(NAME, key_mask)

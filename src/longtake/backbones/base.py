@@ -1,0 +1,127 @@
+"""The adapter protocol: all that watching, asking and training know of a model.
+
+Two families stand behind it: longtake's own ``VideoLLM`` and Hugging Face VLMs as they are. Everything
+else (watch, ask, selectors, policy optimisation, latents) is written once against these six verbs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from longtake.types import Frames, Query, Rollout, VisualTokens
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import Cache as KeyValues
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One question about one video (or about none), with the answer when it is to be learned."""
+
+    question: str
+    tokens: VisualTokens | None = None
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """A padded batch, ready for the language model. Rows are padded on the LEFT.
+
+    embeddings: ``(batch, length, dim)``.
+    positions: int64 ``(batch, length)``, or ``(3, batch, length)`` for multi-axis rotary embeddings.
+    mask: bool ``(batch, length)``, False on padding.
+    source: int64 ``(batch, length)``: the index of the prompt's visual token in this column, -1 elsewhere.
+    ids: int64 ``(batch, length)``: the token ids, a placeholder id where a visual token stands.
+    labels: int64 ``(batch, length)``, each column's own id where it is to be learned (not shifted), -100 elsewhere;
+        None when no prompt has an answer.
+    prefix: leading columns of an unpadded batch of one that do not depend on the question (system text and
+        video), so that a cache of them can be asked again; 0 when rows differ.
+    next_position: int64 ``(batch,)``: the position of the first generated token.
+    """
+
+    embeddings: Tensor
+    positions: Tensor
+    mask: Tensor
+    source: Tensor
+    ids: Tensor
+    labels: Tensor | None = None
+    prefix: int = 0
+    next_position: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cache:
+    """Keys and values of the first ``length`` columns of some Inputs, and what the last of them gave.
+
+    key_values: mutable; running on from a cache extends them, and ``generate`` crops them back to ``length``.
+        A cache made from a shorter one shares them, and ends when the shorter one is asked again.
+    logits: ``(batch, vocabulary)``, of the last column.
+    attention: float32 ``(batch, length)``, where the last column looked: mean over heads and evidence layers.
+    """
+
+    key_values: KeyValues
+    length: int
+    logits: Tensor
+    attention: Tensor
+
+
+class Backbone(Protocol):
+    """A video language model behind the adapter."""
+
+    @property
+    def name(self) -> str:
+        """Identity for provenance: architecture and a hash of the weights."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def frames_per_group(self) -> int:
+        """How many frames become one time group; a chunk of frames is encoded in whole groups."""
+
+    @property
+    def context_tokens(self) -> int:
+        """Positions that the language model was declared for."""
+
+    @property
+    def frame_size(self) -> tuple[int, int] | None:
+        """(height, width) that frames are resized to whatever their shape, or None when the shape matters."""
+
+    @property
+    def scorer(self) -> str | None:
+        """The name of the trained query scorer's embedding in ``Query.embeddings``; None when there is none."""
+
+    def encode(self, frames: Frames) -> VisualTokens:
+        """Frames to tokens in the language model's space; differentiable; times in ``frames.seconds``."""
+
+    def encode_query(self, text: str) -> Query:
+        """Question-only forward of the language model: states of a stated layer, ``(tokens, dim)``."""
+
+    def score(self, tokens: VisualTokens, query: Query) -> Tensor:
+        """Relevance of each visual token to the question, ``(tokens,)``; raises without a trained scorer."""
+
+    def prepare(self, prompts: Sequence[Prompt]) -> Inputs:
+        """Prompts to a padded batch of embeddings, positions, mask and labels."""
+
+    def prefill(self, inputs: Inputs, cache: Cache | None = None, *, stop: int | None = None) -> Cache:
+        """Run columns ``[cache.length, stop)`` of the inputs through the language model."""
+
+    def generate(
+        self,
+        inputs: Inputs,
+        cache: Cache | None = None,
+        *,
+        max_new_tokens: int = 64,
+        num_rollouts: int = 1,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+        record_attention: bool = False,
+    ) -> list[Rollout]:
+        """Completions for each row (``num_rollouts`` a row, rows first); greedy at temperature 0."""
+
+    def logprobs(self, inputs: Inputs, completions: Sequence[Sequence[int]]) -> Tensor:
+        """Log-probabilities of given completions, float32 ``(batch, longest)``, 0 on padding; differentiable."""

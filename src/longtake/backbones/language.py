@@ -1,0 +1,314 @@
+"""What every Hugging Face decoder shares: prepare, prefill, generate on the cache, log-probabilities.
+
+A family adds how frames become tokens (``encode``), how tokens and text stand in the prompt (``layout``) and,
+where it has one, its query scorer.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import Cache as KeyValues
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from longtake.backbones.attention import NAME, Recorder
+from longtake.backbones.base import Cache, Inputs, Prompt
+from longtake.backbones.identity import weights_hash
+from longtake.backbones.layout import Layout, collate, with_answer
+from longtake.backbones.tape import Tape
+from longtake.types import Frames, LongtakeError, Query, Rollout, VisualTokens
+
+PREFILL_COLUMNS = 4096  # columns run at once: bounds the memory of activations, not the result
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+class DecoderBackbone(ABC):
+    """A Backbone over a decoder that takes ``inputs_embeds``, and its output head.
+
+    evidence_layers: the layers whose attention is recorded as evidence; by default the upper half, uncalibrated.
+    query_layer: the layer whose states ``encode_query`` returns; 0 is the embedding table.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        decoder: PreTrainedModel,
+        head: torch.nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        banned: Sequence[int],
+        query_layer: int,
+        evidence_layers: Sequence[int] | None = None,
+    ) -> None:
+        layers = decoder.config.num_hidden_layers
+        if "sliding_attention" in decoder.config.layer_types:
+            raise LongtakeError("the decoder has sliding-window layers; only full attention is supported")
+        decoder.set_attn_implementation(NAME)
+        self.model = model
+        self.decoder = decoder
+        self.head = head
+        self.tokenizer = tokenizer
+        self.query_layer = query_layer
+        self.evidence_layers = tuple(range(layers // 2, layers) if evidence_layers is None else evidence_layers)
+        self._banned = torch.tensor(sorted(banned))
+        self._ends = torch.tensor(sorted(_end_ids(model, tokenizer)))
+
+    @property
+    @abstractmethod
+    def frames_per_group(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def context_tokens(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def frame_size(self) -> tuple[int, int] | None: ...
+
+    @property
+    @abstractmethod
+    def scorer(self) -> str | None: ...
+
+    @abstractmethod
+    def encode(self, frames: Frames) -> VisualTokens: ...
+
+    @abstractmethod
+    def score(self, tokens: VisualTokens, query: Query) -> Tensor: ...
+
+    @abstractmethod
+    def layout(self, prompt: Prompt) -> Layout:
+        """The columns of a prompt up to where the answer begins."""
+
+    @property
+    def name(self) -> str:
+        """Architecture and a hash of the weights, the same whatever the device and floating-point type."""
+        return f"{self.model.config.model_type}-{weights_hash(self.model)}"
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+
+    @property
+    def query_name(self) -> str:
+        """The name under which ``encode_query`` puts its states into ``Query.embeddings``."""
+        return f"{self.model.config.model_type}:layer{self.query_layer}"
+
+    def encode_query(self, text: str) -> Query:
+        """States of ``query_layer`` in a forward of the question's own tokens, ``(tokens, dim)``; differentiable."""
+        query = Query(text=text)
+        states = self.embed(self.text_ids(query.text.strip()))[None]
+        if self.query_layer:
+            places = torch.arange(states.shape[1], device=self.device)[None]
+            run = self.decoder(
+                inputs_embeds=states, position_ids=places, use_cache=False, output_hidden_states=True
+            )
+            states = run.hidden_states[self.query_layer]
+        return Query(text=text, embeddings={self.query_name: states[0]})
+
+    def prepare(self, prompts: Sequence[Prompt]) -> Inputs:
+        """Prompts to a batch padded on the left; an answer is followed by the end token, and both are learned."""
+        layouts = []
+        for prompt in prompts:
+            layout = self.layout(prompt)
+            if prompt.answer is not None:
+                answer = [*self.text_ids(prompt.answer).tolist(), self.end_id]
+                layout = with_answer(layout, answer)
+            layouts.append(layout)
+        return collate(layouts, self.embed)
+
+    @torch.no_grad()
+    def prefill(self, inputs: Inputs, cache: Cache | None = None, *, stop: int | None = None) -> Cache:
+        """Run columns ``[cache.length, stop)``, ``PREFILL_COLUMNS`` at a time; extends the cache's keys in place.
+
+        The given cache stays usable: whoever runs from it next crops what was added here.
+        """
+        stop = inputs.ids.shape[1] if stop is None else stop
+        start = 0 if cache is None else cache.length
+        if cache is not None and start == stop:
+            _crop(cache.key_values, start)
+            return cache
+        key_values: KeyValues = DynamicCache() if cache is None else cache.key_values
+        _crop(key_values, start)
+        mask = None if bool(inputs.mask[:, :stop].all()) else inputs.mask
+        for first in range(start, stop, PREFILL_COLUMNS):
+            last = min(first + PREFILL_COLUMNS, stop)
+            recorder = self._recorder() if last == stop else None
+            states = self._run(
+                inputs.embeddings[:, first:last],
+                inputs.positions[..., first:last],
+                None if mask is None else mask[:, :last],
+                key_values,
+                recorder,
+            )
+        assert recorder is not None, f"nothing to prefill between {start} and {stop}"
+        return Cache(
+            key_values=key_values, length=stop, logits=self.head(states[:, -1]), attention=recorder.mean()
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Inputs,
+        cache: Cache | None = None,
+        *,
+        max_new_tokens: int = 64,
+        num_rollouts: int = 1,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+        record_attention: bool = False,
+    ) -> list[Rollout]:
+        """Completions, ``num_rollouts`` for each row, rows first; greedy at temperature 0.
+
+        A given cache (of all columns, or of the prefix) is extended while this runs and cropped back at the end.
+        ``Rollout.attention`` is aligned with the columns of ``inputs``, padding included.
+        """
+        full = self.prefill(inputs, cache)
+        key_values = full.key_values if num_rollouts == 1 else _repeated(full.key_values, num_rollouts)
+        mask = None if bool(inputs.mask.all()) else inputs.mask.repeat_interleave(num_rollouts, dim=0)
+        logits = full.logits.repeat_interleave(num_rollouts, dim=0)
+        look = full.attention.repeat_interleave(num_rollouts, dim=0)
+        positions = inputs.next_position.repeat_interleave(num_rollouts)
+        tape = Tape(ends=self._ends.to(self.device), looks=torch.zeros_like(look))
+        for step in range(max_new_tokens):
+            ids, logprobs = self._choose(logits, temperature, generator)
+            tape.write(ids, logprobs, look)
+            if tape.all_finished or step == max_new_tokens - 1:
+                break
+            recorder = self._recorder() if record_attention else None
+            if mask is not None:
+                mask = torch.nn.functional.pad(mask, (0, 1), value=True)
+            states = self._run(self.embed(ids)[:, None], (positions + step)[:, None], mask, key_values, recorder)
+            logits = self.head(states[:, -1])
+            look = look if recorder is None else recorder.mean()
+        if cache is not None:
+            _crop(cache.key_values, cache.length)
+        return tape.rollouts(self.tokenizer, attention=record_attention)
+
+    def logprobs(self, inputs: Inputs, completions: Sequence[Sequence[int]]) -> Tensor:
+        """Log-probabilities at temperature 1 of given completions, float32 ``(completions, longest)``.
+
+        There may be several completions for each row, rows first, as ``generate`` returns them. Differentiable.
+        """
+        repeats, rest = divmod(len(completions), len(inputs.ids))
+        assert not rest, f"{len(completions)} completions do not divide among {len(inputs.ids)} rows"
+        length, longest = inputs.ids.shape[1], max(map(len, completions))
+        rows = [torch.tensor(ids, dtype=torch.int64, device=self.device) for ids in completions]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        real = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in rows], True)
+        places = inputs.next_position.repeat_interleave(repeats)[:, None] + torch.arange(longest, device=self.device)
+        positions = inputs.positions.repeat_interleave(repeats, dim=-2)
+        mask = inputs.mask.repeat_interleave(repeats, dim=0)
+        states = self._run(
+            torch.cat([inputs.embeddings.repeat_interleave(repeats, dim=0), self.embed(ids)], dim=1),
+            torch.cat([positions, places.expand(*positions.shape[:-1], -1)], dim=-1),
+            None if bool(mask.all()) else torch.cat([mask, torch.ones_like(real)], dim=1),
+        )
+        logprobs = self._log_softmax(self.head(states[:, length - 1 : length - 1 + longest]))
+        return logprobs.gather(-1, ids[..., None]).squeeze(-1).masked_fill(~real, 0.0)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids to embeddings; differentiable."""
+        table: torch.nn.Module = self.decoder.get_input_embeddings()
+        embedded: Tensor = table(ids.to(self.device))
+        return embedded
+
+    def text_ids(self, text: str) -> Tensor:
+        """Token ids of a text as it stands, int64 ``(tokens,)``."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return torch.tensor(ids, dtype=torch.int64, device=self.device)
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends an answer."""
+        return int(self.tokenizer.eos_token_id)
+
+    def _recorder(self) -> Recorder:
+        return Recorder(layers=frozenset(self.evidence_layers))
+
+    def _run(
+        self,
+        embeddings: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        key_values: KeyValues | None = None,
+        recorder: Recorder | None = None,
+    ) -> Tensor:
+        run = self.decoder(
+            inputs_embeds=embeddings,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=key_values,
+            use_cache=key_values is not None,
+            recorder=recorder,
+        )
+        states: Tensor = run.last_hidden_state
+        return states
+
+    def _log_softmax(self, logits: Tensor, temperature: float = 1.0) -> Tensor:
+        """Float32 log-probabilities in which placeholders of visual tokens cannot be drawn."""
+        logits = logits.float() / temperature
+        return logits.index_fill(-1, self._banned.to(logits.device), float("-inf")).log_softmax(dim=-1)
+
+    def _choose(
+        self, logits: Tensor, temperature: float, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        logprobs = self._log_softmax(logits, temperature or 1.0)
+        if temperature:
+            ids = torch.multinomial(logprobs.exp(), 1, generator=generator)
+        else:
+            ids = logprobs.argmax(dim=-1, keepdim=True)
+        return ids[:, 0], logprobs.gather(-1, ids)[:, 0]
+
+
+def pixels_of(frames: Frames, device: torch.device) -> Tensor:
+    """The frames' pixels as a tensor of their own: views that run backwards or may not be written are copied."""
+    return torch.tensor(np.ascontiguousarray(frames.pixels), device=device)
+
+
+def load_weights(kind: type[Model], path: str, device: str | torch.device, dtype: torch.dtype | None) -> Model:
+    """``from_pretrained``, but weights that the checkpoint lacks are an error and not random numbers."""
+    loaded: Any = kind.from_pretrained(path, dtype=dtype or "auto", output_loading_info=True)
+    model, report = loaded
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise LongtakeError(
+            f"{path}: the checkpoint lacks {len(missing)} weights, the first {missing[0]}; "
+            "give one that was saved whole with this architecture"
+        )
+    placed: Model = model.to(device).eval()
+    return placed
+
+
+def no_scorer(name: str) -> LongtakeError:
+    """The refusal of a backbone without a trained query scorer."""
+    return LongtakeError(
+        f"{name} has no trained query scorer, so it cannot choose tokens by the question; use uniform selection instead"
+    )
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    declared = model.generation_config.eos_token_id
+    declared = [] if declared is None else [declared] if isinstance(declared, int) else declared
+    return {*declared, tokenizer.eos_token_id}
+
+
+def _crop(key_values: KeyValues, length: int) -> None:
+    extra = key_values.get_seq_length() - length
+    assert extra >= 0, f"{-extra} columns of this cache were cropped away by a shorter one that shares its keys"
+    key_values.crop(-extra)
+
+
+def _repeated(key_values: KeyValues, times: int) -> KeyValues:
+    """Every row ``times`` times over, leaving the given keys and values alone."""
+    repeated = copy.copy(key_values)
+    repeated.layers = [copy.copy(layer) for layer in key_values.layers]
+    repeated.batch_repeat_interleave(times)
+    return repeated

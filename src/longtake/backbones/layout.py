@@ -1,0 +1,92 @@
+"""One prompt as columns, and many of them as a padded batch: the tensor half of ``prepare``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from longtake.backbones.base import Inputs
+
+NOT_LEARNED = -100  # the label that cross entropy ignores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The columns of one prompt.
+
+    ids, source: int64 ``(columns,)``, as in ``Inputs``.
+    positions: int64 ``(columns,)`` or ``(3, columns)``.
+    features: the visual tokens that ``source`` points into, ``(tokens, dim)``; None in a blind prompt.
+    prefix: leading columns that do not depend on the question.
+    next_position: where the first generated token stands.
+    learned: how many columns at the end are an answer to be learned.
+    finish: a last change of the embeddings ``(columns, dim)``, the answer's left out; None for none.
+    """
+
+    ids: Tensor
+    source: Tensor
+    positions: Tensor
+    features: Tensor | None
+    prefix: int
+    next_position: int
+    learned: int = 0
+    finish: Callable[[Tensor], Tensor] | None = None
+
+
+def with_answer(layout: Layout, ids: Sequence[int]) -> Layout:
+    """The layout followed by an answer to be learned, standing where it would have been generated."""
+    answer = torch.tensor(ids, device=layout.ids.device)
+    places = torch.arange(len(ids), device=layout.ids.device) + layout.next_position
+    return replace(
+        layout,
+        ids=torch.cat([layout.ids, answer]),
+        source=torch.cat([layout.source, torch.full_like(answer, -1)]),
+        positions=torch.cat([layout.positions, places.expand(*layout.positions.shape[:-1], -1)], dim=-1),
+        next_position=layout.next_position + len(ids),
+        learned=len(ids),
+    )
+
+
+def collate(layouts: Sequence[Layout], embed: Callable[[Tensor], Tensor]) -> Inputs:
+    """Layouts to a batch padded on the left; ``embed`` maps ids to embeddings. Gradients reach both."""
+    length = max(len(layout.ids) for layout in layouts)
+    ids = _stack([layout.ids for layout in layouts], length, 0)
+    labels = [
+        torch.where(_is_learned(layout), layout.ids, torch.full_like(layout.ids, NOT_LEARNED)) for layout in layouts
+    ]
+    return Inputs(
+        embeddings=torch.stack([_embeddings(layout, length, embed) for layout in layouts]),
+        positions=_stack([layout.positions for layout in layouts], length, 0),
+        mask=_stack([torch.ones_like(layout.ids, dtype=torch.bool) for layout in layouts], length, False),
+        source=_stack([layout.source for layout in layouts], length, -1),
+        ids=ids,
+        labels=_stack(labels, length, NOT_LEARNED) if any(layout.learned for layout in layouts) else None,
+        prefix=layouts[0].prefix if len(layouts) == 1 else 0,
+        next_position=torch.tensor([layout.next_position for layout in layouts], device=ids.device),
+    )
+
+
+def _is_learned(layout: Layout) -> Tensor:
+    columns = torch.arange(len(layout.ids), device=layout.ids.device)
+    return columns >= len(layout.ids) - layout.learned
+
+
+def _embeddings(layout: Layout, length: int, embed: Callable[[Tensor], Tensor]) -> Tensor:
+    embedded = embed(layout.ids)
+    if layout.features is not None:
+        columns = torch.nonzero(layout.source >= 0).squeeze(1)
+        chosen = layout.features[layout.source[columns]].to(embedded)
+        embedded = embedded.index_copy(0, columns, chosen)
+    if layout.finish is not None:
+        asked = len(layout.ids) - layout.learned
+        embedded = torch.cat([layout.finish(embedded[:asked]), embedded[asked:]])
+    return torch.nn.functional.pad(embedded, (0, 0, length - len(layout.ids), 0))
+
+
+def _stack(rows: Sequence[Tensor], length: int, filler: int) -> Tensor:
+    """Rows ``(..., columns)`` padded on the left and stacked before the last axis."""
+    padded = [torch.nn.functional.pad(row, (length - row.shape[-1], 0), value=filler) for row in rows]
+    return torch.stack(padded, dim=-2)

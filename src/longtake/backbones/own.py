@@ -1,0 +1,164 @@
+"""longtake's own ``VideoLLM`` behind the adapter: stamps and visual tokens in time order, consecutive positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longtake.backbones.base import Prompt
+from longtake.backbones.language import DecoderBackbone, load_weights, no_scorer, pixels_of
+from longtake.backbones.layout import Layout
+from longtake.models import VideoLLM
+from longtake.models.preprocess import normalised_pixels
+from longtake.models.processor import VIDEO_MARK, VideoLLMProcessor, stamp_text
+from longtake.models.scorer import LegacySelector, QueryScorer
+from longtake.types import Frames, LongtakeError, Query, VisualTokens
+
+
+class OwnVideoLLM(DecoderBackbone):
+    """A ``VideoLLM`` and its processor."""
+
+    model: VideoLLM
+
+    def __init__(self, model: VideoLLM, processor: VideoLLMProcessor) -> None:
+        decoder = model.language_model
+        super().__init__(
+            model,
+            decoder.model,
+            decoder.lm_head,
+            processor.tokenizer,
+            banned=[model.config.video_token_id],
+            query_layer=model.config.scorer_layer,
+            evidence_layers=model.config.evidence_layers,
+        )
+        self.processor = processor
+
+    @classmethod
+    def load(cls, path: str, device: str | torch.device, dtype: torch.dtype | None) -> OwnVideoLLM:
+        """From a folder or hub id, ready to answer."""
+        return cls(load_weights(VideoLLM, path, device, dtype), VideoLLMProcessor.from_pretrained(path))
+
+    @property
+    def frames_per_group(self) -> int:
+        return int(self.model.config.frames_per_group)
+
+    @property
+    def context_tokens(self) -> int:
+        return int(self.model.config.context_tokens or self.decoder.config.max_position_embeddings)
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        return self.processor.frame_height, self.processor.frame_width
+
+    @property
+    def scorer(self) -> str | None:
+        return self.query_name if isinstance(self.model.scorer, QueryScorer) else None
+
+    def score(self, tokens: VisualTokens, query: Query) -> Tensor:
+        """The trained scorer's relevance of each token to the question, ``(tokens,)``; differentiable."""
+        if not isinstance(self.model.scorer, QueryScorer):
+            raise no_scorer(self.name)
+        if self.query_name not in query.embeddings:
+            raise LongtakeError(
+                f"the question has embeddings {sorted(query.embeddings)} but the scorer wants {self.query_name}; "
+                "make it with this backbone's encode_query"
+            )
+        states = query.embeddings[self.query_name]
+        scores: Tensor = self.model.scorer(tokens.features.to(states), states)
+        return scores
+
+    def encode(self, frames: Frames) -> VisualTokens:
+        """Frames through tower, DTS, pool and projector, ``(tokens, hidden)``; differentiable."""
+        config = self.model.config
+        values = normalised_pixels(pixels_of(frames, self.device), self.frame_size)
+        features = self.model.video_tokens(values.to(self.model.dtype))
+        starts = torch.tensor(frames.seconds[:: self.frames_per_group], device=self.device)
+        rows, columns = config.token_grid
+        position = torch.cartesian_prod(*(torch.arange(n, device=self.device) for n in (len(starts), rows, columns)))
+        patches = self.frames_per_group * config.tower_grid[0] * config.tower_grid[1] / config.tokens_per_group
+        return VisualTokens(
+            features=features,
+            position=position,
+            seconds=starts[position[:, 0]],
+            weight=torch.full((len(position),), patches, device=self.device),
+            grid=(len(starts), rows, columns),
+        )
+
+    def layout(self, prompt: Prompt) -> Layout:
+        """The processor's chat text around the video; a group that lost all its tokens has no stamp either."""
+        content = [{"type": "text", "text": prompt.question.strip()}]
+        if prompt.tokens is not None:
+            content.insert(0, {"type": "video"})
+        messages: Any = [{"role": "user", "content": content}]  # transformers types the content as plain text
+        chat = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        if prompt.tokens is None:
+            ids = self.text_ids(chat)
+            return Layout(
+                ids=ids,
+                source=torch.full_like(ids, -1),
+                positions=torch.arange(len(ids), device=self.device),
+                features=None,
+                prefix=0,
+                next_position=len(ids),
+            )
+        before, _, after = (self.text_ids(piece) for piece in chat.partition(VIDEO_MARK))
+        video_ids, video_source = self._video(prompt.tokens)
+        ids = torch.cat([before, video_ids, after])
+        block = slice(len(before), len(before) + len(video_ids))
+        source = torch.full_like(ids, -1)
+        source[block] = video_source
+        finish = self._legacy_finish(prompt.tokens, block, video_source >= 0)
+        return Layout(
+            ids=ids,
+            source=source,
+            positions=torch.arange(len(ids), device=self.device),
+            features=prompt.tokens.features,
+            prefix=block.stop if finish is None else block.start,
+            next_position=len(ids),
+            finish=finish,
+        )
+
+    def _legacy_finish(
+        self, tokens: VisualTokens, block: slice, is_visual: Tensor
+    ) -> Callable[[Tensor], Tensor] | None:
+        """What a published checkpoint's selector does to the video's columns: it turns them and adds their scores.
+
+        It sees all text of the prompt, so that no part of the video can be read before the question is known.
+
+        Raises LongtakeError when a group kept some of its tokens only: the selector is defined on whole groups.
+        """
+        scorer = self.model.scorer
+        if not isinstance(scorer, LegacySelector) or not len(tokens):
+            return None
+        whole = self.model.config.tokens_per_group
+        if bool((tokens.position[:, 0].bincount() % whole).any()):
+            raise LongtakeError(
+                f"a group of {whole} tokens lost some, but a published checkpoint's selector scores whole groups; "
+                "use uniform selection with a budget of at least a group, or watch at a lower fps"
+            )
+
+        def finish(embedded: Tensor) -> Tensor:
+            before, video, after = embedded[: block.start], embedded[block], embedded[block.stop :]
+            turned, _ = scorer(video, is_visual, torch.cat([before, after]))
+            return torch.cat([before, turned, after])
+
+        return finish
+
+    def _video(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
+        """Ids and sources of the video's columns: for each group that kept a token its stamp, then its tokens."""
+        if not len(tokens):
+            return (empty := torch.zeros(0, dtype=torch.int64, device=self.device)), empty
+        _, counts = torch.unique_consecutive(tokens.position[:, 0], return_counts=True)
+        ends = counts.cumsum(0)
+        style = self.model.config.stamp_style
+        stamps = [stamp_text(t, style) for t in tokens.seconds[ends - counts].tolist()]
+        ids: list[int] = []
+        source: list[int] = []
+        stamp_ids = self.tokenizer(stamps, add_special_tokens=False)["input_ids"]
+        for stamp, count, end in zip(stamp_ids, counts.tolist(), ends.tolist(), strict=True):
+            ids += [*stamp, *[self.model.config.video_token_id] * count]
+            source += [*[-1] * len(stamp), *range(end - count, end)]
+        return torch.tensor(ids, device=self.device), torch.tensor(source, device=self.device)

@@ -1,0 +1,248 @@
+"""Banks: many short probe videos rendered once, whose frames' features are kept on disk and re-mixed without end.
+
+Frames pass the frozen tower alone, and groups of frames pass the frozen compressor alone; so a group's tokens do not
+depend on its neighbours, and millions of different training videos can be put together from one bank.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from longtake.data.haystack import Clip
+from longtake.data.needles import CONTENTS, Card, Mover, Split
+from longtake.data.probe import Event, ProbeVideo, make_video
+
+GROUP = 4  # frames
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BankRecipe:
+    """How many videos of how many frames, and from which seed."""
+
+    split: Split = "train"
+    videos: int = 4000
+    frames: int = 40
+    seed: int = 0
+    side: int = 128
+
+
+class RenderedVideos(Dataset[Tensor]):
+    """Video n of a bank as uint8 ``(frames, 3, side, side)``; depends on (recipe, n) alone."""
+
+    def __init__(self, recipe: BankRecipe, clips: list[Clip]) -> None:
+        self.recipe, self.clips = recipe, clips
+
+    def __len__(self) -> int:
+        return self.recipe.videos
+
+    def __getitem__(self, number: int) -> Tensor:
+        side = self.recipe.side
+        video = bank_video(self.recipe, self.clips, number)
+        pictures = [Image.fromarray(p.transpose(1, 2, 0)) for frames in video.frames() for p in frames.pixels]
+        shrunk = [np.asarray(p.resize((side, side), Image.Resampling.BICUBIC)) for p in pictures]
+        return torch.from_numpy(np.stack(shrunk)).permute(0, 3, 1, 2)
+
+
+def bank_video(recipe: BankRecipe, clips: list[Clip], number: int) -> ProbeVideo:
+    """Video ``number`` of a bank: one to three cards, now and then a mover, at 1 or 2 frames a second."""
+    rng = np.random.default_rng([recipe.seed, number, 5])
+    fps = 2.0 if rng.random() < 0.2 else 1.0
+    return make_video(
+        recipe.seed * 10**6 + number,
+        split=recipe.split,
+        clips=clips,
+        num_frames=recipe.frames,
+        fps=fps,
+        num_cards=int(rng.integers(1, 4 if fps == 1.0 else 3)),
+        mover=bool(rng.random() < 0.45),
+    )
+
+
+def build_bank(
+    recipe: BankRecipe, clips: list[Clip], encode: Callable[[Tensor], Tensor], folder: Path, workers: int = 1
+) -> None:
+    """Render and encode every video; resumes after an interrupt.
+
+    encode: uint8 ``(frames, 3, side, side)`` to bf16 features ``(frames, tokens, dim)``. Written to
+    ``features.bin`` in the order of videos, with one line of events a video in ``videos.jsonl``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = folder / "videos.jsonl"
+    done = len(lines.read_text().splitlines()) if lines.exists() else 0
+    data = torch.utils.data.Subset(RenderedVideos(recipe, clips), range(done, recipe.videos))
+    with (folder / "features.bin").open("r+b" if done else "wb") as sink, lines.open("a") as record:
+        for number, pixels in enumerate(DataLoader(data, batch_size=None, num_workers=workers), start=done):
+            features = encode(pixels).contiguous()
+            sink.seek(number * features.numel() * 2)
+            sink.write(features.view(torch.int16).numpy().tobytes())
+            record.write(json.dumps(_describe(bank_video(recipe, clips, number))) + "\n")
+            if (number + 1) % 100 == 0:
+                sink.flush()
+                record.flush()
+                print(f"bank: {number + 1}/{recipe.videos} videos", flush=True)
+
+
+def _describe(video: ProbeVideo) -> dict[str, object]:
+    events = [
+        {
+            "what": None if e.what is None else [getattr(e.what, f) for f in e.what.__slots__],
+            "first": int(np.ceil(e.start_seconds * video.fps)),
+            "stop": int(np.ceil(e.stop_seconds * video.fps)),
+        }
+        for e in video.events
+    ]
+    return {"fps": video.fps, "frames": video.num_frames, "events": events}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """An event of a bank's video: what it is and the frames ``[first, stop)`` it shows on."""
+
+    what: Card | Mover | None
+    first: int
+    stop: int
+
+
+def read_events(folder: Path) -> list[tuple[float, list[Placed]]]:
+    """For each video of a bank its fps and its events in order."""
+    rows = [json.loads(line) for line in (folder / "videos.jsonl").read_text().splitlines()]
+    return [
+        (row["fps"], [Placed(what=_thing(e["what"]), first=e["first"], stop=e["stop"]) for e in row["events"]])
+        for row in rows
+    ]
+
+
+def _thing(fields: list[str] | None) -> Card | Mover | None:
+    if fields is None:
+        return None
+    if fields[2] in ("left", "right", "up", "down"):
+        return Mover(shape=fields[0], colour=fields[1], direction=fields[2])
+    assert fields[0] in CONTENTS
+    return Card(content=fields[0], colour=fields[1], outline=fields[2])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """A run of groups of one bank video: with all events in it, or plain. Event frames count from the run's start."""
+
+    first_group: int  # in the bank's flat order of groups
+    groups: int
+    events: tuple[Placed, ...]
+
+    @property
+    def colours(self) -> set[str]:
+        """Colours of its cards."""
+        return {e.what.colour for e in self.events if isinstance(e.what, Card)}
+
+
+def cut_units(events: list[tuple[float, list[Placed]]], groups_per_video: int) -> list[Unit]:
+    """Every video cut into maximal runs of groups that share events, and plain runs between them."""
+    units = []
+    for number, (_, placed) in enumerate(events):
+        busy = np.zeros(groups_per_video, np.int64)  # 0: plain, else the number of the run
+        run = 0
+        for event in placed:
+            first, last = event.first // GROUP, min(groups_per_video - 1, (event.stop - 1) // GROUP)
+            if event.stop <= event.first or first >= groups_per_video:
+                continue
+            if not busy[first]:
+                run += 1
+                busy[first] = run
+            busy[first : last + 1] = busy[first]
+        edges = np.flatnonzero(np.diff(busy, prepend=-1, append=-1))  # a run begins or ends
+        for begin, end in zip(edges[:-1], edges[1:], strict=True):
+            inside = tuple(
+                Placed(what=e.what, first=e.first - begin * GROUP, stop=e.stop - begin * GROUP)
+                for e in placed
+                if busy[begin] and begin * GROUP <= e.first < end * GROUP and e.stop > e.first
+            )
+            units.append(
+                Unit(first_group=number * groups_per_video + int(begin), groups=int(end - begin), events=inside)
+            )
+    return units
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """A training video put together from units: its groups in the bank, and itself as a probe video for asking."""
+
+    groups: np.ndarray  # type: ignore[type-arg]
+    video: ProbeVideo
+    frame_seconds: float
+
+
+class Mixer:
+    """Puts units of a bank together into videos of any length; a video's cards have different colours."""
+
+    def __init__(self, units: list[Unit], split: Split) -> None:
+        self.split = split
+        self.busy = [u for u in units if any(isinstance(e.what, Card) for e in u.events)]
+        self.moving = [u for u in units if u.events and all(isinstance(e.what, Mover) for e in u.events)]
+        self.cuts = [u for u in units if u.events and all(e.what is None for e in u.events)]
+        self.plain = [u for u in units if not u.events]
+
+    def mix(self, rng: np.random.Generator, num_groups: int, max_cards: int, mover: float) -> Mix:
+        """One video of ``num_groups`` groups with up to ``max_cards`` cards, and a mover with probability ``mover``."""
+        chosen: list[Unit] = []
+        colours: set[str] = set()
+        wanted, room = int(rng.integers(1, max_cards + 1)), num_groups
+
+        def take(unit: Unit) -> None:
+            nonlocal room
+            chosen.append(unit)
+            colours.update(unit.colours)
+            room -= unit.groups
+
+        if rng.random() < mover:
+            unit = self.moving[rng.integers(len(self.moving))]
+            if unit.groups <= room:
+                take(unit)
+        for _ in range(8 * wanted):
+            unit = self.busy[rng.integers(len(self.busy))]
+            cards = sum(isinstance(e.what, Card) for e in unit.events)
+            if unit.groups <= room and not unit.colours & colours and len(colours) + cards <= wanted:
+                if not (_movers(unit) and any(map(_movers, chosen))):
+                    take(unit)
+        for _ in range(wanted):
+            unit = self.cuts[rng.integers(len(self.cuts))]
+            if unit.groups <= room - 1:
+                take(unit)
+        order = [chosen[i] for i in rng.permutation(len(chosen))]
+        gaps = np.diff(np.concatenate([[0], np.sort(rng.integers(0, room + 1, len(order))), [room]]))
+        frame_seconds = float(rng.choice([1.0, 1.0, 1.0, 0.5, 2.0]))
+        rows: list[int] = []
+        events: list[Event] = []
+        for unit, gap in zip(order, gaps[:-1], strict=True):
+            rows += self._filler(rng, int(gap))
+            base = len(rows) * GROUP
+            events += [
+                Event(what=e.what, start_seconds=(base + e.first) * frame_seconds, stop_seconds=(base + e.stop) * frame_seconds, seed=0)
+                for e in unit.events
+            ]
+            rows += range(unit.first_group, unit.first_group + unit.groups)
+        rows += self._filler(rng, int(gaps[-1]))
+        video = ProbeVideo(
+            seed=0, split=self.split, fps=1 / frame_seconds, num_frames=num_groups * GROUP, size=(0, 0), shots=(),
+            events=tuple(events), foreign=(),
+        )  # fmt: skip
+        return Mix(groups=np.asarray(rows), video=video, frame_seconds=frame_seconds)
+
+    def _filler(self, rng: np.random.Generator, count: int) -> Iterator[int]:
+        while count > 0:
+            unit = self.plain[rng.integers(len(self.plain))]
+            used = min(count, unit.groups)
+            yield from range(unit.first_group, unit.first_group + used)
+            count -= used
+
+
+def _movers(unit: Unit) -> int:
+    return sum(isinstance(e.what, Mover) for e in unit.events)

@@ -1,0 +1,199 @@
+"""How the embedded model is made: every stage's hyper-parameters, and a command that runs a stage.
+
+Run: python -m longtake.recipes.embedded STAGE --footage FOLDER --work FOLDER
+with STAGE one after the other: tower, bank, compressor, decoder, export. Every stage resumes where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
+
+from longtake.data.bank import BankRecipe, Mixer, build_bank, cut_units, read_events
+from longtake.data.haystack import Clip, describe, load_clips
+from longtake.data.needles import Split
+from longtake.models.processor import VideoLLMProcessor
+from longtake.models.video_llm import VideoLLM, VideoLLMConfig
+from longtake.train.compressor import CompressorRecipe, FeatureBank, encode_groups, train_compressor
+from longtake.train.decoder import DecoderRecipe, Phase, train_decoder
+from longtake.train.tokenizer import VIDEO, train_tokenizer
+from longtake.train.tower import TowerRecipe, normalise, train_tower
+
+ALL_TASKS = ("what", "is_there", "order", "count", "when", "after", "direction")
+
+
+def vision_config() -> SiglipVisionConfig:
+    """A SigLIP tower of about 2M parameters: 128 px in 16-px patches, 64 tokens a frame."""
+    return SiglipVisionConfig(
+        hidden_size=192,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=3,
+        image_size=128,
+        patch_size=16,
+        vision_use_head=False,
+    )
+
+
+def model_config(tokenizer: PreTrainedTokenizerFast) -> VideoLLMConfig:
+    """The whole model, about 9M parameters: 16 tokens for 4 frames, a decoder of 5 layers, 8,192 positions."""
+    decoder = Qwen2Config(
+        vocab_size=-(-len(tokenizer) // 64) * 64,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=8192,
+        rope_theta=100_000.0,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return VideoLLMConfig(
+        vision_config=vision_config(),
+        text_config=decoder,
+        vision_norm=True,
+        video_token_id=tokenizer.convert_tokens_to_ids(VIDEO),
+        scorer="faithful",
+        scorer_layer=0,
+        scorer_dim=128,
+        context_tokens=8192,
+    )
+
+
+def tower() -> TowerRecipe:
+    """Stage 1: read needles on single frames."""
+    return TowerRecipe(vision=vision_config())
+
+
+def bank() -> BankRecipe:
+    """160,000 frames of training footage with needles."""
+    return BankRecipe()
+
+
+def compressor() -> CompressorRecipe:
+    """Stage 2: keep what was read, four frames to one."""
+    return CompressorRecipe()
+
+
+def decoder() -> DecoderRecipe:
+    """Stage 3: from 8 frames with one card to 1,024 frames with six."""
+    easy = ("what", "is_there", "count", "direction", "when")
+    return DecoderRecipe(
+        phases=(
+            Phase(until_step=1000, groups=(2, 4), cards=2, tasks=easy),
+            Phase(until_step=2000, groups=(3, 12), cards=4, tasks=ALL_TASKS),
+            Phase(until_step=3000, groups=(8, 40), cards=6, tasks=ALL_TASKS, questions=16),
+            Phase(until_step=3600, groups=(32, 128), cards=6, tasks=ALL_TASKS, questions=20),
+            Phase(until_step=4000, groups=(64, 256), cards=6, tasks=ALL_TASKS, questions=20, tokens=10_000),
+        )
+    )
+
+
+def clips(split: Split, footage: Path | None, work: Path) -> list[Clip]:
+    """Real footage and drawn scenes of one split."""
+    real = load_clips(split, footage, work / "haystack") if footage else []
+    return real + load_clips(split, None, work)
+
+
+def frame_encoder(folder: Path) -> Callable[[Tensor], Tensor]:
+    """uint8 frames to bf16 features of the trained tower."""
+    trained = SiglipVisionModel.from_pretrained(folder).eval()
+
+    @torch.no_grad()
+    def encode(pixels: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return trained(normalise(pixels)).last_hidden_state.bfloat16()
+
+    return encode
+
+
+def run_tower(footage: Path | None, work: Path) -> None:
+    """Stage 1."""
+    train, test = (clips(split, footage, work) for split in ("train", "test"))
+    print("train", describe(train), "test", describe(test), flush=True)
+    train_tower(tower(), train, test, work / "tower")
+
+
+def run_bank(footage: Path | None, work: Path) -> None:
+    """Render and encode the bank of training videos."""
+    build_bank(bank(), clips("train", footage, work), frame_encoder(work / "tower"), work / "bank")
+
+
+def feature_bank(work: Path) -> FeatureBank:
+    """The bank's features, for stages 2 and 3."""
+    tokens = (vision_config().image_size // vision_config().patch_size) ** 2
+    return FeatureBank(work / "bank", tokens, vision_config().hidden_size, bank().frames)
+
+
+def run_compressor(footage: Path | None, work: Path) -> None:
+    """Stage 2, and the bank's tokens for stage 3."""
+    del footage
+    features = feature_bank(work)
+    dts = train_compressor(compressor(), features, work / "compressor")
+    torch.save(dts.state_dict(), work / "dts.pt")
+    torch.save(encode_groups(dts.eval(), features, compressor().pool), work / "tokens.pt")
+
+
+def untrained_model(work: Path) -> tuple[VideoLLM, PreTrainedTokenizerFast]:
+    """The model with its trained tower and DTS and everything else fresh."""
+    torch.manual_seed(decoder().seed)
+    tokenizer = train_tokenizer()
+    model = VideoLLM(model_config(tokenizer))
+    model.vision_tower.load_state_dict(SiglipVisionModel.from_pretrained(work / "tower").state_dict())
+    model.dts.load_state_dict(torch.load(work / "dts.pt", weights_only=True))
+    return model, tokenizer
+
+
+def run_decoder(footage: Path | None, work: Path) -> None:
+    """Stage 3."""
+    del footage
+    model, tokenizer = untrained_model(work)
+    tokens = torch.load(work / "tokens.pt", weights_only=True)
+    mixer = Mixer(cut_units(read_events(work / "bank"), bank().frames // model.config.frames_per_group), "train")
+    train_decoder(decoder(), model, tokenizer, tokens, mixer, work / "decoder")
+
+
+def run_export(footage: Path | None, work: Path) -> None:
+    """Write the model, whatever step its decoder is at, as bf16 into ``work/export``."""
+    del footage
+    model, tokenizer = untrained_model(work)
+    state = torch.load(work / "decoder" / "checkpoint.pt", weights_only=True)["modules"]
+    model.projector.load_state_dict(state["projector"])
+    model.language_model.load_state_dict(state["decoder"])
+    assert model.scorer is not None
+    model.scorer.load_state_dict(state["scorer"])
+    model.to(torch.bfloat16).save_pretrained(work / "export")
+    VideoLLMProcessor.from_config(tokenizer, model.config).save_pretrained(work / "export")
+
+
+STAGES: dict[str, Callable[[Path | None, Path], None]] = {
+    "tower": run_tower,
+    "bank": run_bank,
+    "compressor": run_compressor,
+    "decoder": run_decoder,
+    "export": run_export,
+}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stage", choices=list(STAGES))
+    parser.add_argument("--footage", type=Path, default=None, help="a folder of videos; drawn scenes alone without it")
+    parser.add_argument("--work", type=Path, default=Path(".cache/embedded"))
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    STAGES[options.stage](options.footage, options.work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Numbered files beside a memory to be, so that an interrupted watch continues where it was."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from longtake.memory import read_tensors, token_tensors, tokens_of, write_tensors
+from longtake.types import LongtakeError, VisualTokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = "longtake.shard"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """The tokens of consecutive whole groups, and the times of their frames, float64 ``(frames,)``."""
+
+    tokens: VisualTokens
+    frame_seconds: Tensor
+
+
+@dataclass(slots=True, kw_only=True)
+class Shards:
+    """The shards of one watch: ``TARGET.shard-00000`` and so on, each naming the watch that it belongs to.
+
+    watch: what shards must agree in to be continued: model, video identity and sampling, as one line of text.
+    """
+
+    target: Path
+    watch: str
+    count: int = field(default=0, init=False)
+
+    def resume(self) -> tuple[list[Shard], bool]:
+        """The whole shards of this same watch, in order; and whether files of another one (or broken) were removed."""
+        found: list[Shard] = []
+        while (path := self._path(len(found))).exists() and (shard := self._read(path)) is not None:
+            found.append(shard)
+        self.count = len(found)
+        rest = [path for path in self._files() if path >= self._path(self.count)]
+        for path in rest:
+            path.unlink(missing_ok=True)
+        return found, bool(rest)
+
+    def write(self, shard: Shard) -> None:
+        tensors = token_tensors(shard.tokens) | {"frame_seconds": shard.frame_seconds}
+        header = {"watch": self.watch, "grid": shard.tokens.grid}
+        write_tensors(self._path(self.count), tensors, FORMAT, header)
+        self.count += 1
+
+    def remove(self) -> None:
+        for path in self._files():
+            path.unlink(missing_ok=True)
+
+    def _path(self, index: int) -> Path:
+        return self.target.with_name(f"{self.target.name}.shard-{index:05d}")
+
+    def _files(self) -> list[Path]:
+        start = f"{self.target.name}.shard-"
+        folder = self.target.parent
+        return sorted(folder / name for name in os.listdir(folder) if name.startswith(start))
+
+    def _read(self, path: Path) -> Shard | None:
+        try:
+            tensors, header = read_tensors(path, FORMAT)
+        except LongtakeError:  # broken or of another version: watched again
+            return None
+        if header["watch"] != self.watch:
+            return None
+        return Shard(tokens=tokens_of(tensors, header["grid"]), frame_seconds=tensors["frame_seconds"])

@@ -1,0 +1,146 @@
+"""Train the embedded model's DTS to keep what the tower read; stage 2 of the embedded model.
+
+The tower is frozen: groups of its features come from a bank. After the DTS and the 2x2 pool, two reading heads (one
+for cards, one for movers) must still tell content, colour, onset within the group and direction of motion.
+(ReCoT, the paper's self-supervised stage, is a stage of its own.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longtake.data.bank import GROUP, Placed, read_events
+from longtake.data.needles import Card, Mover
+from longtake.models.dts import DynamicTokenSynthesizer
+from longtake.models.video_llm import average_pool
+from longtake.train import checkpoint
+from longtake.train.reading import IGNORE, ReadingHead, labels, reading_accuracy, reading_loss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressorRecipe:
+    """Hyper-parameters of stage 2."""
+
+    dim: int = 192
+    pool: int = 2
+    steps: int = 2400
+    batch: int = 64  # groups
+    plain: float = 0.15  # share of groups with nothing in them
+    noise: float = 0.1  # of a feature's standard deviation
+    lr: float = 1.0e-3
+    weight_decay: float = 0.05
+    warmup: int = 100
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 400
+
+
+class FeatureBank:
+    """Features of a bank on disk, bf16 ``(groups, 4, tokens, dim)``, memory-mapped, and every group's labels."""
+
+    def __init__(self, folder: Path, tokens: int, dim: int, frames_per_video: int) -> None:
+        self.groups_per_video = frames_per_video // GROUP
+        raw = np.memmap(folder / "features.bin", np.int16, "r")
+        self.features = raw.reshape(-1, GROUP, tokens, dim)
+        self.events = read_events(folder)
+        self.features = self.features[: len(self.events) * self.groups_per_video]
+        targets = [group_labels(e, g) for _, e in self.events for g in range(self.groups_per_video)]
+        self.card_targets = torch.tensor([card for card, _ in targets])
+        self.mover_targets = torch.tensor([mover for _, mover in targets])
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def read(self, rows: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+        """bf16 ``(rows, 4, tokens, dim)``."""
+        return torch.from_numpy(self.features[rows]).view(torch.bfloat16)
+
+
+def group_labels(events: list[Placed], group: int) -> tuple[list[int], list[int]]:
+    """Labels of a group for the card head and the mover head. Of two cards in a group the longer one counts."""
+    begin = group * GROUP
+    shown: list[tuple[int, Placed]] = []
+    for event in events:
+        frames = min(event.stop, begin + GROUP) - max(event.first, begin)
+        if frames > 0:
+            shown.append((frames, event))
+    cards = sorted((s for s in shown if isinstance(s[1].what, Card)), key=lambda s: -s[0])
+    movers = [s for s in shown if isinstance(s[1].what, Mover)]
+    card, mover = labels(None), labels(None)
+    if cards:
+        event = cards[0][1]
+        card = labels(event.what, onset=event.first - begin if event.first >= begin else GROUP)
+        if len(cards) > 1 and cards[1][0] == cards[0][0]:
+            card = [IGNORE] * len(card)
+    if movers:
+        frames, event = movers[0]
+        mover = labels(event.what, onset=event.first - begin if event.first >= begin else GROUP, moving=frames >= 2)
+    return card, mover
+
+
+def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) -> DynamicTokenSynthesizer:
+    """Train, resuming from ``folder``; the last tenth of the bank's groups is held out."""
+    torch.manual_seed(recipe.seed)
+    dts = DynamicTokenSynthesizer(recipe.dim)
+    card_head, mover_head = ReadingHead(recipe.dim), ReadingHead(recipe.dim)
+    modules = {"dts": dts, "card_head": card_head, "mover_head": mover_head}
+    optimiser = checkpoint.adamw(modules, recipe.lr, recipe.weight_decay)
+    start = checkpoint.resume(folder, modules, optimiser)
+    log = checkpoint.Log(folder / "log.jsonl", recipe.steps, start)
+    last = int(len(bank) * 0.9)
+    nothing = ((bank.card_targets[:, 0] == 0) & (bank.mover_targets[:, 0] == 0)).numpy()
+    plain, busy = np.flatnonzero(nothing[:last]), np.flatnonzero(~nothing[:last])
+    for step in range(start, recipe.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.lr * checkpoint.cosine(step, recipe.steps, recipe.warmup)
+        rng = np.random.default_rng([recipe.seed, step, 3])
+        empty = int(recipe.batch * recipe.plain)
+        rows = np.concatenate([rng.choice(plain, empty), rng.choice(busy, recipe.batch - empty)])
+        features = bank.read(rows)
+        features = features + recipe.noise * features.std() * torch.randn_like(features)
+        loss, figures = _loss(modules, features, bank, rows, recipe.pool)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for m in modules.values() for p in m.parameters()], 1.0)
+        optimiser.step()
+        log.add(loss=loss.item(), **figures)
+        if (step + 1) % recipe.log_every == 0:
+            log.write(step + 1)
+        if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
+            checkpoint.save(folder, step + 1, modules, optimiser)
+            held = np.flatnonzero(~nothing[last:])[:1500] + last
+            with torch.no_grad():
+                _, figures = _loss(modules, bank.read(held), bank, held, recipe.pool)
+            log.write(step + 1, **{f"held_{name}": round(value, 4) for name, value in figures.items()})
+    return dts
+
+
+def _loss(
+    modules: dict[str, torch.nn.Module], features: Tensor, bank: FeatureBank, rows: np.ndarray, pool: int  # type: ignore[type-arg]
+) -> tuple[Tensor, dict[str, float]]:
+    side = int(features.shape[2] ** 0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = average_pool(modules["dts"](features.unflatten(2, (side, side))), pool).flatten(1, 2)
+        cards, movers = modules["card_head"](tokens), modules["mover_head"](tokens)
+    card_targets, mover_targets = bank.card_targets[rows], bank.mover_targets[rows]
+    loss = reading_loss(cards, card_targets) + reading_loss(movers, mover_targets)
+    figures = {f"card_{k}": v for k, v in reading_accuracy(cards, card_targets).items()}
+    figures |= {f"mover_{k}": v for k, v in reading_accuracy(movers, mover_targets).items()}
+    return loss, figures
+
+
+@torch.no_grad()
+def encode_groups(dts: DynamicTokenSynthesizer, bank: FeatureBank, pool: int) -> Tensor:
+    """Tokens of every group after the DTS and the pool, bf16 ``(groups, tokens, dim)``: what a decoder is trained on."""
+    side = int(bank.features.shape[2] ** 0.5)
+    done = []
+    for begin in range(0, len(bank), 128):
+        features = bank.read(np.arange(begin, min(begin + 128, len(bank)))).unflatten(2, (side, side))
+        with torch.autocast("cpu", torch.bfloat16):
+            done.append(average_pool(dts(features), pool).flatten(1, 2).bfloat16())
+    return torch.cat(done)

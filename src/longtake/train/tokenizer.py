@@ -1,0 +1,32 @@
+"""The embedded model's tokenizer: byte-level BPE, digits one by one, trained on the probe world's sentences."""
+
+from __future__ import annotations
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from longtake.data.needles import LETTERS, SYMBOLS
+from longtake.data.questions import vocabulary_text
+
+PAD, START, END, VIDEO = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_pad|>"
+SPECIAL = (PAD, START, END, VIDEO, "<|lat_start|>", "<|lat_end|>")
+# Words with their leading space, single digits, runs of punctuation, white space.
+PIECES = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
+
+
+def train_tokenizer(vocabulary: int = 768) -> PreTrainedTokenizerFast:
+    """At most ``vocabulary`` tokens; the same every time."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    text = [*vocabulary_text(), *SYMBOLS, *LETTERS, "number letter shape", "system You are a helpful assistant. user assistant"]
+    tokenizer.train_from_iterator(text * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, model_max_length=8192)

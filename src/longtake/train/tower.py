@@ -1,0 +1,156 @@
+"""Train the embedded vision tower to read needles on single frames; stage 1 of the embedded model.
+
+It plays the part that SigLIP's pre-training plays for a large model. Run: python -m longtake.recipes.embedded tower
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import SiglipVisionConfig, SiglipVisionModel
+
+from longtake.data.haystack import Clip, random_shot
+from longtake.data.needles import Split, draw_card_choice, draw_mover_choice
+from longtake.data.probe import SIZES, Event, place_event
+from longtake.train import checkpoint
+from longtake.train.reading import IGNORE, AttributeHeads, ReadingHead, labels, reading_accuracy, reading_loss
+
+
+PATCHES = 8  # on a side
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TowerRecipe:
+    """Hyper-parameters of stage 1."""
+
+    vision: SiglipVisionConfig
+    steps: int = 4200
+    batch: int = 64
+    easy_steps: int = 1600  # over which large cards give way to cards of all sizes
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: int = 150
+    seed: int = 0
+    workers: int = 1
+    log_every: int = 100
+    save_every: int = 400
+
+
+class SingleFrames(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
+    """Batches of single pictures: a card on 70% of them, a mover on 15%, nothing on the rest.
+
+    Over the first ``easy`` batches cards are large more often than not: reading emerges several times sooner.
+
+    Yields uint8 ``(batch, 3, side, side)``, int64 ``(batch, attributes)`` and which patches a card or mover covers the
+    middle of, bool ``(batch, patches)``. Batch n depends on (seed, n) alone.
+    """
+
+    def __init__(
+        self, clips: list[Clip], split: Split, side: int, batch: int, seed: int, start: int = 0, easy: int = 0
+    ) -> None:
+        self.clips, self.split, self.side, self.batch = clips, split, side, batch
+        self.seed, self.start, self.easy = seed, start, easy
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        worker = torch.utils.data.get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        number = self.start + first
+        while True:
+            rng = np.random.default_rng([self.seed, number, 11])
+            share = max(0.0, 1 - number / self.easy) if self.easy else 0.0
+            rows = [self._one(rng, rng.random() < share) for _ in range(self.batch)]
+            pixels = torch.from_numpy(np.stack([row[0] for row in rows])).permute(0, 3, 1, 2)
+            covered = torch.from_numpy(np.stack([row[2] for row in rows]))
+            yield pixels, torch.tensor([row[1] for row in rows]), covered
+            number += step
+
+    def _one(self, rng: np.random.Generator, easy: bool) -> tuple[np.ndarray, list[int], np.ndarray]:  # type: ignore[type-arg]
+        height, width = SIZES[int(rng.integers(len(SIZES)))]
+        picture = random_shot(rng, self.clips, 0.0).picture(0.0, (height, width))
+        dice = rng.random()
+        what, covered = None, np.zeros((PATCHES, PATCHES), bool)
+        if dice < 0.85:
+            what = draw_card_choice(rng, self.split) if dice < 0.7 else draw_mover_choice(rng, self.split)
+            event = Event(what=what, start_seconds=0.0, stop_seconds=1.0, seed=int(rng.integers(2**31)))
+            card_size = (0.75, 1.0) if easy else (0.4, 0.9)
+            drawn, x, y = place_event(event, float(rng.random()), (width, height), self.split, card_size)
+            picture.paste(drawn, (x, y), drawn)
+            middles = (np.arange(PATCHES) + 0.5) / PATCHES
+            rows, columns = middles * height, middles * width
+            across = (columns >= x) & (columns < x + drawn.width)
+            covered = ((rows >= y) & (rows < y + drawn.height))[:, None] & across[None, :]
+        if rng.random() < 0.3:
+            picture = recompress(picture, int(rng.integers(25, 90)))
+        pixels = np.asarray(picture.resize((self.side, self.side), Image.Resampling.BICUBIC))
+        return pixels, labels(what), covered.ravel()
+
+
+def recompress(picture: Image.Image, quality: int) -> Image.Image:
+    """A picture after JPEG at some quality: what lossy video does to a card's edges."""
+    buffer = BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer).convert("RGB")
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """uint8 to SigLIP's range of -1 to 1."""
+    return pixels.float() / 127.5 - 1
+
+
+def train_tower(recipe: TowerRecipe, train: list[Clip], test: list[Clip], folder: Path) -> SiglipVisionModel:
+    """Train, resuming from ``folder``; saves the tower there as a Hugging Face model."""
+    torch.manual_seed(recipe.seed)
+    tower = SiglipVisionModel(recipe.vision)
+    head = ReadingHead(recipe.vision.hidden_size)
+    patch_head = AttributeHeads(recipe.vision.hidden_size)
+    modules = {"tower": tower, "head": head, "patch_head": patch_head}
+    optimiser = checkpoint.adamw(modules, recipe.lr, recipe.weight_decay)
+    start = checkpoint.resume(folder, modules, optimiser)
+    log = checkpoint.Log(folder / "log.jsonl", recipe.steps, start)
+    side = recipe.vision.image_size
+    data = SingleFrames(train, "train", side, recipe.batch, recipe.seed, start, recipe.easy_steps)
+    held_out = list(zip(range(4), SingleFrames(test, "test", side, 250, recipe.seed), strict=False))
+    batches = iter(DataLoader(data, batch_size=None, num_workers=recipe.workers, prefetch_factor=8))
+    for step in range(start, recipe.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.lr * checkpoint.cosine(step, recipe.steps, recipe.warmup)
+        pixels, targets, covered = next(batches)
+        with torch.autocast("cpu", torch.bfloat16):
+            states = tower(normalise(pixels)).last_hidden_state
+            some = (covered * torch.rand(covered.shape)).topk(PATCHES, dim=1).indices  # a fixed number: shapes stay
+            logits = head(states)
+            patch_logits = patch_head(states.gather(1, some[..., None].expand(-1, -1, states.shape[2])).flatten(0, 1))
+        patch_targets = torch.where(covered.gather(1, some)[..., None], targets[:, None], IGNORE).flatten(0, 1)
+        loss = reading_loss(logits, targets) + reading_loss(patch_logits, patch_targets)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for m in modules.values() for p in m.parameters()], 1.0)
+        optimiser.step()
+        log.add(loss=loss.item(), **reading_accuracy(logits, targets))
+        if (step + 1) % recipe.log_every == 0:
+            log.write(step + 1)
+        if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
+            checkpoint.save(folder, step + 1, modules, optimiser)
+            log.write(step + 1, **{f"test_{k}": v for k, v in evaluate(tower, head, held_out).items()})
+    tower.save_pretrained(folder)
+    return tower
+
+
+@torch.no_grad()
+def evaluate(tower: SiglipVisionModel, head: ReadingHead, batches: list[tuple[int, tuple[Tensor, Tensor, Tensor]]]) -> dict[str, float]:
+    """Accuracy by attribute on pictures of the test split: other footage, fonts and triples."""
+    figures: dict[str, list[float]] = {}
+    for _, (pixels, targets, _) in batches:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = head(tower(normalise(pixels)).last_hidden_state)
+        for name, value in reading_accuracy(logits, targets).items():
+            figures.setdefault(name, []).append(value)
+    return {name: round(sum(values) / len(values), 4) for name, values in figures.items()}

@@ -1,0 +1,88 @@
+"""Frames of a file whose timestamps cannot be relied on: all are decoded in order, and times repaired on the way."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterator
+from itertools import chain
+
+import av
+
+from longtake.video._asked import Losses, Ticks
+from longtake.video._source import Source
+from longtake.video._timeline import frame_step, repaired
+from longtake.video.plan import Requests, choose
+
+
+class Plain:
+    """Decodes everything in order, repairs times, and chooses among decoded frames."""
+
+    def __init__(self, source: Source, asked: Requests, losses: Losses) -> None:
+        self._source, self._asked, self._losses = source, asked, losses
+        self._ticks = Ticks(source, asked)
+        self._step = frame_step(source.stream, source.time_base)
+
+    def __iter__(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        self._source.reopen()
+        return self._all() if self._asked.every else self._chosen()
+
+    def _all(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        for tick, frame in self._frames():
+            if tick >= self._ticks.stop:
+                break
+            if tick >= self._ticks.start:
+                yield self._source.seconds(tick), frame
+
+    def _chosen(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Hold one frame back: a request is decided once a frame after it is known."""
+        held: list[tuple[int, av.VideoFrame]] = []
+        number = 0
+        for tick, frame in self._frames():
+            held = [*held[-1:], (tick, frame)]
+            while number < len(self._asked) and self._ticks.at[number] < tick:
+                yield self._pick(held, number)
+                number += 1
+            if number == len(self._asked):
+                return
+        end = held[-1][0] + self._step + 1 if held else 0
+        for number in range(number, len(self._asked)):
+            if held and self._ticks.at[number] < end:
+                yield self._pick(held, number)
+            else:
+                self._losses.missing.append(float(self._asked.seconds[number]))
+
+    def _pick(self, held: list[tuple[int, av.VideoFrame]], number: int) -> tuple[float, av.VideoFrame]:
+        known, ticks, exact = [tick for tick, _ in held], self._ticks, self._asked.exact
+        tick = choose(known, ticks.at[number], ticks.low[number], ticks.high[number], exact=exact, first=False)
+        return self._source.seconds(tick), held[known.index(tick)][1]
+
+    def _frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames in the order they are shown, each with the earliest time not yet given to another.
+
+        A frame's own timestamp is off by no more than the reordering of B-frames, so times that lie further back
+        belong to frames that were lost.
+        """
+        source, decoder = self._source, self._source.decoder
+        times: list[int] = []  # ascending
+        own: dict[int, int] = {}  # timestamp in the file -> repaired time, for packets in the decoder
+        last: int | None = None
+        for packet, tick in chain(repaired(source.packets(), step=self._step, time_base=source.time_base), [(None, 0)]):
+            if packet is not None and not packet.is_discard:
+                insort(times, tick)
+                if packet.pts is not None:
+                    own[packet.pts] = tick
+            try:
+                frames = decoder.decode(packet)
+            except av.FFmpegError:
+                frames = []
+            for frame in frames:
+                reach = (decoder.reorder_depth + 1) * self._step
+                stamp = own.pop(frame.pts, None) if frame.pts is not None else None
+                while stamp is not None and len(times) > 1 and times[0] < stamp - reach:
+                    self._losses.refused.append(source.seconds(times.pop(0)))
+                time = times.pop(0) if times else (last or 0) + self._step
+                last = time if last is None else max(last, time)
+                if frame.is_corrupt:
+                    self._losses.damaged.append(source.seconds(last))
+                yield last, frame
+        self._losses.refused += [source.seconds(time) for time in times]

@@ -1,0 +1,217 @@
+"""One opened file: the chosen stream, its origin, orientation and timeline. Private to ``longtake.video``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.container
+import av.video
+import numpy as np
+from av.stream import Disposition
+
+from longtake.types import VideoError
+from longtake.video._timeline import Timeline, VideoPacket, from_index, from_packets
+
+_PEEK_PACKETS = 40  # more than any codec's reorder depth, so the first shown frame is among them
+_PEEK_LIMIT = 600  # a damaged beginning: how many packets to try before giving up on the first frame
+_STILL_BRANDS = {"avif", "heic", "heix", "mif1"}  # pictures in an MP4 coat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orientation:
+    """How stored rows and columns become shown ones: transpose first, then flips."""
+
+    transpose: bool = False
+    flip_rows: bool = False
+    flip_columns: bool = False
+    rotation_degrees: int = 0  # clockwise
+
+
+class Source:
+    """An open container and decoder of one video stream; ``reopen`` starts again from the first packet."""
+
+    def __init__(self, path: str | os.PathLike[str], stream: int | None = None, *, threads: int = 1) -> None:
+        self.path = os.fspath(path)
+        self._wanted = stream
+        self._threads = threads
+        self.warnings: list[str] = []
+        self.container, self.stream = self._open()
+        try:
+            self._peek()
+            self.timeline = self._read_timeline()
+        except BaseException:
+            self.container.close()
+            raise
+
+    # -- opening ------------------------------------------------------------------------------------------------
+
+    def _open(self) -> tuple[av.container.InputContainer, av.video.VideoStream]:
+        container = open_container(self.path)
+        try:
+            stream = choose_stream(container, self.path, self._wanted)
+        except BaseException:
+            container.close()
+            raise
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = self._threads
+        return container, stream
+
+    def reopen(self) -> None:
+        """Start again from the first packet, in a fresh container: not every format can seek to its start."""
+        self.container.close()
+        self.container, self.stream = self._open()
+
+    def close(self) -> None:
+        self.container.close()
+
+    @property
+    def decoder(self) -> av.video.codeccontext.VideoCodecContext:
+        return self.stream.codec_context
+
+    def packets(self) -> Iterator[VideoPacket]:
+        """Packets with data from here on; a read error ends the stream and is told in ``warnings``."""
+        try:
+            for packet in self.container.demux(self.stream):
+                if packet.size:
+                    yield packet
+        except av.FFmpegError as error:
+            self.warnings.append(f"the file cannot be read to its end: {error.strerror}")
+
+    # -- what only packets and the first frame tell ---------------------------------------------------------------
+
+    def _peek(self) -> None:
+        """Origin, lag of the first keyframe, and orientation, from the first packets and the first decodable frame."""
+        packets: list[VideoPacket] = []
+        frame: av.VideoFrame | None = None
+        for number, packet in enumerate(self.packets()):
+            if number < _PEEK_PACKETS and (packets or packet.is_keyframe):
+                packets.append(packet)
+            if frame is None:
+                frame = self._first(packet)
+            if number >= _PEEK_PACKETS and (frame is not None or number >= _PEEK_LIMIT):
+                break
+        frame = frame or self._first(None)
+        if frame is None:
+            raise VideoError(f"{self.path}: no frame of its video can be decoded; is the file damaged?")
+        shown = [p.pts for p in packets if p.pts is not None and not p.is_discard]
+        key = packets[0] if packets else None
+        self.origin = min(shown, default=0)
+        self.first_lag = (key.pts or 0) - (key.dts or 0) if key is not None else 0  # pts minus dts, in ticks
+        # B-frames need presentation times that differ from decoding times; without them the times cannot be right.
+        orderly = self.decoder.reorder_depth == 0 or any(p.pts != p.dts for p in packets)
+        self.sound = orderly and len(shown) == len(set(shown)) > 0
+        self.orientation = orientation(frame)
+        self.stored_size = (frame.height, frame.width)
+        aspect = self.stream.sample_aspect_ratio or self.decoder.sample_aspect_ratio
+        self.pixel_aspect = aspect if aspect is not None and aspect > 0 else Fraction(1)
+
+    def _first(self, packet: VideoPacket | None) -> av.VideoFrame | None:
+        try:
+            frames = self.decoder.decode(packet)
+        except av.FFmpegError:
+            return None  # reported when the frames themselves are read
+        return frames[0] if frames else None
+
+    def _read_timeline(self) -> Timeline:
+        timeline = None
+        if self.sound and "mp4" in self.container.format.name:
+            tail = self._tail()
+            timeline = from_index(self.stream, tail, origin=self.origin, lag=self.first_lag, time_base=self.time_base)
+        if timeline is None:
+            self.reopen()
+            guessed = not self.sound or (self.container.format.name == "avi" and self.decoder.codec.reorder)
+            timeline = from_packets(self.packets(), self.stream, time_base=self.time_base, guessed=guessed)
+            self.origin = timeline.origin
+        self.warnings += timeline.warnings
+        return timeline
+
+    def _tail(self) -> list[VideoPacket]:
+        """The last packets of an indexed file: their presentation times are not in the index."""
+        entries = self.stream.index_entries
+        if len(entries) == 0:
+            return []
+        at = entries[max(0, len(entries) - _PEEK_PACKETS)].timestamp
+        self.container.seek(at, stream=self.stream, any_frame=True)
+        return list(self.packets())
+
+    @property
+    def time_base(self) -> Fraction:
+        return self.stream.time_base or Fraction(1, 1000)
+
+    def seconds(self, pts: int) -> float:
+        """Shown time of a presentation timestamp: 0 at the first shown frame."""
+        return float((pts - self.origin) * self.time_base)
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """(height, width) after pixel aspect and rotation."""
+        height, width = self.stored_size
+        width = max(1, round(width * self.pixel_aspect))
+        return (width, height) if self.orientation.transpose else (height, width)
+
+
+def open_container(path: str) -> av.container.InputContainer:
+    """Open a regular file with FFmpeg; raises VideoError with one line when that cannot work."""
+    check_file(path)
+    try:
+        # The file: prefix keeps names with colons from being taken for protocols.
+        return av.open(f"file:{path}", metadata_errors="replace")
+    except PermissionError as error:
+        raise VideoError(f"{path}: may not be read; check its permissions") from error
+    except av.FFmpegError as error:
+        raise VideoError(f"{path}: is not a video that FFmpeg can open ({error.strerror})") from error
+
+
+def check_file(path: str) -> None:
+    """VideoError unless the path names a regular file with something in it."""
+    file = Path(path)
+    if not file.exists():
+        raise VideoError(f"{path}: no such file; check the path")
+    if file.is_dir():
+        raise VideoError(f"{path}: is a directory; give one video file")
+    if not file.is_file():
+        raise VideoError(f"{path}: is not a regular file; longtake reads video files, not streams or devices")
+    if file.stat().st_size == 0:
+        raise VideoError(f"{path}: the file is empty; was it copied completely?")
+
+
+def choose_stream(
+    container: av.container.InputContainer, path: str, wanted: int | None
+) -> av.video.VideoStream:
+    """The video stream of index ``wanted``, or the one FFmpeg calls best; VideoError when there is none."""
+    name = container.format.name
+    if name.endswith("_pipe") or name == "image2" or container.metadata.get("major_brand") in _STILL_BRANDS:
+        raise VideoError(f"{path}: is an image ({name.removesuffix('_pipe')}); give a video file")
+    videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if name == "tty" or not videos:
+        kinds = sorted({s.type for s in container.streams}) if name != "tty" else ["text"]
+        raise VideoError(f"{path}: has no video stream, only {', '.join(kinds) or 'nothing'}; give a video file")
+    if wanted is not None:
+        for stream in videos:
+            if stream.index == wanted:
+                return stream
+        raise VideoError(f"{path}: stream {wanted} is not a video stream; choose from {[s.index for s in videos]}")
+    best = container.streams.best("video")
+    chosen = best if best in videos else videos[0]
+    assert isinstance(chosen, av.video.VideoStream)
+    return chosen
+
+
+def orientation(frame: av.VideoFrame) -> Orientation:
+    """Orientation of a decoded frame from its display matrix; turns that are not right angles are left alone."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None or frame.rotation % 90:
+        return Orientation()
+    numbers = np.frombuffer(data, np.int32)  # type: ignore[call-overload]  # PyAV's stubs do not call it a buffer
+    a, b, _, c, d = numbers[:5].tolist()
+    # FFmpeg's matrix maps a stored point (x, y) to (a x + c y, b x + d y).
+    if abs(b) > abs(a):
+        return Orientation(
+            transpose=True, flip_columns=c < 0, flip_rows=b < 0, rotation_degrees=90 if b > 0 else 270
+        )
+    return Orientation(flip_columns=a < 0, flip_rows=d < 0, rotation_degrees=180 if d < 0 else 0)

@@ -1,0 +1,173 @@
+"""Where a stream's keyframes are and how long it lasts: from the container's index, or from its packets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TypeAlias
+
+import av.packet
+import av.video
+import numpy as np
+from av.index import IndexEntries
+from numpy.typing import NDArray
+
+VideoPacket: TypeAlias = "av.packet.Packet[av.video.VideoStream]"
+
+_MOST_GAPS = 5  # told one by one
+_BACKWARD_SECONDS = 2.0  # a larger step back is a break in the timestamps, not the reordering of B-frames
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """Keyframes and length of one stream.
+
+    keyframes: float64 ``(keyframes,)``, ascending, shown seconds; from an index they are estimates good to some frames.
+    key_ticks: int64 ``(keyframes,)``: each keyframe packet's timestamp, decoding (``by_dts``) or presentation.
+    seek_ticks: int64 ``(keyframes,)``: what to hand to ``seek`` to land on each keyframe; -1 where it cannot be sought.
+    trusted: presentation times of packets are complete and unique, so frames can be chosen before decoding.
+    """
+
+    keyframes: NDArray[np.float64]
+    key_ticks: NDArray[np.int64]
+    seek_ticks: NDArray[np.int64]
+    by_dts: bool
+    num_frames: int
+    duration_seconds: float
+    origin: int
+    trusted: bool = True
+    warnings: tuple[str, ...] = ()
+
+
+def from_index(
+    stream: av.video.VideoStream, tail: list[VideoPacket], *, origin: int, lag: int, time_base: Fraction
+) -> Timeline | None:
+    """Timeline from the sample table of an MP4 or MOV file; None when the file has no complete one.
+
+    Its entries hold decoding times; presentation times lie ``lag`` ticks later, as at the first keyframe. ``tail`` are
+    the last packets, which tell when the last frame is shown.
+    """
+    entries = stream.index_entries
+    if len(entries) < 2 or not stream.duration:
+        return None
+    first, last = entries[0].timestamp, entries[-1].timestamp
+    step = Fraction(last - first, len(entries) - 1)
+    indexed, declared = float((last - first + step) * time_base), float(stream.duration * time_base)
+    slack = max(1.0, 0.02 * declared)
+    if indexed < declared - slack:
+        return None  # fragments still to come, or an index cut short: only reading tells
+    ends = [p.pts + (p.duration or int(step)) for p in tail if p.pts is not None and not p.is_discard]
+    seconds = max(declared, float((max(ends, default=origin) - origin) * time_base))
+    warnings: tuple[str, ...] = ()
+    if max(indexed, seconds) > declared + slack:
+        seconds = max(indexed, seconds)
+        warnings = (f"the header says {declared:.2f} s but frames go on to {seconds:.2f} s; going by the frames",)
+    ticks = _index_keyframes(entries)
+    return Timeline(
+        keyframes=np.asarray((ticks + (lag - origin)) * float(time_base), np.float64),
+        key_ticks=ticks,
+        seek_ticks=ticks,
+        by_dts=True,
+        num_frames=sum(not entry.is_discard for entry in entries),
+        duration_seconds=seconds,
+        origin=origin,
+        warnings=warnings,
+    )
+
+
+def _index_keyframes(entries: IndexEntries) -> NDArray[np.int64]:
+    """Decoding timestamps of the keyframes, hopping from one to the next."""
+    ticks: list[int] = []
+    at = entries.search_timestamp(entries[0].timestamp, backward=False)
+    while at >= 0:
+        ticks.append(entries[at].timestamp)
+        at = entries.search_timestamp(ticks[-1] + 1, backward=False)
+    return np.array(ticks, np.int64)
+
+
+def repaired(packets: Iterable[VideoPacket], *, step: int, time_base: Fraction) -> Iterator[tuple[VideoPacket, int]]:
+    """Each packet with a usable presentation time in ticks, in the order of the file.
+
+    A missing time is taken from the decoding time, or counted on by ``step`` ticks; where times break off and begin
+    again lower, they are carried on from the highest one so far.
+    """
+    highest: int | None = None
+    previous, offset, back = 0, 0, _BACKWARD_SECONDS / float(time_base)
+    for packet in packets:
+        raw = packet.pts if packet.pts is not None else packet.dts
+        tick = raw + offset if raw is not None else previous + step
+        if highest is not None and tick < highest - back:
+            offset += highest + step - tick
+            tick = highest + step
+        previous = tick
+        highest = tick if highest is None else max(highest, tick)
+        yield packet, tick
+
+
+def frame_step(stream: av.video.VideoStream, time_base: Fraction) -> int:
+    """Ticks from one frame to the next by the declared rate; 25 frames a second when there is none."""
+    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    return max(1, round(1 / (rate * time_base)))
+
+
+def from_packets(
+    packets: Iterable[VideoPacket], stream: av.video.VideoStream, *, time_base: Fraction, guessed: bool
+) -> Timeline:
+    """Timeline from reading every packet once without decoding: for containers whose index is partial or absent.
+
+    guessed: the container holds no presentation times, so that those of streams with B-frames are in the wrong order.
+    """
+    step = frame_step(stream, time_base)
+    ticks: list[int] = []
+    keys: list[tuple[int, int]] = []
+    sound, last_dts = not guessed, None
+    for packet, tick in repaired(packets, step=step, time_base=time_base):
+        dts = packet.dts
+        sound &= packet.pts == tick and (dts is None or last_dts is None or dts > last_dts)
+        last_dts = dts if dts is not None else last_dts
+        if packet.is_keyframe:
+            if sound and not keys:
+                ticks.clear()  # what comes before the first keyframe of a file cut out of another cannot be decoded
+            keys.append((tick, dts if dts is not None else tick))
+        if not packet.is_discard:
+            ticks.append(tick)
+            step = packet.duration or step
+    shown = np.sort(np.array(ticks, np.int64))
+    origin, end = (int(shown[0]), int(shown[-1]) + step) if len(shown) else (0, 0)
+    key_ticks = np.array([tick for tick, _ in keys], np.int64)
+    return Timeline(
+        keyframes=np.asarray((key_ticks - origin) * float(time_base), np.float64),
+        key_ticks=key_ticks,
+        seek_ticks=_seekable(stream.index_entries, keys),
+        by_dts=False,
+        num_frames=len(shown),
+        duration_seconds=float((end - origin) * time_base),
+        origin=origin,
+        trusted=sound and bool(keys) and bool((np.diff(shown) > 0).all()),
+        warnings=gaps((shown - origin) * float(time_base)),
+    )
+
+
+def gaps(shown: NDArray[np.float64]) -> tuple[str, ...]:
+    """A warning where a stream of constant frame rate leaves frames out; ``shown`` are ascending seconds."""
+    steps = np.diff(shown)
+    if len(steps) < 10:
+        return ()
+    usual = float(np.median(steps))
+    if usual <= 0 or np.mean(np.abs(steps - usual) <= 0.25 * usual) < 0.9:
+        return ()  # a variable frame rate: nothing can be said
+    wide = np.flatnonzero(steps >= 2.5 * usual)
+    return tuple(
+        f"about {round(steps[i] / usual) - 1} frames seem to be missing between {shown[i]:.2f} s and {shown[i + 1]:.2f} s"
+        for i in wide[:_MOST_GAPS].tolist()
+    ) + ((f"and in {len(wide) - _MOST_GAPS} more places",) if len(wide) > _MOST_GAPS else ())
+
+
+def _seekable(entries: IndexEntries, keys: list[tuple[int, int]]) -> NDArray[np.int64]:
+    """For each (pts, dts), the timestamp under which the index, filled by reading, knows that keyframe; else -1."""
+    found = []
+    for pair in keys:
+        places = [(tick, entries.search_timestamp(tick, backward=True)) for tick in pair]
+        found.append(next((tick for tick, at in places if at >= 0 and entries[at].timestamp == tick), -1))
+    return np.array(found, np.int64)

@@ -1,0 +1,243 @@
+"""Video and backbone to Memory: read, encode and keep in a stream, in memory that grows only by the kept tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+import longtake.video
+from longtake.memory import save_memory
+from longtake.shards import Shard, Shards
+from longtake.types import Frames, LongtakeError, Memory, Provenance, Sampling, VideoError, VisualTokens
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from longtake.backbones.base import Backbone
+
+__all__ = ["watch", "watch_frames"]
+
+CHUNK_FRAMES = 32  # encoded at once when frames come at the model's own small size
+CHUNK_FRAMES_UNSIZED = 8  # when they come at the video's size: 1080p is 6 MB a frame
+SHARD_FRAMES = 256  # at most this many frames are watched again after an interruption
+READ_AHEAD_CHUNKS = 2
+
+Progress = Callable[[int], None]
+
+
+def watch(
+    backbone: Backbone,
+    path: str | os.PathLike[str],
+    sampling: Sampling,
+    *,
+    target: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Memory:
+    """Watch a video file once. Reading runs in its own thread, beside encoding.
+
+    target: where the memory is saved. Tokens then also go to numbered shards beside it as they come; an interrupted
+        watch of the same video, sampling and model continues from them; they are removed when the memory stands.
+    progress: called with frames watched so far and frames planned.
+
+    Raises VideoError when the file or the span holds no frame, LongtakeError when the target cannot be written.
+    Warns with each thing that the reader had to leave out.
+    """
+    step = max(1, (CHUNK_FRAMES if backbone.frame_size else CHUNK_FRAMES_UNSIZED) // backbone.frames_per_group)
+    reading = longtake.video.read(
+        path, sampling, size=backbone.frame_size, chunk_frames=step * backbone.frames_per_group
+    )
+    with closing(reading):
+        identity = longtake.video.identity(path)
+        shards = None if target is None else _shards(backbone, Path(target), identity, sampling)
+        memory = watch_frames(
+            backbone,
+            reading,
+            sampling,
+            video=os.fspath(path),
+            video_identity=identity,
+            duration_seconds=reading.info.duration_seconds,
+            shards=shards,
+            progress=None if progress is None else lambda done: progress(done, reading.num_planned),
+        )
+    provenance = dataclasses.replace(memory.provenance, warnings=reading.warnings)
+    for line in provenance.warnings:
+        warnings.warn(line, stacklevel=2)
+    memory = dataclasses.replace(memory, provenance=provenance)
+    if target is not None and shards is not None:
+        save_memory(memory, target)
+        shards.remove()
+    return memory
+
+
+def watch_frames(
+    backbone: Backbone,
+    chunks: Iterable[Frames],
+    sampling: Sampling,
+    *,
+    video: str = "",
+    video_identity: str = "",
+    duration_seconds: float = 0.0,
+    shards: Shards | None = None,
+    progress: Progress | None = None,
+) -> Memory:
+    """Watch frames from anywhere: chunks of any length, in the order of time, all of one video.
+
+    duration_seconds: the video's; 0.0 means that it ends with its last group.
+    """
+    spent = {"read": 0.0, "encode": 0.0, "compress": 0.0}  # compress stays 0 where it is a part of encoding
+    done = _continued(shards)
+    written = len(done)
+    num_frames = sum(len(shard.frame_seconds) for shard in done)
+    num_groups = sum(shard.tokens.grid[0] for shard in done)
+    groups = _whole_groups(_skip(_timed(chunks, spent), num_frames), backbone.frames_per_group)
+    with closing(_read_ahead(groups, READ_AHEAD_CHUNKS)) as waiting:
+        for frames in waiting:
+            start = time.perf_counter()
+            done.append(_encode(backbone, frames, num_groups))
+            spent["encode"] += time.perf_counter() - start
+            num_groups += done[-1].tokens.grid[0]
+            num_frames += len(frames)
+            if shards is not None and sum(len(shard.frame_seconds) for shard in done[written:]) >= SHARD_FRAMES:
+                done[written:] = [_join(done[written:])]
+                shards.write(done[written])
+                written += 1
+            if progress is not None:
+                progress(num_frames)
+    if not done:
+        raise VideoError(f"{video or 'these frames'}: no frame to watch in the chosen span; widen --start and --stop")
+    whole = _join(done)
+    group_seconds = _interval(whole.frame_seconds.numpy(), sampling) * backbone.frames_per_group
+    provenance = Provenance(
+        model=backbone.name,
+        video=video,
+        video_identity=video_identity,
+        sampling=sampling,
+        frames=num_frames,
+        duration_seconds=duration_seconds or float(whole.tokens.seconds[-1]) + group_seconds,
+        seconds=spent,
+    )
+    return Memory(
+        tokens=whole.tokens,
+        group_seconds=group_seconds,
+        start_seconds=float(whole.frame_seconds[0]),
+        provenance=provenance,
+    )
+
+
+def _shards(backbone: Backbone, target: Path, identity: str, sampling: Sampling) -> Shards:
+    if not target.parent.is_dir():
+        raise LongtakeError(f"{target}: the folder {target.parent} does not exist; make it first")
+    key = {"model": backbone.name, "video": identity, "sampling": dataclasses.asdict(sampling)}
+    return Shards(target=target, watch=json.dumps(key, sort_keys=True))
+
+
+def _continued(shards: Shards | None) -> list[Shard]:
+    if shards is None:
+        return []
+    found, removed = shards.resume()
+    if removed:
+        line = f"{shards.target}: shards of another or a broken watch stood beside it; they are watched again"
+        warnings.warn(line, stacklevel=4)
+    return found
+
+
+@torch.no_grad()
+def _encode(backbone: Backbone, frames: Frames, first_group: int) -> Shard:
+    """One chunk's tokens on the CPU, its groups numbered from ``first_group``."""
+    tokens = backbone.encode(frames)
+    position = tokens.position.cpu() + torch.tensor([first_group, 0, 0])
+    tokens = VisualTokens(
+        features=tokens.features.cpu(),
+        position=position,
+        seconds=tokens.seconds.cpu(),
+        weight=tokens.weight.cpu(),
+        grid=tokens.grid,
+    )
+    return Shard(tokens=tokens, frame_seconds=torch.from_numpy(frames.seconds.copy()))
+
+
+def _join(parts: list[Shard]) -> Shard:
+    """Consecutive parts of one video as one."""
+    tokens = [part.tokens for part in parts]
+    grids = {grid[1:] for grid in (token.grid for token in tokens)}
+    assert len(grids) == 1, f"frames of one video gave grids of {grids} rows and columns"
+    joined = VisualTokens(
+        features=torch.cat([token.features for token in tokens]),
+        position=torch.cat([token.position for token in tokens]),
+        seconds=torch.cat([token.seconds for token in tokens]),
+        weight=torch.cat([token.weight for token in tokens]),
+        grid=(sum(token.grid[0] for token in tokens), *tokens[0].grid[1:]),
+    )
+    return Shard(tokens=joined, frame_seconds=torch.cat([part.frame_seconds for part in parts]))
+
+
+def _interval(seconds: NDArray[np.float64], sampling: Sampling) -> float:
+    """The usual time from one frame to the next; for a single frame what was asked for, or a second."""
+    steps = np.diff(seconds)
+    if (steps > 0).any():
+        return float(np.median(steps[steps > 0]))
+    return 1.0 / sampling.fps if sampling.fps is not None else 1.0
+
+
+def _timed(chunks: Iterable[Frames], spent: dict[str, float]) -> Iterator[Frames]:
+    source = iter(chunks)
+    while True:
+        start = time.perf_counter()
+        chunk = next(source, None)
+        spent["read"] += time.perf_counter() - start
+        if chunk is None:
+            return
+        yield chunk
+
+
+def _skip(chunks: Iterable[Frames], num_frames: int) -> Iterator[Frames]:
+    """All but the first ``num_frames`` frames."""
+    for chunk in chunks:
+        left = _part(chunk, min(num_frames, len(chunk)), len(chunk))
+        num_frames -= len(chunk) - len(left)
+        if len(left):
+            yield left
+
+
+def _whole_groups(chunks: Iterable[Frames], frames_per_group: int) -> Iterator[Frames]:
+    """The same frames in chunks of whole groups; only the last chunk may end within a group."""
+    rest: Frames | None = None
+    for chunk in chunks:
+        if rest is not None:
+            pixels = np.concatenate([rest.pixels, chunk.pixels])
+            chunk = Frames(pixels=pixels, seconds=np.concatenate([rest.seconds, chunk.seconds]))
+        whole = len(chunk) - len(chunk) % frames_per_group
+        rest = _part(chunk, whole, len(chunk)) if whole < len(chunk) else None
+        if whole:
+            yield _part(chunk, 0, whole)
+    if rest is not None:
+        yield rest
+
+
+def _part(frames: Frames, start: int, stop: int) -> Frames:
+    return Frames(pixels=frames.pixels[start:stop], seconds=frames.seconds[start:stop])
+
+
+def _read_ahead(chunks: Iterable[Frames], depth: int) -> Generator[Frames]:
+    """The same chunks, made in another thread, at most ``depth`` of them ahead; an error there is raised here."""
+    source = iter(chunks)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="longtake-read")
+    try:
+        waiting = deque(pool.submit(next, source, None) for _ in range(depth))
+        while (chunk := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(next, source, None))
+            yield chunk
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,152 @@
+"""The house itself: public names, lightness of import, floors, and what tracked files may not say."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import longtake
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "longtake"
+
+FLOORS = [
+    {"types"},
+    {"video", "compress", "select", "memory", "shards"},
+    {"models", "backbones", "data"},
+    {"watch", "ask", "train"},
+    {"model"},
+    {"eval", "serve", "recipes"},
+    {"cli"},
+]
+FLOOR = {unit: height for height, units in enumerate(FLOORS) for unit in units}
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name to file of every module but the package's own ``__init__``, which only points at names."""
+    found = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = ["longtake", *path.relative_to(SOURCE).with_suffix("").parts]
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    del found["longtake"]
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names a file imports, function-level and type-checking imports included."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports in full, so that the floors can be read"
+            names.update({str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)})
+    return names
+
+
+def our_imports() -> dict[str, set[str]]:
+    """Which of our modules each of our modules imports."""
+    known = modules()
+    return {name: {other for other in imports(path) if other in known} - {name} for name, path in known.items()}
+
+
+def unit(module: str) -> str:
+    return module.split(".")[1]
+
+
+def tracked_files() -> list[Path]:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_root_names_are_few_sorted_and_real():
+    assert longtake.__all__ == sorted(longtake.__all__)
+    assert len(longtake.__all__) <= 15
+    for name in longtake.__all__:
+        assert getattr(longtake, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = longtake.nothing
+
+
+@pytest.mark.parametrize("module", ["longtake", "longtake.types", "longtake.video", "longtake.cli"])
+def test_import_is_free_of_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_import_takes_under_half_a_second():
+    code = "import time; start = time.perf_counter(); import longtake; print(time.perf_counter() - start)"
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True) for _ in range(3)]
+    assert min(float(run.stdout) for run in runs) < 0.5
+
+
+def test_imports_point_down_only():
+    for module, others in our_imports().items():
+        assert unit(module) in FLOOR, f"{module} stands on no floor; give it one in this test and in the design"
+        for other in others:
+            assert FLOOR[unit(other)] <= FLOOR[unit(module)], f"{module} imports {other}, which is above it"
+
+
+def test_the_two_verbs_do_not_know_each_other():
+    graph = our_imports()
+    assert "longtake.ask" not in graph["longtake.watch"]
+    assert "longtake.watch" not in graph["longtake.ask"]
+
+
+def has_cycle(graph: dict[str, set[str]]) -> list[str]:
+    """Nodes left when those that import nothing left are taken away again and again: empty without a cycle."""
+    left = {node: set(others) for node, others in graph.items()}
+    while free := [node for node, others in left.items() if not others & left.keys()]:
+        for node in free:
+            del left[node]
+    return sorted(left)
+
+
+def test_has_cycle_finds_one():
+    assert has_cycle({"a": {"b"}, "b": {"a"}, "c": {"a"}, "d": set()}) == ["a", "b", "c"]
+    assert has_cycle({"a": {"b"}, "b": set()}) == []
+
+
+def test_imports_make_no_circle():
+    graph = our_imports()
+    assert has_cycle(graph) == []
+    folders: dict[str, set[str]] = {}
+    for module, others in graph.items():
+        folders.setdefault(unit(module), set()).update(unit(other) for other in others if unit(other) != unit(module))
+    assert has_cycle(folders) == []
+
+
+def test_only_video_knows_pyav():
+    users = {unit(name) for name, path in modules().items() if {n.split(".")[0] for n in imports(path)} & {"av"}}
+    assert users <= {"video"}
+
+
+def test_no_torchvision():
+    assert [name for name, path in modules().items() if any(n.startswith("torchvision") for n in imports(path))] == []
+
+
+def test_source_files_stay_short():
+    long = {name: n for name, path in modules().items() if (n := len(path.read_text("utf-8").splitlines())) > 400}
+    assert long == {}
+
+
+def test_agents_file_fits_a_screen_or_two():
+    assert len((ROOT / "AGENTS.md").read_text("utf-8").splitlines()) <= 80
+
+
+def test_tracked_files_name_no_machine():
+    places = "|".join(["work", "root", "home", "Users", "opt", "mnt"])
+    pattern = re.compile(rf"(?<![\w.~)}}\]*-])/({places})/\w".encode())
+    named = {}
+    for path in tracked_files():
+        data = path.read_bytes()
+        if b"\0" not in data[:8192] and (found := pattern.search(data)):
+            named[str(path.relative_to(ROOT))] = found.group().decode()
+    assert named == {}

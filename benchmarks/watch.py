@@ -106,7 +106,7 @@ def main() -> None:
             continue
         print(
             f"{found['frames']:6d} frames  {found['frames_per_second']:7.1f} frames/s  in {found['seconds']:6.1f} s "
-            f"(read {found['read_seconds']:.1f}, encode {found['encode_seconds']:.1f}, CPU {found['cpu_seconds']:.1f})  "
+            f"(CPU {found['cpu_seconds']:.1f}; read {found['read_seconds']:.1f}, encode {found['encode_seconds']:.1f}) "
             f"peak {found['peak_mb']:.0f} MB, over loaded {found['over_loaded_mb']:.0f} MB, "
             f"of it tokens {found['tokens_mb']:.1f} MB, on the device {found['device_peak_mb']:.0f} MB"
         )

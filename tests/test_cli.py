@@ -215,6 +215,24 @@ def test_the_real_loader_refuses_what_is_no_model(tmp_path):
     assert "\n" not in str(foreign.value)
 
 
+def test_the_real_loader_refuses_devices_that_are_not_there(tmp_path, monkeypatch):
+    with pytest.raises(LongtakeError, match="device is 'abacus'; torch knows none of that name"):
+        longtake.load(tmp_path, device="abacus")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(LongtakeError, match="device is 'cuda:0', but torch finds no CUDA device here; give cpu"):
+        longtake.load(tmp_path, device="cuda:0")
+
+
+def test_what_is_wrong_is_said_before_a_model_is_loaded(run, tmp_path, video, monkeypatch):
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(longtake.model, "load", load)
+    assert_one_line(run("ask", tmp_path / "missing.mp4", QUESTION), "missing.mp4")
+    assert_one_line(run("ask", video, QUESTION, "--fps", "0"), "fps is 0.0")
+    assert_one_line(run("watch", video, "-o", tmp_path / "m", "--stop", "0"), "stop is 0.0 s")
+
+
 def test_the_installed_command_in_a_process_of_its_own(tmp_path):
     command = [sys.executable, "-m", "longtake.cli", "info", str(tmp_path / "missing.mp4")]
     done = subprocess.run(command, capture_output=True, text=True)

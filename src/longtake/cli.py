@@ -21,7 +21,7 @@ from longtake.types import LongtakeError
 if TYPE_CHECKING:
     from longtake.model import Model
     from longtake.select import Selector
-    from longtake.types import Answer, Memory, VideoInfo
+    from longtake.types import Answer, Memory, Sampling, VideoInfo
 
 app = typer.Typer(
     help="Ask questions of hours of video.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -73,8 +73,9 @@ def ask(
             )
         memory, loaded = load_memory(video_or_memory), _load(model, device)
     else:
+        sampling = _sampling(video_or_memory, fps, max_frames, start, stop)
         loaded = _load(model, device)
-        memory = _watch(loaded, video_or_memory, fps, max_frames, start, stop, None)
+        memory = _watch(loaded, video_or_memory, sampling, None)
     answer = loaded.ask(
         memory, question, selector=_selector(select), budget_tokens=budget, max_new_tokens=max_new_tokens
     )
@@ -93,7 +94,8 @@ def watch(
     device: DeviceOption = None,
 ) -> None:
     """Watch a video once and save the memory; called again after an interruption, it continues."""
-    memory = _watch(_load(model, device), video, fps, max_frames, start, stop, output)
+    sampling = _sampling(video, fps, max_frames, start, stop)
+    memory = _watch(_load(model, device), video, sampling, output)
     print(f"{output}: {memory.provenance.frames} frames, {len(memory.tokens)} tokens")
 
 
@@ -109,6 +111,40 @@ def info(video: str, as_json: JsonOption = False) -> None:
         return
     for name, value in fields.items():
         print(f"{name:18} {', '.join(value) if isinstance(value, tuple) else value}")
+
+
+evaluations = typer.Typer(help="Measure a model.", no_args_is_help=True)
+app.add_typer(evaluations, name="eval")
+
+
+@evaluations.command()
+def probe(
+    frames: Annotated[list[int], typer.Option(help="Length in frames at 1 a second; may be given several times.", min=8)],
+    samples: Annotated[int, typer.Option(help="Videos a length, each with up to 20 questions.", min=1)] = 25,
+    seed: int = 0,
+    keep: Annotated[float | None, typer.Option(help="Share of the visual tokens to keep.", min=0.0001, max=1.0)] = None,
+    haystack: Annotated[Path | None, typer.Option(help="Folder of footage; drawn scenes without it.")] = None,
+    cache: Annotated[Path, typer.Option(help="Where decoded footage is kept.")] = Path(".cache/haystack"),
+    plot: Annotated[Path | None, typer.Option(help="Write a depth-by-length heat-map here.")] = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask about needles in videos of the probe world's test split, with controls beside the answers."""
+    from longtake.data.haystack import load_clips
+    from longtake.eval import plot as pictures
+    from longtake.eval import probe as evaluation
+
+    loaded = _load(model, device)
+    clips = load_clips("test", haystack, cache)
+    results = []
+    for num_frames in frames:
+        run = evaluation.ProbeRun(num_frames=num_frames, num_videos=samples, seed=seed, keep=keep)
+        with _progress(f"{num_frames} frames") as progress:
+            results.append(evaluation.evaluate(loaded, run, clips, progress))
+    if plot is not None:
+        pictures.depth_by_length(results, plot)
+    print(json.dumps(results if len(results) > 1 else results[0]) if as_json else evaluation.table(results))
 
 
 class Layout(StrEnum):
@@ -135,25 +171,23 @@ def _load(path: str | None, device: str | None) -> Model:
     return load(path, device=device)
 
 
-def _watch(
-    model: Model,
-    video: str,
-    fps: float | None,
-    max_frames: int | None,
-    start: float | None,
-    stop: float | None,
-    target: Path | None,
-) -> Memory:
+def _sampling(
+    video: str, fps: float | None, max_frames: int | None, start: float | None, stop: float | None
+) -> Sampling:
+    """What to read, with the options and the file checked before a model takes its time to load."""
+    import longtake.video
+    from longtake.types import Sampling
+
+    sampling = Sampling(
+        fps=1.0 if fps is None else fps, max_frames=max_frames, start_seconds=start, stop_seconds=stop
+    )
+    longtake.video.open(video)
+    return sampling
+
+
+def _watch(model: Model, video: str, sampling: Sampling, target: Path | None) -> Memory:
     with _progress("watching") as progress:
-        return model.watch(
-            video,
-            fps=fps,
-            max_frames=max_frames,
-            start_seconds=start,
-            stop_seconds=stop,
-            target=target,
-            progress=progress,
-        )
+        return model.watch(video, sampling=sampling, target=target, progress=progress)
 
 
 def _selector(choice: Select) -> Selector:

@@ -97,7 +97,8 @@ def load(
     """The model in the package, or the one in a folder.
 
     device: None means the accelerator when there is one. dtype: None means bfloat16 there and float32 on a CPU.
-    Raises LongtakeError for a path that holds no model, or one of an architecture that no backbone knows.
+    Raises LongtakeError for a path that holds no model, or one of an architecture that no backbone knows, and for a
+    device that is not there.
     """
     import torch
 
@@ -105,6 +106,11 @@ def load(
 
     if path is None and not EMBEDDED.is_dir():
         raise LongtakeError(f"this copy of longtake has no model at {EMBEDDED}; give a model's folder")
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise LongtakeError(f"device is {device!r}; torch knows none of that name, give cpu or cuda") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise LongtakeError(f"device is {device!r}, but torch finds no CUDA device here; give cpu")
     kind = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
     return Model(backbone=load_backbone(os.fspath(path or EMBEDDED), place, kind))

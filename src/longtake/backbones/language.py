@@ -24,7 +24,7 @@ from longtake.backbones.layout import Layout, collate, with_answer
 from longtake.backbones.tape import Tape
 from longtake.types import Frames, LongtakeError, Query, Rollout, VisualTokens
 
-PREFILL_COLUMNS = 4096  # columns run at once: bounds the memory of activations, not the result
+PREFILL_COLUMNS = 8192  # columns run at once: bounds the memory of activations, not the result
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -73,7 +74,8 @@ def build_bank(
     """Render and encode every video; resumes after an interrupt.
 
     encode: uint8 ``(frames, 3, side, side)`` to bf16 features ``(frames, tokens, dim)``. Written to
-    ``features.bin`` in the order of videos, with one line of events a video in ``videos.jsonl``.
+    ``features.bin`` in the order of videos, with one line of events a video in ``videos.jsonl``. A video is done when
+    its line is there, and its line is written when its features are.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = folder / "videos.jsonl"
@@ -84,10 +86,10 @@ def build_bank(
             features = encode(pixels).contiguous()
             sink.seek(number * features.numel() * 2)
             sink.write(features.view(torch.int16).numpy().tobytes())
+            sink.flush()
             record.write(json.dumps(_describe(bank_video(recipe, clips, number))) + "\n")
+            record.flush()
             if (number + 1) % 100 == 0:
-                sink.flush()
-                record.flush()
                 print(f"bank: {number + 1}/{recipe.videos} videos", flush=True)
 
 
@@ -145,19 +147,13 @@ class Unit:
 
 
 def cut_units(events: list[tuple[float, list[Placed]]], groups_per_video: int) -> list[Unit]:
-    """Every video cut into maximal runs of groups that share events, and plain runs between them."""
+    """Every video cut into maximal runs of groups that share events, and plain runs between them.
+
+    An event between two frames, seen on neither, is left out.
+    """
     units = []
     for number, (_, placed) in enumerate(events):
-        busy = np.zeros(groups_per_video, np.int64)  # 0: plain, else the number of the run
-        run = 0
-        for event in placed:
-            first, last = event.first // GROUP, min(groups_per_video - 1, (event.stop - 1) // GROUP)
-            if event.stop <= event.first or first >= groups_per_video:
-                continue
-            if not busy[first]:
-                run += 1
-                busy[first] = run
-            busy[first : last + 1] = busy[first]
+        busy = _runs(placed, groups_per_video)
         edges = np.flatnonzero(np.diff(busy, prepend=-1, append=-1))  # a run begins or ends
         for begin, end in zip(edges[:-1], edges[1:], strict=True):
             inside = tuple(
@@ -171,11 +167,26 @@ def cut_units(events: list[tuple[float, list[Placed]]], groups_per_video: int) -
     return units
 
 
+def _runs(placed: list[Placed], groups: int) -> NDArray[np.int64]:
+    """For each group of a video the number of its run, counted from 1; 0 where it is plain."""
+    busy = np.zeros(groups, np.int64)
+    run = 0
+    for event in placed:
+        first, last = event.first // GROUP, min(groups - 1, (event.stop - 1) // GROUP)
+        if event.stop <= event.first or first >= groups:
+            continue
+        if not busy[first]:
+            run += 1
+            busy[first] = run
+        busy[first : last + 1] = busy[first]
+    return busy
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
     """A training video put together from units: its groups in the bank, and itself as a probe video for asking."""
 
-    groups: np.ndarray  # type: ignore[type-arg]
+    groups: NDArray[np.int64]
     video: ProbeVideo
     frame_seconds: float
 
@@ -192,49 +203,55 @@ class Mixer:
 
     def mix(self, rng: np.random.Generator, num_groups: int, max_cards: int, mover: float) -> Mix:
         """One video of ``num_groups`` groups with up to ``max_cards`` cards, and a mover with probability ``mover``."""
-        chosen: list[Unit] = []
-        colours: set[str] = set()
-        wanted, room = int(rng.integers(1, max_cards + 1)), num_groups
-
-        def take(unit: Unit) -> None:
-            nonlocal room
-            chosen.append(unit)
-            colours.update(unit.colours)
-            room -= unit.groups
-
-        if rng.random() < mover:
-            unit = self.moving[rng.integers(len(self.moving))]
-            if unit.groups <= room:
-                take(unit)
-        for _ in range(8 * wanted):
-            unit = self.busy[rng.integers(len(self.busy))]
-            cards = sum(isinstance(e.what, Card) for e in unit.events)
-            if unit.groups <= room and not unit.colours & colours and len(colours) + cards <= wanted:
-                if not (_movers(unit) and any(map(_movers, chosen))):
-                    take(unit)
-        for _ in range(wanted):
-            unit = self.cuts[rng.integers(len(self.cuts))]
-            if unit.groups <= room - 1:
-                take(unit)
+        chosen = self._choose(rng, num_groups, max_cards, mover)
+        room = num_groups - sum(unit.groups for unit in chosen)
         order = [chosen[i] for i in rng.permutation(len(chosen))]
-        gaps = np.diff(np.concatenate([[0], np.sort(rng.integers(0, room + 1, len(order))), [room]]))
+        gaps = np.diff(np.sort(rng.integers(0, room + 1, len(order))), prepend=0, append=room)
         frame_seconds = float(rng.choice([1.0, 1.0, 1.0, 0.5, 2.0]))
         rows: list[int] = []
         events: list[Event] = []
         for unit, gap in zip(order, gaps[:-1], strict=True):
             rows += self._filler(rng, int(gap))
             base = len(rows) * GROUP
-            events += [
-                Event(what=e.what, start_seconds=(base + e.first) * frame_seconds, stop_seconds=(base + e.stop) * frame_seconds, seed=0)
-                for e in unit.events
-            ]
+            events += [_event(e, base, frame_seconds) for e in unit.events]
             rows += range(unit.first_group, unit.first_group + unit.groups)
         rows += self._filler(rng, int(gaps[-1]))
         video = ProbeVideo(
-            seed=0, split=self.split, fps=1 / frame_seconds, num_frames=num_groups * GROUP, size=(0, 0), shots=(),
-            events=tuple(events), foreign=(),
-        )  # fmt: skip
+            seed=0,
+            split=self.split,
+            fps=1 / frame_seconds,
+            num_frames=num_groups * GROUP,
+            size=(0, 0),
+            shots=(),
+            events=tuple(events),
+            foreign=(),
+        )
         return Mix(groups=np.asarray(rows), video=video, frame_seconds=frame_seconds)
+
+    def _choose(self, rng: np.random.Generator, room: int, max_cards: int, mover: float) -> list[Unit]:
+        """Units with cards, a mover and cuts that fit ``room`` groups; card colours differ, and one mover at most."""
+        chosen: list[Unit] = []
+        colours: set[str] = set()
+        wanted = int(rng.integers(1, max_cards + 1))
+        if rng.random() < mover:
+            unit = self.moving[rng.integers(len(self.moving))]
+            if unit.groups <= room:
+                chosen.append(unit)
+                room -= unit.groups
+        for _ in range(8 * wanted):
+            unit = self.busy[rng.integers(len(self.busy))]
+            too_many = len(colours) + _count(unit, Card) > wanted or bool(unit.colours & colours)
+            two_movers = _count(unit, Mover) and any(_count(other, Mover) for other in chosen)
+            if unit.groups <= room and not too_many and not two_movers:
+                chosen.append(unit)
+                colours |= unit.colours
+                room -= unit.groups
+        for _ in range(wanted):
+            unit = self.cuts[rng.integers(len(self.cuts))]
+            if unit.groups < room:
+                chosen.append(unit)
+                room -= unit.groups
+        return chosen
 
     def _filler(self, rng: np.random.Generator, count: int) -> Iterator[int]:
         while count > 0:
@@ -244,5 +261,11 @@ class Mixer:
             count -= used
 
 
-def _movers(unit: Unit) -> int:
-    return sum(isinstance(e.what, Mover) for e in unit.events)
+def _count(unit: Unit, kind: type[Card | Mover]) -> int:
+    return sum(isinstance(event.what, kind) for event in unit.events)
+
+
+def _event(placed: Placed, base: int, frame_seconds: float) -> Event:
+    """An event of a unit that begins at frame ``base``."""
+    start, stop = (base + placed.first) * frame_seconds, (base + placed.stop) * frame_seconds
+    return Event(what=placed.what, start_seconds=start, stop_seconds=stop, seed=0)

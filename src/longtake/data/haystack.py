@@ -1,7 +1,8 @@
 """The haystack of the probe world: real footage from a folder, or drawn scenes when there is none.
 
 Clips are decoded once into small arrays on disk, and split by source: files that show the same frames (re-encodes,
-cuts, rotated copies) fall on the same side. A shot shows a stretch of one clip with a seeded crop, flip, speed and colour.
+cuts, rotated copies) fall on the same side. A shot shows a stretch of one clip with a seeded crop, flip, speed and
+colour.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from longtake.types import Sampling, VideoError
 
 SHORT_SIDE_PIXELS = 144
 STORED_FPS = 3.0
-Picture = NDArray[np.uint8]  # (height, width, 3)
+DRAWN_SEEDS: dict[Split, range] = {"train": range(24), "test": range(1000, 1010)}
+# A drifting shape: its corners around its centre, the centre, pixels a picture, colour.
+_Thing = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], tuple[int, int, int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +90,7 @@ def random_shot(rng: np.random.Generator, clips: list[Clip], start_seconds: floa
 def load_clips(split: Split, folder: Path | None, cache: Path) -> list[Clip]:
     """The clips of one split: from the videos in a folder, or drawn scenes when ``folder`` is None."""
     if folder is None:
-        return [drawn_clip(seed) for seed in range(0, 24)] if split == "train" else [drawn_clip(s) for s in range(1000, 1010)]
+        return [drawn_clip(seed) for seed in DRAWN_SEEDS[split]]
     clips = [clip for path in sorted(folder.iterdir()) if (clip := _stored(path, cache)) is not None]
     if not clips:
         raise VideoError(f"{folder} holds no readable video; name a folder of video files, or none for drawn scenes")
@@ -136,8 +139,9 @@ def _decode(path: Path) -> NDArray[np.uint8]:
 def group_by_source(clips: list[Clip]) -> dict[str, str]:
     """The name of each clip's source: the first clip (by name) that shows some of the same pictures.
 
-    Two clips are of one source when at least 5 pictures of one (or a third of them) have a look-alike in the other, in any
-    of the four quarter turns: difference hashes of 64 bits that differ in at most 5 places. Flat pictures don't count.
+    Two clips are of one source when at least 5 pictures of one (or a third of them) have a look-alike in the other, in
+    any of the four quarter turns: difference hashes of 64 bits that differ in at most 5 places. Flat pictures don't
+    count.
     """
     hashes = {clip.name: _hashes(clip) for clip in clips}
     source = {clip.name: clip.name for clip in clips}
@@ -157,7 +161,8 @@ def _hashes(clip: Clip) -> NDArray[np.uint8]:
         grey = Image.fromarray(frame).convert("L").filter(ImageFilter.BoxBlur(1)).resize((9, 9), Image.Resampling.BOX)
         grid = np.asarray(grey, np.int16)
         if grid.std() > 12:
-            kept.append([(turned[:8, 1:] > turned[:8, :-1]).ravel() for turned in (np.rot90(grid, k) for k in range(4))])
+            turns = [np.rot90(grid, quarter) for quarter in range(4)]
+            kept.append([(turned[:8, 1:] > turned[:8, :-1]).ravel() for turned in turns])
     return np.asarray(kept, np.uint8).reshape(len(kept), 4, 64).transpose(1, 0, 2)
 
 
@@ -192,7 +197,8 @@ def drawn_clip(seed: int, seconds: float = 60.0) -> Clip:
     return Clip(name=f"drawn-{seed}", pixels=pixels, fps=STORED_FPS)
 
 
-def _scene(rng: np.random.Generator, width: int, height: int) -> tuple[Image.Image, list[tuple]]:  # type: ignore[type-arg]
+def _scene(rng: np.random.Generator, width: int, height: int) -> tuple[Image.Image, list[_Thing]]:
+    """A backdrop, and the things that drift before it."""
     top, bottom = rng.integers(20, 235, 3), rng.integers(20, 235, 3)
     ramp = np.linspace(0, 1, height)[:, None, None]
     noise = rng.normal(0, 1, (height // 8, width // 8, 3)).repeat(8, 0).repeat(8, 1) * rng.uniform(3, 22)
@@ -203,8 +209,8 @@ def _scene(rng: np.random.Generator, width: int, height: int) -> tuple[Image.Ima
         radius = rng.uniform(6, 45) * rng.uniform(0.6, 1.2, len(angles))
         corners = np.stack([radius * np.cos(angles), radius * np.sin(angles)], 1)
         grey = rng.integers(25, 225)
-        colour = tuple(int(v) for v in np.clip(grey + rng.normal(0, 25, 3), 0, 255))
-        things.append((corners, rng.uniform((0, 0), (width, height)), rng.normal(0, 0.6, 2), colour))
+        red, green, blue = (int(v) for v in np.clip(grey + rng.normal(0, 25, 3), 0, 255))
+        things.append((corners, rng.uniform((0, 0), (width, height)), rng.normal(0, 0.6, 2), (red, green, blue)))
     return picture.filter(ImageFilter.GaussianBlur(3)), things
 
 

@@ -134,7 +134,8 @@ def card_picture(card: Card, side: int, font: str, rng: np.random.Generator) -> 
         pen.ellipse(box, fill=fill, outline=rim, width=width)
         room = rng.uniform(0.52, 0.66)
     else:
-        pen.regular_polygon((big / 2, big / 2, big / 2 - 1), 6, rotation=30 * int(rng.integers(2)), fill=fill, outline=rim)
+        turn = 30 * int(rng.integers(2))
+        pen.regular_polygon((big / 2, big / 2, big / 2 - 1), 6, rotation=turn, fill=fill, outline=rim)
         room = rng.uniform(0.5, 0.62)
     dark = card.colour in ("yellow", "cyan", "pink", "orange") if rng.random() < 0.85 else rng.random() < 0.3
     dark = dark and card.colour not in ("blue", "purple")
@@ -162,9 +163,15 @@ def _jitter(colour: tuple[int, int, int], rng: np.random.Generator) -> tuple[int
 
 
 def _content(
-    pen: ImageDraw.ImageDraw, card: Card, big: int, room: float, name: str, ink: tuple[int, int, int],
+    pen: ImageDraw.ImageDraw,
+    card: Card,
+    big: int,
+    room: float,
+    name: str,
+    ink: tuple[int, int, int],
     rng: np.random.Generator,
 ) -> None:
+    """What is on a card, within ``room`` pixels around the middle of the ``big`` by ``big`` picture."""
     centre = (big / 2, big / 2)
     if card.kind == "shape":
         draw_symbol(pen, card.content, centre, room * 0.5, ink)
@@ -199,19 +206,23 @@ def _outline(name: str) -> tuple[tuple[float, float], ...]:
     if name == "diamond":
         return ((0, -1), (0.65, 0), (0, 1), (-0.65, 0))
     if name == "star":
-        radii = (1.0, 0.42)
-        return tuple((radii[k % 2] * math.sin(turn * k / 10), -radii[k % 2] * math.cos(turn * k / 10)) for k in range(10))
+        points = [(0.42 if k % 2 else 1.0, turn * k / 10) for k in range(10)]
+        return tuple((radius * math.sin(t), -radius * math.cos(t)) for radius, t in points)
     if name == "cross":
         a, b = 0.3, 0.9
-        return ((-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a))
-    steps = [turn * k / 40 for k in range(40)]
+        half = [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a)]
+        return tuple(half + [(-x, -y) for x, y in half])
     if name == "heart":
-        curve = [(16 * math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)))
-                 for t in steps]
-        return tuple((x / 17.5, y / 17.5) for x, y in curve)
+        return tuple(_heart(turn * k / 40) for k in range(40))
     outer = [(math.cos(t), math.sin(t)) for t in np.linspace(0.35 * math.pi, 1.65 * math.pi, 24)]  # moon
     inner = [(0.45 + 0.75 * math.cos(t), 0.9 * math.sin(t)) for t in np.linspace(1.5 * math.pi, 0.5 * math.pi, 24)]
     return tuple(outer + inner)
+
+
+def _heart(t: float) -> tuple[float, float]:
+    """A point of the heart curve at the angle ``t``."""
+    height = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
+    return 16 * math.sin(t) ** 3 / 17.5, -height / 17.5
 
 
 # Strokes of the procedural font on a grid 2 wide and 4 high: pairs of corner numbers, corners 0..14 row by row.
@@ -219,7 +230,8 @@ _CORNERS = [(c / 2, r / 4) for r in range(5) for c in range(3)]
 _STROKES = {
     "0": "0-2 2-14 14-12 12-0", "1": "3-1 1-13", "2": "0-2 2-8 8-6 6-12 12-14", "3": "0-2 2-14 14-12 6-8",
     "4": "0-6 6-8 2-14", "5": "2-0 0-6 6-8 8-14 14-12", "6": "2-0 0-12 12-14 14-8 8-6", "7": "0-2 2-13",
-    "8": "0-2 2-14 14-12 12-0 6-8", "9": "8-6 6-0 0-2 2-14 14-12", "A": "12-1 1-14 6-8", "B": "0-12 0-1 1-5 5-7 6-7 7-11 11-13 13-12",
+    "8": "0-2 2-14 14-12 12-0 6-8", "9": "8-6 6-0 0-2 2-14 14-12", "A": "12-1 1-14 6-8",
+    "B": "0-12 0-1 1-5 5-7 6-7 7-11 11-13 13-12",
     "C": "2-0 0-12 12-14", "D": "0-12 0-1 1-5 5-11 11-13 13-12", "E": "2-0 0-12 12-14 6-7", "F": "2-0 0-12 6-7",
     "G": "2-0 0-12 12-14 14-8 8-7", "H": "0-12 2-14 6-8", "J": "2-14 14-12 12-9", "K": "0-12 6-2 6-14",
     "L": "0-12 12-14", "M": "12-0 0-7 7-2 2-14", "N": "12-0 0-14 14-2", "P": "12-0 0-2 2-8 8-6",
@@ -230,9 +242,14 @@ _STROKES = {
 
 
 def _segments(
-    pen: ImageDraw.ImageDraw, text: str, centre: tuple[float, float], room: float, ink: tuple[int, int, int],
+    pen: ImageDraw.ImageDraw,
+    text: str,
+    centre: tuple[float, float],
+    room: float,
+    ink: tuple[int, int, int],
     rng: np.random.Generator,
 ) -> None:
+    """A text in the procedural font, whose proportions, slant and thickness are drawn anew each time."""
     height = room * (0.95 if len(text) == 1 else 0.8)
     glyph = height * rng.uniform(0.5, 0.6) if len(text) == 1 else room * 0.4
     gap = room * 0.14

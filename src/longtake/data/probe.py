@@ -6,6 +6,7 @@ foreign cuts are put in, so that a cut betrays nothing. Everything follows from 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -32,7 +33,7 @@ MAX_CARDS = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that is put into the haystack for ``[start_seconds, stop_seconds)``: a card, a mover or a foreign cut."""
+    """What is put into the haystack for ``[start_seconds, stop_seconds)``: a card, a mover or a foreign cut."""
 
     what: Card | Mover | None  # None: a cut to other footage, with nothing on it
     start_seconds: float
@@ -65,7 +66,7 @@ class ProbeVideo:
 
     def picture(self, at_seconds: float) -> Image.Image:
         """The picture shown at a time."""
-        shot = self.shots[max(0, np.searchsorted([s.start_seconds for s in self.shots], at_seconds, "right") - 1)]
+        shot = self.shots[bisect_right(self.shots, at_seconds, key=lambda shot: shot.start_seconds) - 1]
         for event, other in zip(self.events, self.foreign, strict=True):
             if event.start_seconds <= at_seconds < event.stop_seconds:
                 if event.what is None:
@@ -134,7 +135,7 @@ def _place(rng: np.random.Generator, things: list[Card | Mover | None], duration
         drop = next((i for i, thing in enumerate(order) if thing is None), len(order) - 1)
         del order[drop], lengths[drop]
     slack = duration - sum(lengths) - len(lengths)
-    gaps = np.diff(np.concatenate([[0.0], np.sort(rng.uniform(0, slack, len(order)))])) if order else []
+    gaps = np.diff(np.sort(rng.uniform(0, slack, len(order))), prepend=0.0)
     events, at = [], 0.0
     for thing, length, gap in zip(order, lengths, gaps, strict=True):
         at += float(gap) + 0.5

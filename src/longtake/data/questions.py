@@ -73,14 +73,17 @@ WORDINGS: dict[Split, dict[str, tuple[str, ...]]] = {
         "count": ("How many cards does the video show?", "Tell me how many cards there are."),
         "when": ("At what time does the {colour} card appear?", "Tell me when the {colour} card is shown."),
         "after": ("Which card is shown right after the {colour} card?", "What appears right after the {colour} card?"),
-        "direction": ("Which way does the {colour} {shape} move?", "Tell me in which direction the {colour} {shape} moves."),
+        "direction": (
+            "Which way does the {colour} {shape} move?",
+            "Tell me in which direction the {colour} {shape} moves.",
+        ),
     },
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A question about a probe video. ``event`` is what it asks about, None when it is about the whole or the absent."""
+    """A question about a probe video. ``event``: what it asks about; None when that is the whole, or is not there."""
 
     task: str
     text: str
@@ -118,7 +121,10 @@ def onset(video: ProbeVideo, event: Event) -> int:
     return int(np.ceil(event.start_seconds * video.fps - 1e-9) / video.fps)
 
 
-def _word(task: str, split: Split, rng: np.random.Generator, answer: str, event: Event | None, **words: str) -> Question:
+def _word(
+    task: str, split: Split, rng: np.random.Generator, answer: str, event: Event | None, **words: str
+) -> Question:
+    """A question in one of its split's wordings."""
     wordings = WORDINGS[split][task]
     text = wordings[int(rng.integers(len(wordings)))].format(**words)
     return Question(task=task, text=text, answer=answer, event=event)
@@ -128,8 +134,9 @@ def score(question: Question, answer: str) -> bool:
     """Whether an answer is right: the same words, or for "when" a time within 2 seconds."""
     if question.task != "when":
         return normal(answer) == normal(question.answer)
-    said, truth = re.search(r"\d+(\.\d+)?", answer), re.search(r"\d+", question.answer)
-    return bool(said and truth) and abs(float(said[0]) - float(truth[0])) <= WHEN_TOLERANCE_SECONDS  # type: ignore[index]
+    said = re.search(r"\d+(\.\d+)?", answer)
+    truth = float(question.answer.removesuffix(" s"))
+    return said is not None and abs(float(said[0]) - truth) <= WHEN_TOLERANCE_SECONDS
 
 
 def normal(answer: str) -> str:
@@ -140,6 +147,6 @@ def normal(answer: str) -> str:
 def vocabulary_text() -> list[str]:
     """Sentences that hold every word of the probe world, for training a tokenizer."""
     sentences = [w for split in WORDINGS.values() for task in split.values() for w in task]
-    sentences += [f"the {colour} card" for colour in COLOURS] + [", ".join(COLOURS), "yes no nothing left right up down"]
-    return sentences
+    sentences += [f"the {colour} card" for colour in COLOURS]
+    return [*sentences, ", ".join(COLOURS), "yes no nothing left right up down"]
 

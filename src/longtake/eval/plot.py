@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def depth_by_length(results: Sequence[dict[str, Any]], file: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(2 + 1.1 * len(results), 4))
     shown = axes.imshow(cells, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
     axes.set_xticks(range(len(results)), [f"{r['run']['num_frames']:,}" for r in results])
-    axes.set_yticks(range(len(cells)), [f"{100 * i // len(cells)}-{100 * (i + 1) // len(cells)}%" for i in range(len(cells))])
+    edges = [f"{100 * i // len(cells)}" for i in range(len(cells) + 1)]
+    axes.set_yticks(range(len(cells)), [f"{low}-{high}%" for low, high in pairwise(edges)])
     axes.set_xlabel("frames (1 a second)")
     axes.set_ylabel("depth of the needle")
     axes.set_title("“what is on” and “is there”, accuracy")

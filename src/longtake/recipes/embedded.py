@@ -1,7 +1,7 @@
 """How the embedded model is made: every stage's hyper-parameters, and a command that runs a stage.
 
 Run: python -m longtake.recipes.embedded STAGE --footage FOLDER --work FOLDER
-with STAGE one after the other: tower, bank, compressor, decoder, export. Every stage resumes where it was stopped.
+with STAGE one after the other: school, tower, bank, compressor, decoder, export. Every stage resumes where it was stopped.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM, VideoLLMConfig
 from longtake.train.compressor import CompressorRecipe, FeatureBank, encode_groups, train_compressor
 from longtake.train.decoder import DecoderRecipe, Phase, train_decoder
+from longtake.train.school import SchoolRecipe, train_school
 from longtake.train.tokenizer import VIDEO, train_tokenizer
 from longtake.train.tower import TowerRecipe, normalise, train_tower
 
@@ -66,6 +67,11 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> VideoLLMConfig:
         scorer_dim=128,
         context_tokens=8192,
     )
+
+
+def school() -> SchoolRecipe:
+    """Stage 0: read cards that fill a few patches."""
+    return SchoolRecipe(vision=vision_config())
 
 
 def tower() -> TowerRecipe:
@@ -115,11 +121,16 @@ def frame_encoder(folder: Path) -> Callable[[Tensor], Tensor]:
     return encode
 
 
+def run_school(footage: Path | None, work: Path) -> None:
+    """Stage 0."""
+    train_school(school(), clips("train", footage, work), work / "school")
+
+
 def run_tower(footage: Path | None, work: Path) -> None:
     """Stage 1."""
     train, test = (clips(split, footage, work) for split in ("train", "test"))
     print("train", describe(train), "test", describe(test), flush=True)
-    train_tower(tower(), train, test, work / "tower")
+    train_tower(tower(), train, test, work / "tower", work / "school")
 
 
 def run_bank(footage: Path | None, work: Path) -> None:
@@ -175,6 +186,7 @@ def run_export(footage: Path | None, work: Path) -> None:
 
 
 STAGES: dict[str, Callable[[Path | None, Path], None]] = {
+    "school": run_school,
     "tower": run_tower,
     "bank": run_bank,
     "compressor": run_compressor,

@@ -7,12 +7,14 @@ for cards, one for movers) must still tell content, colour, onset within the gro
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from longtake.data.bank import GROUP, Placed, read_events
 from longtake.data.needles import Card, Mover
@@ -56,7 +58,7 @@ class FeatureBank:
     def __len__(self) -> int:
         return len(self.features)
 
-    def read(self, rows: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+    def read(self, rows: NDArray[np.int64]) -> Tensor:
         """bf16 ``(rows, 4, tokens, dim)``."""
         return torch.from_numpy(self.features[rows]).view(torch.bfloat16)
 
@@ -105,7 +107,7 @@ def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) 
         features = features + recipe.noise * features.std() * torch.randn_like(features)
         loss, figures = _loss(modules, features, bank, rows, recipe.pool)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_([p for m in modules.values() for p in m.parameters()], 1.0)
         optimiser.step()
         log.add(loss=loss.item(), **figures)
@@ -121,11 +123,11 @@ def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) 
 
 
 def _loss(
-    modules: dict[str, torch.nn.Module], features: Tensor, bank: FeatureBank, rows: np.ndarray, pool: int  # type: ignore[type-arg]
+    modules: dict[str, nn.Module], features: Tensor, bank: FeatureBank, rows: NDArray[np.int64], pool: int
 ) -> tuple[Tensor, dict[str, float]]:
-    side = int(features.shape[2] ** 0.5)
+    """Both heads' loss and accuracies on groups of features ``(rows, 4, tokens, dim)``."""
     with torch.autocast("cpu", torch.bfloat16):
-        tokens = average_pool(modules["dts"](features.unflatten(2, (side, side))), pool).flatten(1, 2)
+        tokens = compress(modules["dts"], features, pool)
         cards, movers = modules["card_head"](tokens), modules["mover_head"](tokens)
     card_targets, mover_targets = bank.card_targets[rows], bank.mover_targets[rows]
     loss = reading_loss(cards, card_targets) + reading_loss(movers, mover_targets)
@@ -136,11 +138,17 @@ def _loss(
 
 @torch.no_grad()
 def encode_groups(dts: DynamicTokenSynthesizer, bank: FeatureBank, pool: int) -> Tensor:
-    """Tokens of every group after the DTS and the pool, bf16 ``(groups, tokens, dim)``: what a decoder is trained on."""
-    side = int(bank.features.shape[2] ** 0.5)
+    """Tokens of every group after the DTS and the pool, bf16 ``(groups, tokens, dim)``: what a decoder learns from."""
     done = []
     for begin in range(0, len(bank), 128):
-        features = bank.read(np.arange(begin, min(begin + 128, len(bank)))).unflatten(2, (side, side))
+        features = bank.read(np.arange(begin, min(begin + 128, len(bank))))
         with torch.autocast("cpu", torch.bfloat16):
-            done.append(average_pool(dts(features), pool).flatten(1, 2).bfloat16())
+            done.append(compress(dts, features, pool).bfloat16())
     return torch.cat(done)
+
+
+def compress(dts: nn.Module, features: Tensor, pool: int) -> Tensor:
+    """Groups of a square grid's features ``(groups, 4, tokens, dim)`` to ``(groups, tokens / pool^2, dim)``."""
+    groups, frames, tokens, dim = features.shape
+    side = math.isqrt(tokens)
+    return average_pool(dts(features.reshape(groups, frames, side, side, dim)), pool).flatten(1, 2)

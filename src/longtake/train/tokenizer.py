@@ -17,9 +17,9 @@ PIECES = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 def train_tokenizer(vocabulary: int = 768) -> PreTrainedTokenizerFast:
     """At most ``vocabulary`` tokens; the same every time."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+    pieces = pre_tokenizers.Split(Regex(PIECES), "isolated")
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, letters])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
@@ -27,6 +27,9 @@ def train_tokenizer(vocabulary: int = 768) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    text = [*vocabulary_text(), *SYMBOLS, *LETTERS, "number letter shape", "system You are a helpful assistant. user assistant"]
-    tokenizer.train_from_iterator(text * 3, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, model_max_length=8192)
+    frame = ["number letter shape", "system You are a helpful assistant. user assistant"]
+    text = [*vocabulary_text(), *SYMBOLS, *LETTERS, *frame]
+    tokenizer.train_from_iterator(text * 3, trainer)  # a pair of letters is merged when it is seen more than once
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, model_max_length=8192
+    )

@@ -5,6 +5,7 @@ It plays the part that SigLIP's pre-training plays for a large model. Run: pytho
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -32,10 +33,12 @@ class TowerRecipe:
     """Hyper-parameters of stage 1."""
 
     vision: SiglipVisionConfig
-    steps: int = 4200
-    batch: int = 64
-    easy_steps: int = 1600  # over which large cards give way to cards of all sizes
-    lr: float = 1e-3
+    steps: int = 2400
+    batch: int = 64  # fresh pictures a step
+    easy_steps: int = 600  # over which large cards give way to cards of all sizes
+    part_steps: int = 1800  # in which only some patches go in, and each step sees as many old pictures as fresh ones
+    part_patches: int = 28
+    lr: float = 8e-4
     weight_decay: float = 0.05
     warmup: int = 150
     seed: int = 0
@@ -105,8 +108,10 @@ def normalise(pixels: Tensor) -> Tensor:
     return pixels.float() / 127.5 - 1
 
 
-def train_tower(recipe: TowerRecipe, train: list[Clip], test: list[Clip], folder: Path) -> SiglipVisionModel:
-    """Train, resuming from ``folder``; saves the tower there as a Hugging Face model."""
+def train_tower(
+    recipe: TowerRecipe, train: list[Clip], test: list[Clip], folder: Path, school: Path
+) -> SiglipVisionModel:
+    """Train on from what ``school`` taught, resuming from ``folder``; saves the tower there as a Hugging Face model."""
     torch.manual_seed(recipe.seed)
     tower = SiglipVisionModel(recipe.vision)
     head = ReadingHead(recipe.vision.hidden_size)
@@ -114,17 +119,29 @@ def train_tower(recipe: TowerRecipe, train: list[Clip], test: list[Clip], folder
     modules = {"tower": tower, "head": head, "patch_head": patch_head}
     optimiser = checkpoint.adamw(modules, recipe.lr, recipe.weight_decay)
     start = checkpoint.resume(folder, modules, optimiser)
+    if start == 0:
+        taught = torch.load(school / "checkpoint.pt", weights_only=True)["modules"]
+        for name, module in modules.items():
+            module.load_state_dict(taught[name])
     log = checkpoint.Log(folder / "log.jsonl", recipe.steps, start)
     side = recipe.vision.image_size
     data = SingleFrames(train, "train", side, recipe.batch, recipe.seed, start, recipe.easy_steps)
     held_out = list(zip(range(4), SingleFrames(test, "test", side, 250, recipe.seed), strict=False))
     batches = iter(DataLoader(data, batch_size=None, num_workers=recipe.workers, prefetch_factor=8))
+    seen: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=200)
     for step in range(start, recipe.steps):
         for group in optimiser.param_groups:
             group["lr"] = recipe.lr * checkpoint.cosine(step, recipe.steps, recipe.warmup)
-        pixels, targets, covered = next(batches)
+        fresh = next(batches)
+        seen.append(fresh)
+        part = step < recipe.part_steps
+        old = seen[int(torch.randint(len(seen), ()))]
+        pixels, targets, covered = (torch.cat([a, b]) if part else a for a, b in zip(fresh, old, strict=True))
         with torch.autocast("cpu", torch.bfloat16):
-            states = tower(normalise(pixels)).last_hidden_state
+            if part:
+                states, covered = some_states(tower, pixels, covered, recipe.part_patches)
+            else:
+                states = tower(normalise(pixels)).last_hidden_state
             some = (covered * torch.rand(covered.shape)).topk(PATCHES, dim=1).indices  # a fixed number: shapes stay
             logits = head(states)
             patch_logits = patch_head(states.gather(1, some[..., None].expand(-1, -1, states.shape[2])).flatten(0, 1))
@@ -142,6 +159,18 @@ def train_tower(recipe: TowerRecipe, train: list[Clip], test: list[Clip], folder
             log.write(step + 1, **{f"test_{k}": v for k, v in evaluate(tower, head, held_out).items()})
     tower.save_pretrained(folder)
     return tower
+
+
+def some_states(tower: SiglipVisionModel, pixels: Tensor, covered: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The tower on ``count`` patches a picture, those with something on them first: states and which are covered.
+
+    Most patches show background only; leaving them out halves the cost of learning to read.
+    """
+    embedded = tower.embeddings(normalise(pixels))
+    chosen = (covered + torch.rand(covered.shape)).topk(count, dim=1).indices
+    embedded = embedded.gather(1, chosen[..., None].expand(-1, -1, embedded.shape[2]))
+    states = tower.encoder(inputs_embeds=embedded).last_hidden_state
+    return tower.post_layernorm(states), covered.gather(1, chosen)
 
 
 @torch.no_grad()

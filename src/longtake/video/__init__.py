@@ -2,5 +2,6 @@
 
 from longtake.video.probe import identity, open
 from longtake.video.read import Reading, read
+from longtake.video.write import write
 
-__all__ = ["Reading", "identity", "open", "read"]
+__all__ = ["Reading", "identity", "open", "read", "write"]

@@ -45,11 +45,11 @@ class Plain:
             if number == len(self._asked):
                 return
         end = held[-1][0] + self._step + 1 if held else 0
-        for number in range(number, len(self._asked)):
-            if held and self._ticks.at[number] < end:
-                yield self._pick(held, number)
+        for late in range(number, len(self._asked)):
+            if held and self._ticks.at[late] < end:
+                yield self._pick(held, late)
             else:
-                self._losses.missing.append(float(self._asked.seconds[number]))
+                self._losses.missing.append(float(self._asked.seconds[late]))
 
     def _pick(self, held: list[tuple[int, av.VideoFrame]], number: int) -> tuple[float, av.VideoFrame]:
         known, ticks, exact = [tick for tick, _ in held], self._ticks, self._asked.exact

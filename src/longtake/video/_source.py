@@ -127,8 +127,17 @@ class Source:
             guessed = not self.sound or (self.container.format.name == "avi" and self.decoder.codec.reorder)
             timeline = from_packets(self.packets(), self.stream, time_base=self.time_base, guessed=guessed)
             self.origin = timeline.origin
+            self._compare_with_header(timeline)
         self.warnings += timeline.warnings
         return timeline
+
+    def _compare_with_header(self, timeline: Timeline) -> None:
+        """Tell of a header that promises more than was found."""
+        found, promised = timeline.duration_seconds, (self.container.duration or 0) / 1e6
+        if found < promised - max(1.0, 0.05 * promised):
+            self.warnings.append(f"the header says {promised:.2f} s but frames end at {found:.2f} s; going by the frames")
+        elif timeline.num_frames < 0.98 * self.stream.frames:
+            self.warnings.append(f"the header says {self.stream.frames} frames but {timeline.num_frames} were found")
 
     def _tail(self) -> list[VideoPacket]:
         """The last packets of an indexed file: their presentation times are not in the index."""

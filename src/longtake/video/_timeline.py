@@ -145,7 +145,7 @@ def from_packets(
         duration_seconds=float((end - origin) * time_base),
         origin=origin,
         trusted=sound and bool(keys) and bool((np.diff(shown) > 0).all()),
-        warnings=gaps((shown - origin) * float(time_base)),
+        warnings=gaps(np.asarray((shown - origin) * float(time_base), np.float64)),
     )
 
 
@@ -157,11 +157,12 @@ def gaps(shown: NDArray[np.float64]) -> tuple[str, ...]:
     usual = float(np.median(steps))
     if usual <= 0 or np.mean(np.abs(steps - usual) <= 0.25 * usual) < 0.9:
         return ()  # a variable frame rate: nothing can be said
-    wide = np.flatnonzero(steps >= 2.5 * usual)
-    return tuple(
-        f"about {round(steps[i] / usual) - 1} frames seem to be missing between {shown[i]:.2f} s and {shown[i + 1]:.2f} s"
-        for i in wide[:_MOST_GAPS].tolist()
-    ) + ((f"and in {len(wide) - _MOST_GAPS} more places",) if len(wide) > _MOST_GAPS else ())
+    wide = np.flatnonzero(steps >= 2.5 * usual).tolist()
+    told = [
+        f"about {round(steps[i] / usual) - 1} frames seem to be missing between {shown[i]:.2f} and {shown[i + 1]:.2f} s"
+        for i in wide[:_MOST_GAPS]
+    ]
+    return (*told, f"and in {len(wide) - _MOST_GAPS} more places") if len(wide) > _MOST_GAPS else tuple(told)
 
 
 def _seekable(entries: IndexEntries, keys: list[tuple[int, int]]) -> NDArray[np.int64]:

@@ -1,0 +1,147 @@
+"""Training rows: one video followed by all its questions, each asked as if it stood alone.
+
+A row holds the columns that ``OwnVideoLLM.prepare`` would make of the video, then every question with its answer. Each
+question sees the video and itself only (``attention_mask``), at the positions it would have if asked alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from longtake.data.bank import GROUP, Mix
+from longtake.data.probe import Event
+from longtake.data.questions import Question
+from longtake.models.processor import stamp_text
+from longtake.train.reading import IGNORE
+
+HEAD = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+TAIL = "<|im_end|>\n<|im_start|>assistant\n"
+
+Lesson = tuple[Mix, list[Question]]  # a video and what is asked about it
+
+
+class Text:
+    """Token ids of the chat's fixed parts, of stamps and of questions."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, video_token_id: int) -> None:
+        self.tokenizer, self.video_token_id = tokenizer, video_token_id
+        self._known: dict[str, list[int]] = {}
+        self.head = self.ids(HEAD)
+        self.end = self.ids("<|im_end|>")
+
+    def ids(self, text: str) -> list[int]:
+        """Ids without special tokens added."""
+        if text not in self._known:
+            self._known[text] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._known[text]
+
+    def question(self, text: str) -> list[int]:
+        """What stands between the video and the answer."""
+        return self.ids("\n" + text + TAIL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A video with its questions as columns, int64 ``(columns,)`` each.
+
+    visual: index into the video's tokens, -1 for text.
+    turn: 0 for the video and what stands before it, n for the n-th question and its answer.
+    labels: the ids of answers and their end, IGNORE elsewhere; not shifted.
+    """
+
+    ids: Tensor
+    visual: Tensor
+    turn: Tensor
+    positions: Tensor
+    labels: Tensor
+
+
+def make_row(
+    text: Text,
+    mix: Mix,
+    questions: list[Question],
+    tokens_per_group: int,
+    kept: NDArray[np.bool_],
+    leaps: NDArray[np.int64],
+) -> Row:
+    """Columns of one video and its questions.
+
+    kept: ``(groups, tokens_per_group)``, the visual tokens that stay; a group that keeps none loses its stamp.
+    leaps: ``(groups,)``, how far positions jump before each group that stays.
+    """
+    ids, visual, positions, place = list(text.head), [-1] * len(text.head), list(range(len(text.head))), len(text.head)
+    for group in range(len(mix.groups)):
+        alive = np.flatnonzero(kept[group])
+        if not len(alive):
+            continue
+        stamp = text.ids(stamp_text(group * GROUP * mix.frame_seconds, "compact"))
+        ids += stamp + [text.video_token_id] * len(alive)
+        visual += [-1] * len(stamp) + (group * tokens_per_group + alive).tolist()
+        place += int(leaps[group])
+        positions += range(place, place + len(stamp) + len(alive))
+        place += len(stamp) + len(alive)
+    turn, labels = [0] * len(ids), [IGNORE] * len(ids)
+    for number, question in enumerate(questions, start=1):
+        asked, answer = text.question(question.text), text.ids(question.answer) + text.end
+        ids += asked + answer
+        labels += [IGNORE] * len(asked) + answer
+        positions += range(place, place + len(asked) + len(answer))
+        turn += [number] * (len(asked) + len(answer))
+    visual += [-1] * (len(ids) - len(visual))
+    return Row(
+        ids=torch.tensor(ids),
+        visual=torch.tensor(visual),
+        turn=torch.tensor(turn),
+        positions=torch.tensor(positions),
+        labels=torch.tensor(labels),
+    )
+
+
+class Batch:
+    """Rows padded on the right, int64 ``(batch, columns)`` each; turn is -1 on padding."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        length = max(len(row.ids) for row in rows)
+
+        def pad(name: str, value: int) -> Tensor:
+            return torch.stack([F.pad(getattr(row, name), (0, length - len(row.ids)), value=value) for row in rows])
+
+        self.ids, self.visual = pad("ids", 0), pad("visual", -1)
+        self.turn, self.positions, self.labels = pad("turn", -1), pad("positions", 0), pad("labels", IGNORE)
+
+
+def attention_mask(turn: Tensor) -> Tensor:
+    """Causal, and a question sees the video and itself only: bool ``(batch, 1, length, length)``, True is seen.
+
+    turn: int ``(batch, length)``, -1 on padding.
+    """
+    length = turn.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=turn.device).tril()
+    same = (turn[:, :, None] == turn[:, None, :]) | (turn[:, None, :] == 0)
+    return (causal & same)[:, None]
+
+
+def event_groups(mix: Mix, event: Event) -> slice:
+    """The groups of a mixed video in which an event is to be seen."""
+    first = round(event.start_seconds / mix.frame_seconds)
+    stop = round(event.stop_seconds / mix.frame_seconds)
+    return slice(first // GROUP, (stop - 1) // GROUP + 1)
+
+
+def relevant_groups(mix: Mix, question: Question) -> NDArray[np.bool_]:
+    """Where what is asked about is to be seen, ``(groups,)``; everywhere a card is for questions about all."""
+    mask = np.zeros(len(mix.groups), np.bool_)
+    if question.task in ("order", "count", "after"):
+        events = [event for _, event in mix.video.cards]
+    else:
+        events = [question.event] if question.event else []
+    for event in events:
+        mask[event_groups(mix, event)] = True
+    return mask

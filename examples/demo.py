@@ -13,6 +13,7 @@ from longtake import video
 from longtake.data.haystack import load_clips, unique_minutes
 from longtake.data.probe import ProbeVideo, make_video
 from longtake.data.questions import Question, ask_all, score
+from longtake.types import Answer
 
 SECONDS = 600
 FPS = 5.0
@@ -33,7 +34,22 @@ def three_questions(probe: ProbeVideo) -> list[Question]:
     return [next(q for q in questions if q.task == task) for task in ("what", "is_there", "when")]
 
 
+def show(question: Question, answer: Answer) -> None:
+    """Question, answer, truth, evidence and time spent."""
+    verdict = "right" if score(question, answer.text) else "wrong"
+    truth = question.answer
+    if question.event is not None:
+        truth += f", on from {question.event.start_seconds:.1f} to {question.event.stop_seconds:.1f} s"
+    spans = [f"{s.start_seconds:.0f}-{s.stop_seconds:.0f} s ({s.score:.2f})" for s in answer.evidence[:3]]
+    print(f"\nquestion  {question.text}")
+    print(f"answer    {answer.text}    ({verdict})")
+    print(f"truth     {truth}")
+    print(f"evidence  {', '.join(spans)}")
+    print("spent     " + ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in answer.usage.seconds.items()))
+
+
 def main() -> None:
+    """Write, watch, ask."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--footage", type=Path, default=SHARED if SHARED.is_dir() else None)
@@ -52,15 +68,7 @@ def main() -> None:
     model = longtake.load()
     memory = model.watch(path, fps=1.0)
     for question in three_questions(probe):
-        answer = model.ask(memory, question.text)
-        print(f"\nquestion  {question.text}\nanswer    {answer.text}    ({'right' if score(question, answer.text) else 'wrong'})")
-        truth = question.answer
-        if question.event is not None:
-            truth += f", on from {question.event.start_seconds:.1f} to {question.event.stop_seconds:.1f} s"
-        print(f"truth     {truth}")
-        spans = [f"{span.start_seconds:.0f}-{span.stop_seconds:.0f} s ({span.score:.2f})" for span in answer.evidence[:3]]
-        print(f"evidence  {', '.join(spans)}")
-        print("spent     " + ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in answer.usage.seconds.items()))
+        show(question, model.ask(memory, question.text))
 
 
 if __name__ == "__main__":

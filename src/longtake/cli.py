@@ -119,7 +119,7 @@ app.add_typer(evaluations, name="eval")
 
 @evaluations.command()
 def probe(
-    frames: Annotated[list[int], typer.Option(help="Length in frames at 1 a second; may be given several times.", min=8)],
+    frames: Annotated[list[int], typer.Option(help="Frames a video, 1 a second; may be given several times.", min=8)],
     samples: Annotated[int, typer.Option(help="Videos a length, each with up to 20 questions.", min=1)] = 25,
     seed: int = 0,
     keep: Annotated[float | None, typer.Option(help="Share of the visual tokens to keep.", min=0.0001, max=1.0)] = None,
@@ -132,19 +132,20 @@ def probe(
 ) -> None:
     """Ask about needles in videos of the probe world's test split, with controls beside the answers."""
     from longtake.data.haystack import load_clips
-    from longtake.eval import plot as pictures
-    from longtake.eval import probe as evaluation
+    from longtake.eval.plot import depth_by_length
+    from longtake.eval.probe import evaluate
+    from longtake.eval.report import ProbeRun, table
 
     loaded = _load(model, device)
     clips = load_clips("test", haystack, cache)
     results = []
     for num_frames in frames:
-        run = evaluation.ProbeRun(num_frames=num_frames, num_videos=samples, seed=seed, keep=keep)
+        run = ProbeRun(num_frames=num_frames, num_videos=samples, seed=seed, keep=keep)
         with _progress(f"{num_frames} frames") as progress:
-            results.append(evaluation.evaluate(loaded, run, clips, progress))
+            results.append(evaluate(loaded, run, clips, progress))
     if plot is not None:
-        pictures.depth_by_length(results, plot)
-    print(json.dumps(results if len(results) > 1 else results[0]) if as_json else evaluation.table(results))
+        depth_by_length(results, plot)
+    print(json.dumps(results if len(results) > 1 else results[0]) if as_json else table(results))
 
 
 class Layout(StrEnum):

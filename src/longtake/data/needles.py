@@ -187,7 +187,7 @@ def _content(
 def draw_symbol(
     pen: ImageDraw.ImageDraw, name: str, centre: tuple[float, float], radius: float, fill: tuple[int, int, int]
 ) -> None:
-    """One of ``SYMBOLS``, filled, inside the circle of ``radius`` pixels around ``centre``."""
+    """One of ``SYMBOLS``, filled, within ``radius`` pixels of ``centre`` across and down."""
     x, y = centre
     if name == "circle":
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
@@ -197,7 +197,7 @@ def draw_symbol(
 
 @lru_cache
 def _outline(name: str) -> tuple[tuple[float, float], ...]:
-    """A symbol's corners in the unit circle, y downwards."""
+    """A symbol's corners between -1 and 1, y downwards."""
     turn = 2 * math.pi
     if name == "square":
         return ((-0.75, -0.75), (0.75, -0.75), (0.75, 0.75), (-0.75, 0.75))

@@ -98,6 +98,8 @@ def make_video(
 
     num_cards: None draws 1 to 6, fewer in videos of under 32 seconds. mover: None puts one in every second video.
     """
+    if fps < 1:
+        raise ValueError(f"fps is {fps}; below 1 a card could fall between two frames")
     rng = np.random.default_rng([seed, 1 if split == "train" else 2])
     duration = num_frames / fps
     if num_cards is None:

@@ -1,7 +1,8 @@
 """How the embedded model is made: every stage's hyper-parameters, and a command that runs a stage.
 
 Run: python -m longtake.recipes.embedded STAGE --footage FOLDER --work FOLDER
-with STAGE one after the other: school, tower, bank, compressor, decoder, export. Every stage resumes where it was stopped.
+with STAGE one after the other: school, tower, bank, compressor, decoder, export. Every stage resumes where it was
+stopped.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from longtake.train.compressor import CompressorRecipe, FeatureBank, encode_grou
 from longtake.train.decoder import DecoderRecipe, Phase, train_decoder
 from longtake.train.school import SchoolRecipe, train_school
 from longtake.train.tokenizer import VIDEO, train_tokenizer
-from longtake.train.tower import TowerRecipe, normalise, train_tower
+from longtake.train.tower import PATCHES, TowerRecipe, normalise, train_tower
 
 ALL_TASKS = ("what", "is_there", "order", "count", "when", "after", "direction")
 
@@ -51,7 +52,7 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> VideoLLMConfig:
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=8192,
-        rope_theta=100_000.0,
+        rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -61,7 +62,7 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> VideoLLMConfig:
         vision_config=vision_config(),
         text_config=decoder,
         vision_norm=True,
-        video_token_id=tokenizer.convert_tokens_to_ids(VIDEO),
+        video_token_id=tokenizer.get_vocab()[VIDEO],
         scorer="faithful",
         scorer_layer=0,
         scorer_dim=128,
@@ -80,7 +81,7 @@ def tower() -> TowerRecipe:
 
 
 def bank() -> BankRecipe:
-    """160,000 frames of training footage with needles."""
+    """96,000 frames of training footage with needles."""
     return BankRecipe()
 
 
@@ -94,11 +95,10 @@ def decoder() -> DecoderRecipe:
     easy = ("what", "is_there", "count", "direction", "when")
     return DecoderRecipe(
         phases=(
-            Phase(until_step=1000, groups=(2, 4), cards=2, tasks=easy),
-            Phase(until_step=2000, groups=(3, 12), cards=4, tasks=ALL_TASKS),
-            Phase(until_step=3000, groups=(8, 40), cards=6, tasks=ALL_TASKS, questions=16),
-            Phase(until_step=3600, groups=(32, 128), cards=6, tasks=ALL_TASKS, questions=20),
-            Phase(until_step=4000, groups=(64, 256), cards=6, tasks=ALL_TASKS, questions=20, tokens=10_000),
+            Phase(until_step=800, groups=(2, 4), cards=2, tasks=easy, tokens=4096),
+            Phase(until_step=1600, groups=(3, 12), cards=4, tasks=ALL_TASKS, tokens=6144),
+            Phase(until_step=2200, groups=(8, 40), cards=6, tasks=ALL_TASKS, questions=16),
+            Phase(until_step=2600, groups=(32, 256), cards=6, tasks=ALL_TASKS, questions=20),
         )
     )
 
@@ -111,12 +111,13 @@ def clips(split: Split, footage: Path | None, work: Path) -> list[Clip]:
 
 def frame_encoder(folder: Path) -> Callable[[Tensor], Tensor]:
     """uint8 frames to bf16 features of the trained tower."""
-    trained = SiglipVisionModel.from_pretrained(folder).eval()
+    trained = SiglipVisionModel.from_pretrained(folder).eval()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def encode(pixels: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            return trained(normalise(pixels)).last_hidden_state.bfloat16()
+            features: Tensor = trained(normalise(pixels)).last_hidden_state
+        return features.bfloat16()
 
     return encode
 
@@ -140,8 +141,7 @@ def run_bank(footage: Path | None, work: Path) -> None:
 
 def feature_bank(work: Path) -> FeatureBank:
     """The bank's features, for stages 2 and 3."""
-    tokens = (vision_config().image_size // vision_config().patch_size) ** 2
-    return FeatureBank(work / "bank", tokens, vision_config().hidden_size, bank().frames)
+    return FeatureBank(work / "bank", PATCHES**2, vision_config().hidden_size, bank().frames)
 
 
 def run_compressor(footage: Path | None, work: Path) -> None:
@@ -181,7 +181,7 @@ def run_export(footage: Path | None, work: Path) -> None:
     model.language_model.load_state_dict(state["decoder"])
     assert model.scorer is not None
     model.scorer.load_state_dict(state["scorer"])
-    model.to(torch.bfloat16).save_pretrained(work / "export")
+    model.bfloat16().save_pretrained(work / "export")
     VideoLLMProcessor.from_config(tokenizer, model.config).save_pretrained(work / "export")
 
 

@@ -27,8 +27,14 @@ def save(folder: Path, step: int, modules: Mapping[str, nn.Module], optimiser: t
     scratch.replace(folder / "checkpoint.pt")
 
 
+def last_step(folder: Path) -> int:
+    """The step that ``resume`` will go on from; 0 when there is no checkpoint."""
+    file = folder / "checkpoint.pt"
+    return int(torch.load(file, weights_only=True, mmap=True)["step"]) if file.exists() else 0
+
+
 def resume(folder: Path, modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer) -> int:
-    """Load the last checkpoint if there is one; returns the step to go on from."""
+    """Load the last checkpoint if there is one, torch's random state too; returns the step to go on from."""
     file = folder / "checkpoint.pt"
     if not file.exists():
         return 0

@@ -30,7 +30,7 @@ class CompressorRecipe:
 
     dim: int = 192
     pool: int = 2
-    steps: int = 2400
+    steps: int = 1600
     batch: int = 64  # groups
     plain: float = 0.15  # share of groups with nothing in them
     noise: float = 0.1  # of a feature's standard deviation

@@ -1,14 +1,15 @@
 """First lessons for the tower: cards that fill a few patches; stage 0 of the embedded model.
 
 Reading emerges late when a card is a small part of a picture and most patches show background. Here a picture is a
-window of 3 x 3 patches anywhere on the tower's grid with a card, stretched and shifted at random, inside it: seven times
-cheaper a picture, and made by tensor operations from a pool of drawn cards, so that rendering costs little.
+window of 3 x 3 patches anywhere on the tower's grid with a card, stretched and shifted at random, inside it: seven
+times cheaper a picture, and made by tensor operations from a pool of drawn cards, so that rendering costs little.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ class SchoolRecipe:
 
     vision: SiglipVisionConfig
     cards: int = 20_000
+    backgrounds: int = 1500
     side: int = 64  # pixels of a card in the pool
     steps: int = 2600
     batch: int = 384
@@ -52,7 +54,7 @@ class Pool:
 
 
 def draw_pool(recipe: SchoolRecipe, clips: list[Clip]) -> Pool:
-    """The pool of one seed: cards with all fonts of the training split, one in eight a mover, and 1,500 backgrounds."""
+    """The pool of one seed: cards with all fonts of the training split, one in eight a mover, and backgrounds."""
     rng = np.random.default_rng([recipe.seed, 21])
     pictures, targets = [], []
     for number in range(recipe.cards):
@@ -64,7 +66,7 @@ def draw_pool(recipe: SchoolRecipe, clips: list[Clip]) -> Pool:
             drawn, target = card_picture(card, recipe.side, str(rng.choice(fonts("train"))), rng), labels(card)
         pictures.append(np.asarray(drawn))
         targets.append(target)
-    backs = [np.asarray(random_shot(rng, clips, 0.0).picture(0.0, (96, 96))) for _ in range(1500)]
+    backs = [np.asarray(random_shot(rng, clips, 0.0).picture(0.0, (96, 96))) for _ in range(recipe.backgrounds)]
     return Pool(
         pictures=torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2),
         targets=torch.tensor(targets),
@@ -119,19 +121,20 @@ def train_school(recipe: SchoolRecipe, clips: list[Clip], folder: Path) -> Sigli
     start = checkpoint.resume(folder, modules, optimiser)
     log = checkpoint.Log(folder / "log.jsonl", recipe.steps, start)
     pool = draw_pool(recipe, clips)
-    patch = recipe.vision.patch_size
+    patch = cast(int, recipe.vision.patch_size)
+    side = cast(int, recipe.vision.image_size) // patch
     for step in range(start, recipe.steps):
         for group in optimiser.param_groups:
             group["lr"] = recipe.lr * checkpoint.cosine(step, recipe.steps, recipe.warmup, floor=0.3)
         generator = torch.Generator().manual_seed(recipe.seed * 10**6 + step)
         pixels, targets, covered = windows(pool, recipe.batch, patch, generator)
         with torch.autocast("cpu", torch.bfloat16):
-            states = window_states(tower, pixels, recipe.vision.image_size // patch, generator)
+            states = window_states(tower, pixels, side, generator)
             logits, patch_logits = modules["head"](states), modules["patch_head"](states.flatten(0, 1))
         patch_targets = torch.where(covered[..., None], targets[:, None], IGNORE).flatten(0, 1)
         loss = reading_loss(logits, targets) + reading_loss(patch_logits, patch_targets)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_([p for m in modules.values() for p in m.parameters()], 1.0)
         optimiser.step()
         log.add(loss=loss.item(), **reading_accuracy(logits, targets))

@@ -9,10 +9,13 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
@@ -24,8 +27,9 @@ from longtake.data.probe import SIZES, Event, place_event
 from longtake.train import checkpoint
 from longtake.train.reading import IGNORE, AttributeHeads, ReadingHead, labels, reading_accuracy, reading_loss
 
-
 PATCHES = 8  # on a side
+OLD_BATCHES = 200  # kept to be seen again
+Pictures = tuple[Tensor, Tensor, Tensor]  # as SingleFrames yields them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,21 +37,27 @@ class TowerRecipe:
     """Hyper-parameters of stage 1."""
 
     vision: SiglipVisionConfig
-    steps: int = 2400
+    steps: int = 1500
     batch: int = 64  # fresh pictures a step
-    easy_steps: int = 600  # over which large cards give way to cards of all sizes
-    part_steps: int = 1800  # in which only some patches go in, and each step sees as many old pictures as fresh ones
+    easy_steps: int = 300  # over which large cards give way to cards of all sizes
+    part_steps: int = 1150  # in which only some patches go in, and each step sees as many old pictures as fresh ones
     part_patches: int = 28
     lr: float = 8e-4
     weight_decay: float = 0.05
     warmup: int = 150
+    held_out: int = 250  # pictures in each of four batches
     seed: int = 0
     workers: int = 1
     log_every: int = 100
     save_every: int = 400
 
+    @property
+    def side(self) -> int:
+        """Height and width of a picture, pixels."""
+        return cast(int, self.vision.image_size)
 
-class SingleFrames(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
+
+class SingleFrames(IterableDataset[Pictures]):
     """Batches of single pictures: a card on 70% of them, a mover on 15%, nothing on the rest.
 
     Over the first ``easy`` batches cards are large more often than not: reading emerges several times sooner.
@@ -62,7 +72,7 @@ class SingleFrames(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
         self.clips, self.split, self.side, self.batch = clips, split, side, batch
         self.seed, self.start, self.easy = seed, start, easy
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Pictures]:
         worker = torch.utils.data.get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         number = self.start + first
@@ -75,7 +85,10 @@ class SingleFrames(IterableDataset[tuple[Tensor, Tensor, Tensor]]):
             yield pixels, torch.tensor([row[1] for row in rows]), covered
             number += step
 
-    def _one(self, rng: np.random.Generator, easy: bool) -> tuple[np.ndarray, list[int], np.ndarray]:  # type: ignore[type-arg]
+    def _one(
+        self, rng: np.random.Generator, easy: bool
+    ) -> tuple[NDArray[np.uint8], list[int], NDArray[np.bool_]]:
+        """One picture, its labels, and which patches are covered."""
         height, width = SIZES[int(rng.integers(len(SIZES)))]
         picture = random_shot(rng, self.clips, 0.0).picture(0.0, (height, width))
         dice = rng.random()
@@ -118,17 +131,16 @@ def train_tower(
     patch_head = AttributeHeads(recipe.vision.hidden_size)
     modules = {"tower": tower, "head": head, "patch_head": patch_head}
     optimiser = checkpoint.adamw(modules, recipe.lr, recipe.weight_decay)
-    start = checkpoint.resume(folder, modules, optimiser)
+    start = checkpoint.last_step(folder)
+    batches = _batches(recipe, train, start)  # before resuming, because a loader draws from torch's random state
+    seen = deque((next(batches) for _ in range(min(start, OLD_BATCHES - 1))), maxlen=OLD_BATCHES)
+    checkpoint.resume(folder, modules, optimiser)
     if start == 0:
         taught = torch.load(school / "checkpoint.pt", weights_only=True)["modules"]
         for name, module in modules.items():
             module.load_state_dict(taught[name])
     log = checkpoint.Log(folder / "log.jsonl", recipe.steps, start)
-    side = recipe.vision.image_size
-    data = SingleFrames(train, "train", side, recipe.batch, recipe.seed, start, recipe.easy_steps)
-    held_out = list(zip(range(4), SingleFrames(test, "test", side, 250, recipe.seed), strict=False))
-    batches = iter(DataLoader(data, batch_size=None, num_workers=recipe.workers, prefetch_factor=8))
-    seen: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=200)
+    held_out = list(islice(SingleFrames(test, "test", recipe.side, recipe.held_out, recipe.seed), 4))
     for step in range(start, recipe.steps):
         for group in optimiser.param_groups:
             group["lr"] = recipe.lr * checkpoint.cosine(step, recipe.steps, recipe.warmup)
@@ -148,7 +160,7 @@ def train_tower(
         patch_targets = torch.where(covered.gather(1, some)[..., None], targets[:, None], IGNORE).flatten(0, 1)
         loss = reading_loss(logits, targets) + reading_loss(patch_logits, patch_targets)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_([p for m in modules.values() for p in m.parameters()], 1.0)
         optimiser.step()
         log.add(loss=loss.item(), **reading_accuracy(logits, targets))
@@ -159,6 +171,13 @@ def train_tower(
             log.write(step + 1, **{f"test_{k}": v for k, v in evaluate(tower, head, held_out).items()})
     tower.save_pretrained(folder)
     return tower
+
+
+def _batches(recipe: TowerRecipe, clips: list[Clip], start: int) -> Iterator[Pictures]:
+    """Training batches from step ``start`` on, after as many of those before it as are kept to be seen again."""
+    first = max(0, start - OLD_BATCHES + 1)
+    data = SingleFrames(clips, "train", recipe.side, recipe.batch, recipe.seed, first, recipe.easy_steps)
+    return iter(DataLoader(data, batch_size=None, num_workers=recipe.workers, prefetch_factor=8))
 
 
 def some_states(tower: SiglipVisionModel, pixels: Tensor, covered: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -174,10 +193,10 @@ def some_states(tower: SiglipVisionModel, pixels: Tensor, covered: Tensor, count
 
 
 @torch.no_grad()
-def evaluate(tower: SiglipVisionModel, head: ReadingHead, batches: list[tuple[int, tuple[Tensor, Tensor, Tensor]]]) -> dict[str, float]:
+def evaluate(tower: SiglipVisionModel, head: ReadingHead, batches: list[Pictures]) -> dict[str, float]:
     """Accuracy by attribute on pictures of the test split: other footage, fonts and triples."""
     figures: dict[str, list[float]] = {}
-    for _, (pixels, targets, _) in batches:
+    for pixels, targets, _ in batches:
         with torch.autocast("cpu", torch.bfloat16):
             logits = head(tower(normalise(pixels)).last_hidden_state)
         for name, value in reading_accuracy(logits, targets).items():

@@ -135,7 +135,7 @@ class Source:
         """Tell of a header that promises more than was found."""
         found, promised = timeline.duration_seconds, (self.container.duration or 0) / 1e6
         if found < promised - max(1.0, 0.05 * promised):
-            self.warnings.append(f"the header says {promised:.2f} s but frames end at {found:.2f} s; going by the frames")
+            self.warnings.append(f"the header says {promised:.2f} s but frames end at {found:.2f} s")
         elif timeline.num_frames < 0.98 * self.stream.frames:
             self.warnings.append(f"the header says {self.stream.frames} frames but {timeline.num_frames} were found")
 

@@ -1,0 +1,280 @@
+"""Learning to read needles: labels and losses by hand, and stages 0 to 2 at debug size, resumed or not bit-equal."""
+
+import dataclasses
+import json
+import math
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from transformers import SiglipVisionConfig
+
+import tiny
+import world
+from longtake.data.bank import BankRecipe, Placed, build_bank
+from longtake.data.needles import Card, Mover
+from longtake.models.video_llm import average_pool
+from longtake.train import checkpoint, tower
+from longtake.train.compressor import (
+    CompressorRecipe,
+    FeatureBank,
+    compress,
+    encode_groups,
+    group_labels,
+    train_compressor,
+)
+from longtake.train.reading import ATTRIBUTES, IGNORE, AttributeHeads, ReadingHead, labels, reading_accuracy, reading_loss
+from longtake.train.school import SchoolRecipe, draw_pool, train_school, windows
+from longtake.train.tower import SingleFrames, TowerRecipe, normalise, train_tower
+
+X = IGNORE
+NAMES = list(ATTRIBUTES)
+VISION = SiglipVisionConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+                            image_size=32, patch_size=4, vision_use_head=False)  # fmt: skip
+
+
+def card(content: str, colour: str = "red", outline: str = "square") -> Card:
+    return Card(content=content, colour=colour, outline=outline)
+
+
+MOVER = Mover(shape="heart", colour="pink", direction="up")
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [  # kind, tens, units, letter, symbol, colour, outline, direction, onset
+        (labels(None), [0, X, X, X, X, X, X, X, X]),
+        (labels(card("42", "green", "round")), [1, 4, 2, X, X, 3, 1, X, X]),
+        (labels(card("7"), onset=2), [1, 10, 7, X, X, 0, 0, X, 2]),
+        (labels(card("C", "pink", "hexagon"), onset=4), [2, X, X, 2, X, 7, 2, X, 4]),
+        (labels(card("moon", "blue")), [3, X, X, X, 7, 5, 0, X, X]),
+        (labels(MOVER), [4, X, X, X, 4, 7, X, X, X]),
+        (labels(MOVER, onset=1, moving=True), [4, X, X, X, 4, 7, X, 2, 1]),
+    ],
+)
+def test_labels_by_hand(row, expected):
+    assert dict(zip(NAMES, row, strict=True)) == dict(zip(NAMES, expected, strict=True))
+
+
+def test_the_label_of_j_counts_without_i():
+    assert labels(card("J"))[NAMES.index("letter")] == 8
+
+
+def test_a_groups_labels_by_hand():
+    events = [
+        Placed(what=card("7"), first=2, stop=5),  # groups 0 and 1
+        Placed(what=None, first=5, stop=6),
+        Placed(what=card("A", "blue"), first=6, stop=8),  # longer in group 1 than the 7
+        Placed(what=card("B", "cyan"), first=8, stop=10),
+        Placed(what=card("C", "green"), first=10, stop=12),  # as long in group 2 as the B
+        Placed(what=MOVER, first=15, stop=21),  # one frame of group 3, all of 4, one of 5
+    ]
+    cards, movers = zip(*[group_labels(events, group) for group in range(7)], strict=True)
+    assert cards[0] == labels(card("7"), onset=2)
+    assert cards[1] == labels(card("A", "blue"), onset=2)
+    assert cards[2] == [X] * 9
+    assert cards[3:] == (labels(None),) * 4
+    assert movers[:3] == (labels(None),) * 3
+    assert movers[3] == labels(MOVER, onset=3)  # one frame shows no direction
+    assert movers[4] == labels(MOVER, onset=4, moving=True)
+    assert movers[5] == labels(MOVER, onset=4)
+    assert movers[6] == labels(None)
+    assert group_labels([Placed(what=card("7"), first=0, stop=9)], 1)[0] == labels(card("7"), onset=4)
+
+
+def test_loss_and_accuracy_by_hand():
+    logits = {"kind": torch.tensor([[2.0, 0.0], [0.0, 0.0], [1.0, 3.0]]), "tens": torch.zeros(3, 4)}
+    targets = torch.tensor([[0, X], [1, 3], [0, X]])
+    kind = math.log1p(math.exp(-2)) + math.log(2) + math.log1p(math.exp(2))
+    assert reading_loss(logits, targets).item() == pytest.approx((kind + math.log(4)) / 3)
+    assert reading_accuracy(logits, targets) == {"kind": pytest.approx(1 / 3), "tens": 0.0}
+    assert reading_accuracy(logits, torch.full((3, 2), X)) == {}
+
+
+def test_heads_give_logits_for_every_attribute():
+    torch.manual_seed(0)
+    for logits in (ReadingHead(16)(torch.randn(3, 5, 16)), AttributeHeads(16)(torch.randn(3, 16))):
+        assert {name: tuple(values.shape) for name, values in logits.items()} == {n: (3, c) for n, c in ATTRIBUTES.items()}
+
+
+def test_a_reading_head_does_not_mind_the_order_of_tokens():
+    torch.manual_seed(0)
+    head, tokens = ReadingHead(16), torch.randn(2, 6, 16)
+    one, other = head(tokens), head(tokens.flip(1))
+    torch.testing.assert_close(one["kind"], other["kind"])
+
+
+def test_the_rate_warms_up_and_falls_to_its_floor():
+    assert [checkpoint.cosine(s, 110, 10) for s in (0, 4, 9)] == [0.1, 0.5, 1.0]
+    assert checkpoint.cosine(10, 110, 10) == 1.0
+    assert checkpoint.cosine(60, 110, 10) == pytest.approx(0.51)
+    assert checkpoint.cosine(110, 110, 10) == pytest.approx(0.02)
+    assert checkpoint.cosine(999, 110, 10, floor=0.3) == pytest.approx(0.3)
+
+
+def test_the_log_keeps_means_between_lines(tmp_path, capsys):
+    log = checkpoint.Log(tmp_path / "log.jsonl", 10)
+    log.add(loss=1.0, kind=0.5)
+    log.add(loss=3.0)
+    log.write(2)
+    log.add(loss=4.0)
+    log.write(3, held=0.25)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [{k: v for k, v in row.items() if k != "seconds"} for row in rows] == [
+        {"step": 2, "loss": 2.0, "kind": 0.5},
+        {"step": 3, "loss": 4.0, "held": 0.25},
+    ]
+    assert capsys.readouterr().out.startswith("2/10")
+
+
+def batches(start: int, workers: int = 0) -> list[tuple[torch.Tensor, ...]]:
+    data = SingleFrames(world.clips(), "train", 32, 3, 7, start, easy=6)
+    return list(islice(DataLoader(data, batch_size=None, num_workers=workers), 4))
+
+
+def test_a_batch_depends_on_its_number_alone():
+    first = batches(0)
+    for others, shift in ((batches(2), 2), (batches(0, workers=2), 0)):
+        for one, other in zip(first[shift:], others, strict=False):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_pictures_carry_needles_where_patches_are_covered():
+    pixels, targets, covered = next(iter(SingleFrames(world.clips(), "test", 32, 300, 1)))
+    assert pixels.shape == (300, 3, 32, 32)
+    assert pixels.dtype == torch.uint8
+    kinds = targets[:, 0]
+    assert (kinds == 0).float().mean().item() == pytest.approx(0.15, abs=0.06)
+    assert (kinds == 4).float().mean().item() == pytest.approx(0.15, abs=0.06)
+    assert torch.equal(covered.any(1), kinds > 0)
+    square = covered.unflatten(1, (8, 8))
+    assert torch.equal(square, square.any(2, keepdim=True) & square.any(1, keepdim=True))
+    cards = square[(kinds > 0) & (kinds < 4)]
+    # 57 of 144 pixels are 3.2 patches, and of 256 pixels 1.8; 129 of 144 are 7.2
+    assert cards.any(2).sum(1).min() == cards.any(1).sum(1).min() == 1
+    assert torch.maximum(cards.any(2).sum(1), cards.any(1).sum(1)).min() == 3
+    assert cards.any(2).sum(1).max() == 8
+
+
+def test_normalising_is_siglips():
+    assert normalise(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([-1, -0.6, 1])
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    return {f"{module}.{name}": value for module, values in state["modules"].items() for name, value in values.items()}
+
+
+def assert_equal_weights(one: Path, other: Path) -> None:
+    a, b = weights(one), weights(other)
+    assert list(a) == list(b)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_school_resumed_is_bit_equal(tmp_path):
+    recipe = SchoolRecipe(vision=VISION, cards=24, backgrounds=5, side=16, steps=4, batch=6, warmup=1, log_every=2, save_every=2)
+    train_school(recipe, world.clips(), tmp_path / "whole")
+    # the rate falls over all steps, so a stopped run is one that was told of them all
+    interrupted(recipe, 2, lambda r: train_school(r, world.clips(), tmp_path / "parts"))
+    train_school(recipe, world.clips(), tmp_path / "parts")
+    assert_equal_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def interrupted(recipe, step: int, train) -> None:
+    """Run a stage until just after its checkpoint at ``step``, then stop it."""
+    saved, save = [], checkpoint.save
+
+    def save_and_stop(folder, at, modules, optimiser):
+        save(folder, at, modules, optimiser)
+        saved.append(at)
+        if at == step:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe)
+    assert saved == [step]
+
+
+def test_windows_are_a_card_before_a_background():
+    pool = draw_pool(SchoolRecipe(vision=VISION, cards=16, backgrounds=5, side=16), world.clips())
+    plain = dataclasses.replace(pool, backgrounds=torch.zeros_like(pool.backgrounds))
+    pixels, targets, covered = windows(plain, 12, 8, torch.Generator().manual_seed(0))
+    assert pixels.shape == (12, 3, 24, 24)
+    assert targets.shape == (12, len(ATTRIBUTES))
+    ink = (pixels.amax(1) > 0).unflatten(2, (3, 8)).unflatten(1, (3, 8)).any(4).any(2).flatten(1)
+    assert (ink | ~covered).float().mean() > 0.9  # a patch whose middle is covered shows something
+    assert covered.any(1).all()
+
+
+def test_tower_resumed_is_bit_equal(tmp_path):
+    recipe = TowerRecipe(vision=VISION, steps=5, batch=4, easy_steps=3, part_steps=4, part_patches=20, warmup=1,
+                         log_every=5, save_every=2, workers=1, held_out=6)  # fmt: skip
+    train_school(SchoolRecipe(vision=VISION, cards=16, backgrounds=5, side=16, steps=1, batch=4), world.clips(), tmp_path / "school")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tower, "OLD_BATCHES", 2)  # so that some are already forgotten
+
+        def train(r: TowerRecipe, folder: Path = tmp_path / "parts") -> torch.nn.Module:
+            return train_tower(r, world.clips(), world.clips(90), folder, tmp_path / "school")
+
+        whole = train(recipe, tmp_path / "whole")
+        interrupted(recipe, 2, train)
+        parts = train(recipe)
+    assert_equal_weights(tmp_path / "whole", tmp_path / "parts")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
+    assert (tmp_path / "whole" / "model.safetensors").is_file()
+    last = json.loads((tmp_path / "whole" / "log.jsonl").read_text().splitlines()[-1])
+    assert {"test_kind", "test_colour"} <= set(last)
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory) -> FeatureBank:
+    """Random features of 16 tokens and 32 channels, with real events."""
+    folder = tmp_path_factory.mktemp("bank")
+    generator = torch.Generator().manual_seed(0)
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        return torch.randn(len(pixels), 16, 32, generator=generator).bfloat16()
+
+    build_bank(BankRecipe(videos=20, frames=24, seed=5, side=8), world.clips(), encode, folder, workers=0)
+    return FeatureBank(folder, 16, 32, 24)
+
+
+def test_the_feature_bank_is_what_was_written(features):
+    generator = torch.Generator().manual_seed(0)
+    for number in range(20):
+        expected = torch.randn(24, 16, 32, generator=generator).bfloat16().reshape(6, 4, 16, 32)
+        assert torch.equal(features.read(np.arange(6 * number, 6 * number + 6)), expected)
+    assert len(features) == 120
+    assert features.card_targets.shape == features.mover_targets.shape == (120, len(ATTRIBUTES))
+    _, placed = features.events[7]
+    assert features.card_targets[7 * 6 + 2].tolist() == group_labels(placed, 2)[0]
+
+
+def test_compressor_resumed_is_bit_equal(features, tmp_path):
+    recipe = CompressorRecipe(dim=32, steps=4, batch=8, warmup=1, log_every=2, save_every=2)
+    whole = train_compressor(recipe, features, tmp_path / "whole")
+    interrupted(recipe, 2, lambda r: train_compressor(r, features, tmp_path / "parts"))
+    parts = train_compressor(recipe, features, tmp_path / "parts")
+    assert_equal_weights(tmp_path / "whole", tmp_path / "parts")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
+
+
+def test_group_tokens_are_the_models_own(features):
+    """What the decoder is trained on is what the model makes of the same features when it answers."""
+    model = tiny.video_llm()
+    some = features.read(np.arange(5)).float()
+    with torch.no_grad():
+        own = average_pool(model.group_tokens(some.flatten(0, 1).unflatten(1, (4, 4))), model.config.pool)
+        tokens = compress(model.dts, some, model.config.pool)
+    torch.testing.assert_close(tokens, own.flatten(1, 2))
+    assert tokens.shape == (5, 4, 32)
+    every = encode_groups(model.dts, features, model.config.pool)
+    assert every.shape == (120, 4, 32)
+    assert every.dtype == torch.bfloat16
+    error = (every[:5].float() - tokens).abs().mean() / tokens.abs().mean()
+    assert error < 0.02  # bf16 keeps 8 bits

@@ -20,7 +20,7 @@ from longtake.types import Frames, Sampling, VideoError
 
 FOLDER = Path(__file__).parents[1] / "../shared/data/videos"
 MANIFEST = FOLDER / "manifest.csv"
-ROWS = list(csv.DictReader(MANIFEST.open())) if MANIFEST.exists() else []
+ROWS = list(csv.DictReader(MANIFEST.read_text().splitlines())) if MANIFEST.exists() else []
 READABLE = [row for row in ROWS if row["codec"]]
 ODD = [
     "film_rotated90.mp4",  # rotation

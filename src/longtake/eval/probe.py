@@ -62,9 +62,13 @@ def ask_video(model: Model, run: ProbeRun, clips: list[Clip], number: int) -> li
 
 
 def _conditions(run: ProbeRun, memory: Memory, model: Model) -> dict[str, Callable[[str], Answer]]:
-    """How each condition answers. Random and uniform keep as many tokens as the model's own selection may."""
-    tokens = len(memory.tokens)
-    budget = None if run.keep is None else max(1, int(tokens * run.keep))
+    """How each condition answers. Random and uniform keep as many tokens as the model's own selection may.
+
+    Uniform keeps whole groups, so the budget is a whole number of them, at least one.
+    """
+    tokens, (_, rows, columns) = len(memory.tokens), memory.tokens.grid
+    group = rows * columns
+    budget = None if run.keep is None else max(group, int(tokens * run.keep) // group * group)
     selectors: dict[str, Selector | None] = {"model": None}
     if budget is not None or tokens >= model.backbone.context_tokens:
         selectors |= {"random": Random(seed=run.seed), "uniform": Uniform()}

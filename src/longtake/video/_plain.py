@@ -75,6 +75,9 @@ class Plain:
                 frames = decoder.decode(packet)
             except av.FFmpegError:
                 frames = []
+                if tick in times:
+                    times.remove(tick)
+                    self._losses.refused.append(source.seconds(tick))
             for frame in frames:
                 reach = (decoder.reorder_depth + 1) * self._step
                 stamp = own.pop(frame.pts, None) if frame.pts is not None else None

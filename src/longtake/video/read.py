@@ -18,8 +18,8 @@ from longtake.video._source import Source
 from longtake.video.plan import Requests, requests
 from longtake.video.probe import describe
 
-_CHUNK_BYTES = 16 * 2**20  # a chunk never holds more, unless a single frame does
-_MOST_THREADS = 16
+_CHUNK_BYTES = 8 * 2**20  # a chunk never holds more, unless a single frame does
+_MOST_THREADS = 8  # more decode little faster, and each holds frames of its own
 
 
 def read(
@@ -34,7 +34,7 @@ def read(
     """Start reading the moments of a video that ``sampling`` names.
 
     size: (height, width) to resize to, bicubic, in the same step as the conversion to RGB; None keeps the shown size.
-    chunk_frames: most frames in a chunk; chunks are also kept to about 16 MiB.
+    chunk_frames: most frames in a chunk; chunks are also kept to about 8 MiB.
     stream: index of the video stream in the container; None takes the one FFmpeg calls best.
     threads: decoding threads; None uses the cores there are.
 
@@ -44,7 +44,7 @@ def read(
         raise VideoError(f"size is {size}; give (height, width) of at least 1 pixel each")
     if chunk_frames < 1:
         raise ValueError(f"chunk_frames is {chunk_frames}; it must be at least 1")
-    threads = threads or min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+    threads = threads or min(_MOST_THREADS, os.cpu_count() or 1)
     source = Source(path, stream, threads=threads)
     try:
         return Reading(source, sampling, size=size, chunk_frames=chunk_frames, threads=threads)

@@ -1,0 +1,345 @@
+"""The decoder's training: rows by hand, rows against prompts asked one by one, targets by hand, resumed runs."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+import world
+from longtake.backbones.base import Prompt
+from longtake.backbones.own import OwnVideoLLM
+from longtake.data.bank import BankRecipe, Mix, Mixer, Placed, bank_video, cut_units
+from longtake.data.needles import Card, Mover
+from longtake.data.probe import Event, ProbeVideo
+from longtake.data.questions import TASKS, Question, ask_all
+from longtake.models import VideoLLM
+from longtake.models.processor import VideoLLMProcessor
+from longtake.recipes import embedded
+from longtake.train import checkpoint
+from longtake.train.decoder import (
+    DecoderRecipe,
+    Phase,
+    answers_right,
+    draw_lessons,
+    draw_rows,
+    fill,
+    question_states,
+    scorer_loss,
+    through_scores,
+    train_decoder,
+    train_step,
+)
+from longtake.train.ledger import Ledger, ledger_loss, ledger_targets
+from longtake.train.reading import IGNORE
+from longtake.train.rows import HEAD, TAIL, Batch, Text, attention_mask, make_row, relevant_groups
+from longtake.train.tokenizer import train_tokenizer
+from longtake.types import VisualTokens
+
+PER_GROUP = 4
+X = IGNORE
+
+
+def event(what: Card | Mover | None, first: int, stop: int, frame_seconds: float = 1.0) -> Event:
+    return Event(what=what, start_seconds=first * frame_seconds, stop_seconds=stop * frame_seconds, seed=0)
+
+
+def mix(events: list[Event], groups: int, frame_seconds: float = 1.0) -> Mix:
+    video = ProbeVideo(seed=0, split="train", fps=1 / frame_seconds, num_frames=4 * groups, size=(0, 0), shots=(),
+                       events=tuple(events), foreign=())  # fmt: skip
+    return Mix(groups=np.arange(groups), video=video, frame_seconds=frame_seconds)
+
+
+RED, BLUE, PINK = (Card(content="7", colour=colour, outline="round") for colour in ("red", "blue", "pink"))
+MOVER = Mover(shape="star", colour="red", direction="up")
+EVENTS = [event(RED, 2, 5), event(None, 6, 8), event(BLUE, 9, 11), event(MOVER, 12, 18), event(PINK, 18, 22)]
+QUESTION = Question(task="what", text="What?", answer="7")
+ANOTHER = Question(task="count", text="How many?", answer="12")
+
+
+@pytest.fixture(scope="module")
+def text() -> Text:
+    return Text(tiny.tokenizer(), tiny.ID["<|vision_pad|>"])
+
+
+def plain(groups: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.ones((groups, PER_GROUP), bool), np.zeros(groups, np.int64)
+
+
+def test_a_row_by_hand(text):
+    kept = np.array([[1, 1, 1, 1], [0, 0, 0, 0], [0, 1, 0, 1]], bool)
+    row = make_row(text, mix([], 3, 2.0), [QUESTION, ANOTHER], PER_GROUP, kept, np.array([0, 50, 100]))
+    pad, head = tiny.ID["<|vision_pad|>"], text.ids(HEAD)
+    asked = [text.ids("\nWhat?" + TAIL), text.ids("\nHow many?" + TAIL)]
+    answers = [[*text.ids("7"), tiny.ID["<|im_end|>"]], [*text.ids("12"), tiny.ID["<|im_end|>"]]]
+    # groups begin at 0, 8 and 16 s; the second keeps no token, so it has no stamp and its leap is not made
+    video = [*text.ids("0:"), pad, pad, pad, pad, *text.ids("16:"), pad, pad]
+    assert row.ids.tolist() == head + video + asked[0] + answers[0] + asked[1] + answers[1]
+    h = len(head)
+    assert row.visual[h : h + 11].tolist() == [-1, -1, 0, 1, 2, 3, -1, -1, -1, 9, 11]
+    assert set(row.visual[:h].tolist()) == set(row.visual[h + 11 :].tolist()) == {-1}
+    first, second = len(asked[0]) + 2, len(asked[1]) + 3
+    assert row.turn.tolist() == [0] * (h + 11) + [1] * first + [2] * second
+    place = h + 11 + 100  # the leap before the third group
+    assert row.positions.tolist() == [
+        *range(h + 6), *range(h + 106, h + 111), *range(place, place + first), *range(place, place + second),
+    ]  # fmt: skip
+    assert row.labels.tolist() == [X] * (h + 11 + len(asked[0])) + answers[0] + [X] * len(asked[1]) + answers[1]
+
+
+def test_rows_are_padded_on_the_right_and_padding_is_seen_by_none(text):
+    rows = [make_row(text, mix([], n), [QUESTION], PER_GROUP, *plain(n)) for n in (1, 3)]
+    batch = Batch(rows)
+    short, long = len(rows[0].ids), len(rows[1].ids)
+    assert batch.ids.shape == (2, long)
+    assert batch.turn[0, short:].tolist() == batch.visual[0, short:].tolist() == [-1] * (long - short)
+    assert set(batch.labels[0, short:].tolist()) == {X}
+    mask = attention_mask(batch.turn)[:, 0]
+    assert not mask[0, :short, short:].any()
+    assert mask.any(2).all()  # a row of nothing would make not-a-numbers
+
+
+def test_the_mask_by_hand():
+    seen = attention_mask(torch.tensor([[0, 0, 1, 1, 2, 2, -1]]))[0, 0].int().tolist()
+    assert seen == [
+        [1, 0, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0, 0],
+        [1, 1, 0, 0, 1, 0, 0],
+        [1, 1, 0, 0, 1, 1, 0],
+        [1, 1, 0, 0, 0, 0, 1],
+    ]
+
+
+@pytest.mark.parametrize("dropped", [0.0, 0.5])
+def test_a_packed_row_equals_each_question_asked_alone(dropped):
+    """Training and answering agree token for token: ids, positions and logits, with the backbone's own ``prepare``."""
+    model, same = tiny.video_llm(), tiny.video_llm()  # two, because the backbone changes its model's attention
+    backbone = OwnVideoLLM(same, VideoLLMProcessor.from_config(tiny.tokenizer(), same.config))
+    text = Text(tiny.tokenizer(), model.config.video_token_id)
+    video = mix(EVENTS, 6, 2.0)
+    questions = ask_all(video.video, np.random.default_rng(0), 6)
+    rng = np.random.default_rng(1)
+    kept = rng.random((6, PER_GROUP)) >= dropped
+    kept[2] = dropped == 0  # a whole group goes
+    tokens = torch.randn(6 * PER_GROUP, 32, generator=torch.Generator().manual_seed(0))
+    batch = Batch([make_row(text, video, questions, PER_GROUP, kept, np.zeros(6, np.int64))])
+    with torch.no_grad():
+        packed = model.language_model(
+            inputs_embeds=fill(model, batch, tokens[None]), position_ids=batch.positions,
+            attention_mask=attention_mask(batch.turn), use_cache=False,
+        ).logits[0]  # fmt: skip
+    position = torch.cartesian_prod(torch.arange(6), torch.arange(2), torch.arange(2))
+    visual = VisualTokens(features=tokens, position=position, seconds=position[:, 0].double() * 8,
+                          weight=torch.ones(24), grid=(6, 2, 2))[torch.from_numpy(kept.ravel())]  # fmt: skip
+    for number, question in enumerate(questions, start=1):
+        alone = backbone.prepare([Prompt(question=question.text, tokens=visual, answer=question.answer)])
+        columns = (batch.turn[0] == 0) | (batch.turn[0] == number)
+        assert torch.equal(batch.ids[0][columns], alone.ids[0])
+        assert torch.equal(batch.positions[0][columns], alone.positions[0])
+        assert torch.equal(batch.labels[0][columns], alone.labels[0])
+        with torch.no_grad():
+            states = backbone.decoder(inputs_embeds=alone.embeddings, position_ids=alone.positions, use_cache=False)
+            logits = backbone.head(states.last_hidden_state)[0]
+        torch.testing.assert_close(packed[columns], logits, rtol=1e-4, atol=1e-4)
+
+
+def test_ledger_targets_by_hand():
+    # groups: 0 red; 1 red and a cut; 2 blue; 3 the mover; 4 the mover, then pink; 5 pink
+    assert ledger_targets(mix(EVENTS, 7)).tolist() == [[0, 8], [0, 8], [1, 0], [X, X], [2, 5], [2, 5], [X, X]]
+    two = [event(RED, 0, 2, 0.5), event(BLUE, 2, 6, 0.5)]
+    assert ledger_targets(mix(two, 2, 0.5)).tolist() == [[X, X], [1, 0]]  # two cards in the first group
+
+
+def test_the_ledger_learns_at_cards_only(text):
+    torch.manual_seed(0)
+    ledger, video = Ledger(32), mix(EVENTS, 7)
+    batch = Batch([make_row(text, video, [QUESTION], PER_GROUP, *plain(7))])
+    states = torch.randn(*batch.ids.shape, 32)
+    loss = ledger_loss(ledger, batch, states, [(video, [QUESTION])], PER_GROUP)
+    expected = []
+    for column, visual in enumerate(batch.visual[0].tolist()):
+        number, colour = ledger_targets(video)[visual // PER_GROUP].tolist() if visual >= 0 else (X, X)
+        if number != X:
+            row = states[0, column]
+            expected.append(-ledger.count(row).log_softmax(0)[number] - ledger.colour(row).log_softmax(0)[colour])
+    assert len(expected) == 5 * PER_GROUP
+    assert loss.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
+    empty = mix([], 7)
+    assert ledger_loss(ledger, batch, states, [(empty, [QUESTION])], PER_GROUP).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "about", "groups"),
+    [
+        ("what", EVENTS[0], [0, 1]),
+        ("when", EVENTS[4], [4, 5]),
+        ("direction", EVENTS[3], [3, 4]),
+        ("is_there", EVENTS[2], [2]),
+        ("is_there", None, []),
+        ("order", None, [0, 1, 2, 4, 5]),
+        ("count", None, [0, 1, 2, 4, 5]),
+        ("after", EVENTS[0], [0, 1, 2, 4, 5]),
+    ],
+)
+def test_relevant_groups_by_hand(task, about, groups):
+    mask = relevant_groups(mix(EVENTS, 7), Question(task=task, text="?", answer="", event=about))
+    assert np.flatnonzero(mask).tolist() == groups
+
+
+def test_answers_are_right_when_every_token_is(text):
+    video = mix([], 1)
+    questions = [QUESTION, ANOTHER, dataclasses.replace(ANOTHER, answer="3")]
+    batch = Batch([make_row(text, video, questions, PER_GROUP, *plain(1))])
+    at = batch.labels[:, 1:] != X
+    wanted = batch.labels[:, 1:][at]
+    logits = torch.nn.functional.one_hot(wanted, tiny.VOCABULARY).float()
+    assert answers_right(batch, at, logits, wanted, [(video, questions)]) == {"what": 1.0, "count": 1.0}
+    logits[3] = 0  # the second token of "12"
+    logits[3, 5] = 1
+    assert answers_right(batch, at, logits, wanted, [(video, questions)]) == {"what": 1.0, "count": 0.5}
+
+
+def test_scores_pass_gradient_to_the_scorer_and_change_no_value(text):
+    model = tiny.video_llm()
+    lessons = [(mix(EVENTS, 7), [QUESTION])]
+    tokens = torch.randn(1, 28, 32)
+    through = through_scores(model, text, tokens, lessons)
+    assert torch.equal(through, tokens)
+    (through * torch.randn(28, 32)).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.scorer.query.parameters())
+    assert model.get_input_embeddings().weight.grad is None
+
+
+def test_the_scorers_loss_by_hand(text):
+    model, video = tiny.video_llm(), mix(EVENTS, 7)
+    tokens = torch.randn(1, 28, 32)
+    about = dataclasses.replace(QUESTION, event=EVENTS[2])  # group 2
+    absent = Question(task="is_there", text="Is there?", answer="no")
+    loss = scorer_loss(model, text, tokens, [(video, [about, absent])], PER_GROUP)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = model.scorer(tokens[0], question_states(model, text, about)).float().tolist()
+    chosen, every = (sum(math.exp(s) for s in part) for part in (scores[8:12], scores))
+    assert loss.item() == pytest.approx(-math.log(chosen / every), rel=1e-4)
+    assert scorer_loss(model, text, tokens, [(video, [absent])], PER_GROUP).item() == 0
+
+
+@pytest.fixture(scope="module")
+def mixer() -> Mixer:
+    rows = []
+    for number in range(60):
+        video = bank_video(BankRecipe(seed=4), world.clips(), number)
+        spans = [(e.start_seconds * video.fps, e.stop_seconds * video.fps) for e in video.events]
+        placed = [
+            Placed(what=e.what, first=math.ceil(first), stop=math.ceil(stop))
+            for e, (first, stop) in zip(video.events, spans, strict=True)
+        ]
+        rows.append((video.fps, placed))
+    return Mixer(cut_units(rows, 10), "train")
+
+
+PHASE = Phase(until_step=2, groups=(2, 5), cards=2, tasks=TASKS, tokens=400, questions=4)
+
+
+def test_lessons_keep_to_their_phase(mixer):
+    for seed in range(30):
+        phase = dataclasses.replace(PHASE, tasks=("what", "count"), tokens=1000)
+        lessons = draw_lessons(phase, mixer, np.random.default_rng(seed), PER_GROUP)
+        (groups,) = {len(video.groups) for video, _ in lessons}
+        assert 2 <= groups <= 5
+        assert len(lessons) == 1000 // (groups * 8 + 4 * 22)
+        for video, questions in lessons:
+            assert 1 <= len(questions) <= 4
+            assert {q.task for q in questions} <= {"what", "count"}
+            assert len(video.video.cards) <= 2
+
+
+def test_rows_drop_tokens_in_every_other_batch_and_leap_within_the_context(text):
+    recipe = DecoderRecipe(phases=(PHASE,), jumps=0.5)
+    lessons = [(mix([], 40), [QUESTION])]
+    shares, furthest = [], []
+    for seed in range(100):
+        batch = draw_rows(recipe, text, lessons, PER_GROUP, 2000, np.random.default_rng(seed))
+        shares.append(1 - float((batch.visual >= 0).sum()) / 160)
+        furthest.append(int(batch.positions.max()))
+        assert torch.equal(batch.positions[0, : len(text.head)], torch.arange(len(text.head)))
+    dropped = [share for share in shares if share > 0]
+    assert 35 <= len(dropped) <= 65
+    assert 0.01 < min(dropped) < max(dropped) < 0.42
+    assert np.mean(dropped) == pytest.approx(0.175, abs=0.04)
+    unmoved = [place for place in furthest if place < 400]
+    assert 35 <= len(unmoved) <= 65
+    assert 1000 < max(furthest) < 2000
+
+
+def debug(**changes) -> DecoderRecipe:
+    phases = (PHASE, dataclasses.replace(PHASE, until_step=4, groups=(3, 6), cards=4))
+    return dataclasses.replace(DecoderRecipe(phases=phases, warmup=1, log_every=2, save_every=2), **changes)
+
+
+def tokens(channels: int = 32) -> torch.Tensor:
+    return torch.randn(600, PER_GROUP, channels, generator=torch.Generator().manual_seed(3)).bfloat16()
+
+
+def test_decoder_resumed_is_bit_equal(mixer, tmp_path):
+    whole = train_decoder(debug(), tiny.video_llm(), tiny.tokenizer(), tokens(), mixer, tmp_path / "whole")
+    save = checkpoint.save
+
+    def save_and_stop(folder, step, modules, optimiser):
+        save(folder, step, modules, optimiser)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_decoder(debug(), tiny.video_llm(), tiny.tokenizer(), tokens(), mixer, tmp_path / "parts")
+    parts = train_decoder(debug(), tiny.video_llm(seed=9), tiny.tokenizer(), tokens(), mixer, tmp_path / "parts")
+    trained = [name for name, _ in parts.named_parameters() if name.split(".")[0] not in ("vision_tower", "dts")]
+    for name in trained:
+        assert torch.equal(whole.get_parameter(name), parts.get_parameter(name)), name
+    assert not torch.equal(whole.projector[0].weight, tiny.video_llm().projector[0].weight)
+
+
+def test_tower_and_compressor_stay_as_they_are(mixer, tmp_path):
+    trained = train_decoder(debug(), tiny.video_llm(), tiny.tokenizer(), tokens(), mixer, tmp_path)
+    for name, value in tiny.video_llm().named_parameters():
+        if name.split(".")[0] in ("vision_tower", "dts"):
+            assert torch.equal(trained.get_parameter(name), value), name
+
+
+def test_a_step_learns(mixer):
+    """Twenty steps on one batch: the loss falls and every trained part has a gradient."""
+    torch.manual_seed(0)
+    model = tiny.video_llm()
+    torch.nn.init.normal_(model.language_model.lm_head.weight, std=0.02)
+    ledger, text, bank = Ledger(32), Text(tiny.tokenizer(), model.config.video_token_id), tokens()
+    lessons = draw_lessons(PHASE, mixer, np.random.default_rng(0), PER_GROUP)
+    modules = {"p": model.projector, "d": model.language_model, "l": ledger, "s": model.scorer}
+    optimiser = checkpoint.adamw(modules, 3e-3, 0.0)
+    losses = []
+    for _ in range(20):
+        loss, figures = train_step(debug(noise=0.0), model, ledger, text, bank, 1.0, lessons, np.random.default_rng(0))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(figures["lm"])
+    assert losses[-1] < 0.65 * losses[0]
+    assert set(figures) <= {"lm", "ledger", "scorer", *TASKS}
+    for module in modules.values():
+        assert all(p.grad is not None for p in module.parameters())
+
+
+def test_the_embedded_recipe_says_what_is_promised():
+    """The sizes that the design promises: tower about 2M, decoder 4 to 6M, 8,192 positions, 20 MB in bf16."""
+    tokenizer = train_tokenizer()
+    model = VideoLLM(embedded.model_config(tokenizer))
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    assert 1.5e6 < sizes["vision_tower"] < 2.5e6
+    assert 4e6 <= sizes["language_model"] <= 6e6
+    assert 2 * sum(p.numel() for p in model.parameters()) < 20e6
+    assert model.config.context_tokens == 8192
+    assert model.config.tokens_per_group == 16
+    assert len(tokenizer) <= model.config.text_config.vocab_size

@@ -147,6 +147,23 @@ def test_a_packed_row_equals_each_question_asked_alone(dropped):
         torch.testing.assert_close(packed[columns], logits, rtol=1e-4, atol=1e-4)
 
 
+def test_a_blind_row_equals_the_questions_asked_without_a_video():
+    model = tiny.video_llm()
+    backbone = OwnVideoLLM(model, VideoLLMProcessor.from_config(tiny.tokenizer(), model.config))
+    text = Text(tiny.tokenizer(), model.config.video_token_id)
+    video = mix(EVENTS, 6, 2.0)
+    questions = ask_all(video.video, np.random.default_rng(0), 3)
+    recipe = DecoderRecipe(phases=(PHASE,), blind=1.0)
+    batch = draw_rows(recipe, text, [(video, questions)], PER_GROUP, 2000, np.random.default_rng(0))
+    assert not (batch.visual >= 0).any()
+    for number, question in enumerate(questions, start=1):
+        alone = backbone.prepare([Prompt(question=question.text, answer=question.answer)])
+        columns = (batch.turn[0] == 0) | (batch.turn[0] == number)
+        assert torch.equal(batch.ids[0][columns], alone.ids[0])
+        assert torch.equal(batch.positions[0][columns], alone.positions[0])
+        assert torch.equal(batch.labels[0][columns], alone.labels[0])
+
+
 def test_ledger_targets_by_hand():
     # groups: 0 red; 1 red and a cut; 2 blue; 3 the mover; 4 the mover, then pink; 5 pink
     assert ledger_targets(mix(EVENTS, 7)).tolist() == [[0, 8], [0, 8], [1, 0], [X, X], [2, 5], [2, 5], [X, X]]
@@ -258,7 +275,7 @@ def test_lessons_keep_to_their_phase(mixer):
 
 
 def test_rows_drop_tokens_in_every_other_batch_and_leap_within_the_context(text):
-    recipe = DecoderRecipe(phases=(PHASE,), jumps=0.5)
+    recipe = DecoderRecipe(phases=(PHASE,), jumps=0.5, blind=0.0)
     lessons = [(mix([], 40), [QUESTION])]
     shares, furthest = [], []
     for seed in range(100):

@@ -48,6 +48,7 @@ class DecoderRecipe:
     warmup: int = 100
     noise: float = 0.1
     jumps: float = 0.4  # share of videos whose positions leap, to stand in for longer ones
+    blind: float = 0.03  # share of rows without their video, so that blind guessing is learned as what it is
     drop: tuple[float, float] = (0.05, 0.3)  # share of visual tokens dropped, in every other batch
     ledger: float = 0.3
     scorer: float = 0.3
@@ -164,7 +165,7 @@ def draw_rows(
     rows = []
     for mix, questions in lessons:
         count = len(mix.groups)
-        kept = rng.random((count, per_group)) >= dropped
+        kept = (rng.random((count, per_group)) >= dropped) & (rng.random() >= recipe.blind)
         leaps = _leaps(rng, recipe.jumps, count, context - count * (per_group + 5) - 200)
         rows.append(make_row(text, mix, questions, per_group, kept, leaps))
     return Batch(rows)

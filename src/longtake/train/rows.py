@@ -46,6 +46,10 @@ class Text:
         """What stands between the video and the answer."""
         return self.ids("\n" + text + TAIL)
 
+    def blind_question(self, text: str) -> list[int]:
+        """The same where there is no video."""
+        return self.ids(text + TAIL)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -73,7 +77,8 @@ def make_row(
 ) -> Row:
     """Columns of one video and its questions.
 
-    kept: ``(groups, tokens_per_group)``, the visual tokens that stay; a group that keeps none loses its stamp.
+    kept: ``(groups, tokens_per_group)``, the visual tokens that stay; a group that keeps none loses its stamp, and
+        where nothing stays the row is that of questions without a video.
     leaps: ``(groups,)``, how far positions jump before each group that stays.
     """
     ids, visual, positions, place = list(text.head), [-1] * len(text.head), list(range(len(text.head))), len(text.head)
@@ -89,7 +94,8 @@ def make_row(
         place += len(stamp) + len(alive)
     turn, labels = [0] * len(ids), [IGNORE] * len(ids)
     for number, question in enumerate(questions, start=1):
-        asked, answer = text.question(question.text), text.ids(question.answer) + text.end
+        asked = text.question(question.text) if kept.any() else text.blind_question(question.text)
+        answer = text.ids(question.answer) + text.end
         ids += asked + answer
         labels += [IGNORE] * len(asked) + answer
         positions += range(place, place + len(asked) + len(answer))

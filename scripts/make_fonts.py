@@ -45,7 +45,8 @@ def main(root: Path) -> None:
         cutter = subset.Subsetter(options)
         cutter.populate(text="0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ")
         cutter.subset(font)
-        for name_id, value in ((1, f"Longtake {name}"), (2, "Regular"), (4, f"Longtake {name}"), (6, f"Longtake-{name}")):
+        names = {1: f"Longtake {name}", 2: "Regular", 4: f"Longtake {name}", 6: f"Longtake-{name}"}
+        for name_id, value in names.items():
             font["name"].setName(value, name_id, 3, 1, 0x409)
         file = OUT / f"{name}{path.suffix}"
         font.save(file)

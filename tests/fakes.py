@@ -26,6 +26,7 @@ class FakeBackbone:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     frames_per_group: int = 4
     context_tokens: int = 4096
+    evidence_threshold: float = 0.5
     frame_size: tuple[int, int] | None = (16, 16)
     scorer: str | None = None
     encoded_frames: list[float] = field(default_factory=list)  # the times of all frames ever encoded

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PrefixCache", "ask", "check_video", "evidence_spans", "group_scores"]
 
-EVIDENCE_THRESHOLD = 0.5  # of the best group's score
-
 
 @dataclass(slots=True, kw_only=True)
 class PrefixCache:
@@ -101,7 +99,7 @@ def ask(
     scores = group_scores(rollout.attention, inputs.source[0], tokens)
     return Answer(
         text=rollout.text.strip(),
-        evidence=evidence_spans(scores, memory),
+        evidence=evidence_spans(scores, memory, backbone.evidence_threshold),
         usage=Usage(
             frames=memory.provenance.frames,
             visual_tokens=len(tokens),
@@ -131,7 +129,7 @@ def group_scores(attention: Tensor, source: Tensor, tokens: VisualTokens) -> Ten
     return scores / scores.sum() if scores.sum() > 0 else scores
 
 
-def evidence_spans(scores: Tensor, memory: Memory, threshold: float = EVIDENCE_THRESHOLD) -> tuple[Evidence, ...]:
+def evidence_spans(scores: Tensor, memory: Memory, threshold: float = 0.5) -> tuple[Evidence, ...]:
     """Neighbouring groups with at least ``threshold`` of the best group's score, merged into spans, best first.
 
     scores: ``(groups,)`` from ``group_scores``. A span's score is the sum of its groups', so at most 1.

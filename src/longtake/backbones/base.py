@@ -92,6 +92,10 @@ class Backbone(Protocol):
         """(height, width) that frames are resized to whatever their shape, or None when the shape matters."""
 
     @property
+    def evidence_threshold(self) -> float:
+        """Share of the best group's attention above which a group counts as evidence."""
+
+    @property
     def scorer(self) -> str | None:
         """The name of the trained query scorer's embedding in ``Query.embeddings``; None when there is none."""
 

@@ -33,6 +33,7 @@ class DecoderBackbone(ABC):
     """A Backbone over a decoder that takes ``inputs_embeds``, and its output head.
 
     evidence_layers: the layers whose attention is recorded as evidence; by default the upper half, uncalibrated.
+    evidence_threshold: share of the best group's attention above which a group counts as evidence.
     query_layer: the layer whose states ``encode_query`` returns; 0 is the embedding table.
     """
 
@@ -46,6 +47,7 @@ class DecoderBackbone(ABC):
         banned: Sequence[int],
         query_layer: int,
         evidence_layers: Sequence[int] | None = None,
+        evidence_threshold: float = 0.5,
     ) -> None:
         layers = decoder.config.num_hidden_layers
         if "sliding_attention" in decoder.config.layer_types:
@@ -56,6 +58,7 @@ class DecoderBackbone(ABC):
         self.head = head
         self.tokenizer = tokenizer
         self.query_layer = query_layer
+        self.evidence_threshold = evidence_threshold
         self.evidence_layers = tuple(range(layers // 2, layers) if evidence_layers is None else evidence_layers)
         self._banned = torch.tensor(sorted(banned))
         self._ends = torch.tensor(sorted(_end_ids(model, tokenizer)))

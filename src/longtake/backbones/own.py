@@ -33,6 +33,7 @@ class OwnVideoLLM(DecoderBackbone):
             banned=[model.config.video_token_id],
             query_layer=model.config.scorer_layer,
             evidence_layers=model.config.evidence_layers,
+            evidence_threshold=model.config.evidence_threshold,
         )
         self.processor = processor
 

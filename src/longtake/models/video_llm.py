@@ -58,7 +58,7 @@ class VideoLLMConfig(PreTrainedConfig):
     scorer_reduce: "mean" or "max" over question tokens.
     legacy_stamp_tokens: tokens of the first group's stamp, where the legacy scorer's block begins.
     evidence_layers: decoder layers whose attention to the video is read as evidence.
-    evidence_threshold: share of a group above which it counts as evidence.
+    evidence_threshold: share of the best group's attention above which a group counts as evidence.
     context_tokens: positions the decoder was trained for; None means the decoder's own declaration.
     """
 
@@ -84,7 +84,7 @@ class VideoLLMConfig(PreTrainedConfig):
     scorer_reduce: Literal["mean", "max"] = "mean"
     legacy_stamp_tokens: int = 10
     evidence_layers: list[int] | None = None
-    evidence_threshold: float = 0.05
+    evidence_threshold: float = 0.5
     context_tokens: int | None = None
     tie_word_embeddings: bool = False
 

@@ -30,7 +30,7 @@ class CompressorRecipe:
 
     dim: int = 192
     pool: int = 2
-    steps: int = 1600
+    steps: int = 900
     batch: int = 64  # groups
     plain: float = 0.15  # share of groups with nothing in them
     noise: float = 0.1  # of a feature's standard deviation
@@ -39,7 +39,7 @@ class CompressorRecipe:
     warmup: int = 100
     seed: int = 0
     log_every: int = 50
-    save_every: int = 400
+    save_every: int = 300
 
 
 class FeatureBank:

@@ -59,6 +59,8 @@ class Source:
             raise
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = self._threads
+        # Opened before any frame is to be skipped: dav1d looks at that setting once, and would go on skipping.
+        stream.codec_context.open(strict=False)
         return container, stream
 
     def reopen(self) -> None:

@@ -32,6 +32,7 @@ from longtake.train.decoder import (
     train_decoder,
     train_step,
 )
+from longtake.train.grounding import answer_rows, grounding_loss, row_attention
 from longtake.train.ledger import Ledger, ledger_loss, ledger_targets
 from longtake.train.reading import IGNORE
 from longtake.train.rows import HEAD, TAIL, Batch, Text, attention_mask, make_row, relevant_groups
@@ -162,6 +163,35 @@ def test_a_blind_row_equals_the_questions_asked_without_a_video():
         assert torch.equal(batch.ids[0][columns], alone.ids[0])
         assert torch.equal(batch.positions[0][columns], alone.positions[0])
         assert torch.equal(batch.labels[0][columns], alone.labels[0])
+
+
+def test_row_attention_equals_the_decoder_own_in_eager_mode_and_grounds_the_asked_event():
+    model = tiny.video_llm()
+    text = Text(tiny.tokenizer(), model.config.video_token_id)
+    video = mix(EVENTS, 6, 2.0)
+    lesson = (video, ask_all(video.video, np.random.default_rng(0), 8))
+    rows = [make_row(text, *lesson, PER_GROUP, np.ones((6, PER_GROUP), bool), np.zeros(6, np.int64))] * 2
+    batch = Batch(rows)
+    embedded = torch.randn(*batch.ids.shape, 32, generator=torch.Generator().manual_seed(0))
+    model.language_model.set_attn_implementation("eager")
+    mask = torch.where(attention_mask(batch.turn), 0.0, torch.finfo(torch.float32).min)
+    out = model.language_model.model(
+        inputs_embeds=embedded, position_ids=batch.positions, attention_mask=mask, use_cache=False,
+        output_hidden_states=True, output_attentions=True,
+    )  # fmt: skip
+    places, columns, wanted = answer_rows(batch, [lesson] * 2, PER_GROUP)
+    attention = row_attention(model.language_model, 1, out.hidden_states[1], batch, places, columns)
+    eager = out.attentions[1][places, :, columns]
+    torch.testing.assert_close(attention, eager, rtol=1e-5, atol=1e-6)
+    mass = (eager.mean(1) * wanted).sum(1)
+    loss = grounding_loss(model.language_model, 1, out.hidden_states[1], batch, [lesson] * 2, PER_GROUP)
+    torch.testing.assert_close(loss, -mass.log().mean(), rtol=1e-5, atol=1e-6)
+    for place, column, seen in zip(places.tolist(), columns.tolist(), wanted, strict=True):
+        question = lesson[1][int(batch.turn[place, column]) - 1]
+        assert question.task in ("what", "is_there", "when", "direction")
+        assert question.answer != "no"
+        groups = set((batch.visual[place][seen] // PER_GROUP).tolist())
+        assert groups == set(np.flatnonzero(relevant_groups(video, question)).tolist())
 
 
 def test_ledger_targets_by_hand():
@@ -344,7 +374,7 @@ def test_a_step_learns(mixer):
         optimiser.step()
         losses.append(figures["lm"])
     assert losses[-1] < 0.65 * losses[0]
-    assert set(figures) <= {"lm", "ledger", "scorer", *TASKS}
+    assert set(figures) <= {"lm", "ledger", "scorer", "grounding", *TASKS}
     for module in modules.values():
         assert all(p.grad is not None for p in module.parameters())
 

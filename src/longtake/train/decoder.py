@@ -21,6 +21,7 @@ from longtake.data.questions import Question, ask_all
 from longtake.models.scorer import QueryScorer, min_max, straight_through
 from longtake.models.video_llm import VideoLLM
 from longtake.train import checkpoint
+from longtake.train.grounding import grounding_loss
 from longtake.train.ledger import Ledger, ledger_loss
 from longtake.train.reading import IGNORE
 from longtake.train.rows import Batch, Lesson, Text, attention_mask, make_row, relevant_groups
@@ -52,6 +53,8 @@ class DecoderRecipe:
     drop: tuple[float, float] = (0.05, 0.3)  # share of visual tokens dropped, in every other batch
     ledger: float = 0.3
     scorer: float = 0.3
+    grounding: float = 0.3
+    grounded_layer: int = 2
     seed: int = 0
     log_every: int = 50
     save_every: int = 250
@@ -150,6 +153,13 @@ def train_step(
     noted = ledger_loss(ledger, batch, outputs.hidden_states[2], lessons, per_group)
     figures["ledger"] = noted.item()
     total = loss + recipe.ledger * noted
+    if recipe.grounding:
+        layer = recipe.grounded_layer
+        grounded = grounding_loss(
+            model.language_model, layer, outputs.hidden_states[layer].float(), batch, lessons, per_group
+        )
+        figures["grounding"] = grounded.item()
+        total = total + recipe.grounding * grounded
     if model.scorer is not None:
         scored = scorer_loss(model, text, tokens, lessons, per_group)
         figures["scorer"] = scored.item()

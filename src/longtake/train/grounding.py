@@ -1,0 +1,87 @@
+"""Grounding: while an answer is said, one layer is taught to look at what is asked about. Ours, not a paper's.
+
+Needles have known places, so the attention of the rows that predict an answer's tokens can be supervised in one layer.
+Binding ("the number on the red card") emerges sooner, and the layer's attention is evidence that means something.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import Qwen2ForCausalLM
+from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
+
+from longtake.train.reading import IGNORE
+from longtake.train.rows import Batch, Lesson, relevant_groups
+
+GROUNDED = ("what", "is_there", "when", "direction")  # tasks about one event
+
+
+def grounding_loss(
+    decoder: Qwen2ForCausalLM, layer: int, states: Tensor, batch: Batch, lessons: list[Lesson], per_group: int
+) -> Tensor:
+    """Mean over answer rows of -log(attention that falls on the asked event's groups), averaged over heads.
+
+    states: what goes into the layer, ``(batch, columns, hidden)``. Absent things ground nothing.
+    """
+    rows, columns, wanted = answer_rows(batch, lessons, per_group)
+    if not len(rows):
+        return states.sum() * 0
+    attention = row_attention(decoder, layer, states, batch, rows, columns)
+    mass = (attention.mean(dim=1) * wanted).sum(dim=1)
+    return -torch.log(mass.clamp_min(1e-6)).mean()
+
+
+def answer_rows(batch: Batch, lessons: list[Lesson], per_group: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows that predict tokens of answers about one event.
+
+    Returns their place in the batch and their column, int64 ``(rows,)`` each, and the columns they should look at, bool
+    ``(rows, columns)``.
+    """
+    places, columns, wanted = [], [], []
+    for place, (mix, questions) in enumerate(lessons):
+        group = torch.where(batch.visual[place] >= 0, batch.visual[place] // per_group, len(mix.groups))
+        for number, question in enumerate(questions, start=1):
+            relevant = relevant_groups(mix, question)
+            if question.task not in GROUNDED or not relevant.any():
+                continue
+            seen = torch.from_numpy(np.append(relevant, False))[group]
+            answer = ((batch.turn[place] == number) & (batch.labels[place] != IGNORE)).nonzero()[:, 0]
+            if not seen.any():  # the video, or just these tokens, were left out
+                continue
+            for column in (answer[:-1] - 1).tolist():  # the end token grounds nothing
+                places.append(place)
+                columns.append(column)
+                wanted.append(seen)
+    if not places:
+        return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 0, dtype=torch.bool)
+    return torch.tensor(places), torch.tensor(columns), torch.stack(wanted)
+
+
+def row_attention(
+    decoder: Qwen2ForCausalLM, layer: int, states: Tensor, batch: Batch, rows: Tensor, columns: Tensor
+) -> Tensor:
+    """Attention of some rows in one layer, float32 ``(rows, heads, columns)``, without the full matrix.
+
+    rows: their places in the batch, ascending.
+    """
+    block = decoder.model.layers[layer]
+    attention = block.self_attn
+    normed = block.input_layernorm(states)
+    shape = (*normed.shape[:2], -1, attention.head_dim)
+    query = attention.q_proj(normed).view(shape).transpose(1, 2)
+    key = attention.k_proj(normed).view(shape).transpose(1, 2)
+    cos, sin = decoder.model.rotary_emb(normed, batch.positions)
+    query, key = apply_rotary_pos_emb(query, key, cos, sin)
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    logits = [
+        torch.einsum("hrd,hld->rhl", query[place].index_select(1, columns[rows == place]), key[place]).float()
+        for place in rows.unique().tolist()  # place by place: an index into all at once has no repeatable gradient
+    ]
+    turn = batch.turn[rows]
+    own = turn.gather(1, columns[:, None])
+    places = torch.arange(turn.shape[1])
+    seen = ((turn == 0) | (turn == own)) & (places[None] <= columns[:, None])
+    scaled = torch.cat(logits) * attention.scaling
+    return scaled.masked_fill(~seen[:, None], float("-inf")).softmax(dim=-1)

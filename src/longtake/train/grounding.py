@@ -1,7 +1,8 @@
 """Grounding: while an answer is said, one layer is taught to look at what is asked about. Ours, not a paper's.
 
 Needles have known places, so the attention of the rows that predict an answer's tokens can be supervised in one layer.
-Binding ("the number on the red card") emerges sooner, and the layer's attention is evidence that means something.
+Binding ("the number on the red card") emerges sooner, a question about what is not there learns to look at nothing,
+and the layer's attention is evidence that means something.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def grounding_loss(
 ) -> Tensor:
     """Mean over answer rows of -log(attention that falls on the asked event's groups), averaged over heads.
 
-    states: what goes into the layer, ``(batch, columns, hidden)``. Absent things ground nothing.
+    states: what goes into the layer, ``(batch, columns, hidden)``. What is absent is to be looked for
+    in no group: there the attention belongs on text.
     """
     rows, columns, wanted = answer_rows(batch, lessons, per_group)
     if not len(rows):
@@ -43,10 +45,11 @@ def answer_rows(batch: Batch, lessons: list[Lesson], per_group: int) -> tuple[Te
     for place, (mix, questions) in enumerate(lessons):
         group = torch.where(batch.visual[place] >= 0, batch.visual[place] // per_group, len(mix.groups))
         for number, question in enumerate(questions, start=1):
-            relevant = relevant_groups(mix, question)
-            if question.task not in GROUNDED or not relevant.any():
+            if question.task not in GROUNDED:
                 continue
-            seen = torch.from_numpy(np.append(relevant, False))[group]
+            relevant = relevant_groups(mix, question)
+            absent = question.event is None
+            seen = batch.visual[place] < 0 if absent else torch.from_numpy(np.append(relevant, False))[group]
             answer = ((batch.turn[place] == number) & (batch.labels[place] != IGNORE)).nonzero()[:, 0]
             if not seen.any():  # the video, or just these tokens, were left out
                 continue

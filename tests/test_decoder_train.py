@@ -12,7 +12,7 @@ import world
 from longtake.backbones.base import Prompt
 from longtake.backbones.own import OwnVideoLLM
 from longtake.data.bank import BankRecipe, Mix, Mixer, Placed, bank_video, cut_units
-from longtake.data.needles import Card, Mover
+from longtake.data.needles import COLOURS, Card, Mover
 from longtake.data.probe import Event, ProbeVideo
 from longtake.data.questions import TASKS, Question, ask_all
 from longtake.models import VideoLLM
@@ -33,7 +33,7 @@ from longtake.train.decoder import (
     train_step,
 )
 from longtake.train.grounding import answer_rows, grounding_loss, row_attention
-from longtake.train.ledger import Ledger, ledger_loss, ledger_targets
+from longtake.train.ledger import Ledger, asked_loss, ledger_loss, ledger_targets
 from longtake.train.reading import IGNORE
 from longtake.train.rows import HEAD, TAIL, Batch, Text, attention_mask, make_row, relevant_groups
 from longtake.train.tokenizer import train_tokenizer
@@ -163,6 +163,17 @@ def test_a_blind_row_equals_the_questions_asked_without_a_video():
         assert torch.equal(batch.ids[0][columns], alone.ids[0])
         assert torch.equal(batch.positions[0][columns], alone.positions[0])
         assert torch.equal(batch.labels[0][columns], alone.labels[0])
+
+
+def test_asked_loss_is_the_cross_entropy_of_the_colour_in_the_question(text):
+    video = mix(EVENTS, 7)
+    row = make_row(text, video, [QUESTION], PER_GROUP, np.ones((7, PER_GROUP), bool), np.zeros(7, np.int64))
+    batch, ledger = Batch([row]), Ledger(32)
+    states = torch.randn(*batch.ids.shape, 32, generator=torch.Generator().manual_seed(0))
+    colour = next(i for i, name in enumerate(COLOURS) if f" {name} " in QUESTION.text)
+    columns = [c - 1 for c in range(len(row.ids)) if int(row.labels[c]) != IGNORE]
+    by_hand = -torch.stack([ledger.asked(states[0, c]).log_softmax(0)[colour] for c in columns]).mean()
+    torch.testing.assert_close(asked_loss(ledger, batch, states, [(video, [QUESTION])]), by_hand)
 
 
 def test_row_attention_equals_the_decoder_own_in_eager_mode_and_grounds_the_asked_event():
@@ -376,7 +387,7 @@ def test_a_step_learns(mixer):
         optimiser.step()
         losses.append(figures["lm"])
     assert losses[-1] < 0.65 * losses[0]
-    assert set(figures) <= {"lm", "ledger", "scorer", "grounding", *TASKS}
+    assert set(figures) <= {"lm", "ledger", "asked", "scorer", "grounding", *TASKS}
     for module in modules.values():
         assert all(p.grad is not None for p in module.parameters())
 

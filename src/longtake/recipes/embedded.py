@@ -95,9 +95,9 @@ def decoder() -> DecoderRecipe:
     easy = ("what", "is_there", "count", "direction", "when")
     return DecoderRecipe(
         phases=(
-            Phase(until_step=1700, groups=(2, 4), cards=2, tasks=easy, tokens=4096),
-            Phase(until_step=2300, groups=(3, 12), cards=4, tasks=ALL_TASKS, tokens=6144),
-            Phase(until_step=2600, groups=(8, 40), cards=6, tasks=ALL_TASKS, questions=16),
+            Phase(until_step=2300, groups=(2, 4), cards=2, tasks=easy, tokens=4096),
+            Phase(until_step=2800, groups=(3, 12), cards=4, tasks=ALL_TASKS, tokens=6144),
+            Phase(until_step=3200, groups=(8, 40), cards=6, tasks=ALL_TASKS, questions=16),
         )
     )
 

@@ -22,7 +22,7 @@ from longtake.models.scorer import QueryScorer, min_max, straight_through
 from longtake.models.video_llm import VideoLLM
 from longtake.train import checkpoint
 from longtake.train.grounding import grounding_loss
-from longtake.train.ledger import Ledger, ledger_loss
+from longtake.train.ledger import Ledger, asked_loss, ledger_loss
 from longtake.train.reading import IGNORE
 from longtake.train.rows import Batch, Lesson, Text, attention_mask, make_row, relevant_groups
 
@@ -151,8 +151,9 @@ def train_step(
     loss = F.cross_entropy(logits, wanted)
     figures = {"lm": loss.item(), **answers_right(batch, at, logits, wanted, lessons)}
     noted = ledger_loss(ledger, batch, outputs.hidden_states[2], lessons, per_group)
-    figures["ledger"] = noted.item()
-    total = loss + recipe.ledger * noted
+    asked = asked_loss(ledger, batch, outputs.hidden_states[2], lessons)
+    figures |= {"ledger": noted.item(), "asked": asked.item()}
+    total = loss + recipe.ledger * (noted + asked)
     if recipe.grounding:
         layer = recipe.grounded_layer
         grounded = grounding_loss(

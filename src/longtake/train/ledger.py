@@ -1,7 +1,8 @@
-"""The ledger: a linear layer that learns at each card how many came before it and which colour the last one had.
+"""The ledger: linear layers on an early decoder layer's states, thrown away after training.
 
-"After", "order" and "how many" are answered from what it asks for, which the answers alone teach too slowly. It reads
-the states of an early decoder layer and is thrown away after training.
+At each card they learn how many came before it and which colour the last one had: "after", "order" and "how many" are
+answered from that. Where an answer begins they learn which colour was asked about: what is to be looked for in the next
+layers. The answers alone teach both too slowly.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ from longtake.train.rows import Batch, Lesson, event_groups
 
 
 class Ledger(nn.Module):
-    """From states at a card's tokens: how many cards came before (0 to 6), and the last one's colour (8: none)."""
+    """From states at a card's tokens: how many cards came before (0 to 6), and the last one's colour (8: none).
+
+    ``asked``: from states where an answer's tokens are predicted, the colour in the question.
+    """
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.count, self.colour = nn.Linear(hidden, MAX_CARDS + 1), nn.Linear(hidden, len(COLOURS) + 1)
+        self.asked = nn.Linear(hidden, len(COLOURS))
 
     def loss(self, states: Tensor, targets: Tensor) -> Tensor:
         """states ``(tokens, hidden)``; targets int ``(tokens, 2)``, IGNORE where there is no card."""
@@ -56,3 +61,17 @@ def ledger_loss(ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Less
     if not chosen.any():
         return states.sum() * 0
     return ledger.loss(states[chosen], spread[chosen])
+
+
+def asked_loss(ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Lesson]) -> Tensor:
+    """Cross-entropy of the colour asked about, where answers' tokens are predicted; states ``(batch, columns, hidden)``."""
+    targets = torch.full_like(batch.turn, IGNORE)
+    for place, (_, questions) in enumerate(lessons):
+        for number, question in enumerate(questions, start=1):
+            colour = next((i for i, name in enumerate(COLOURS) if f" {name} " in question.text), IGNORE)
+            predicts = (batch.turn[place, 1:] == number) & (batch.labels[place, 1:] != IGNORE)
+            targets[place, :-1][predicts] = colour
+    chosen = targets != IGNORE
+    if not chosen.any():
+        return states.sum() * 0
+    return F.cross_entropy(ledger.asked(states[chosen]).float(), targets[chosen])

@@ -167,13 +167,14 @@ def test_a_blind_row_equals_the_questions_asked_without_a_video():
 
 def test_asked_loss_is_the_cross_entropy_of_the_colour_in_the_question(text):
     video = mix(EVENTS, 7)
-    row = make_row(text, video, [QUESTION], PER_GROUP, np.ones((7, PER_GROUP), bool), np.zeros(7, np.int64))
+    named = Question(task="is_there", text="Is there a green card?", answer="no")
+    row = make_row(text, video, [named], PER_GROUP, np.ones((7, PER_GROUP), bool), np.zeros(7, np.int64))
     batch, ledger = Batch([row]), Ledger(32)
     states = torch.randn(*batch.ids.shape, 32, generator=torch.Generator().manual_seed(0))
-    colour = next(i for i, name in enumerate(COLOURS) if f" {name} " in QUESTION.text)
+    colour = list(COLOURS).index("green")
     columns = [c - 1 for c in range(len(row.ids)) if int(row.labels[c]) != IGNORE]
     by_hand = -torch.stack([ledger.asked(states[0, c]).log_softmax(0)[colour] for c in columns]).mean()
-    torch.testing.assert_close(asked_loss(ledger, batch, states, [(video, [QUESTION])]), by_hand)
+    torch.testing.assert_close(asked_loss(ledger, batch, states, [(video, [named])]), by_hand)
 
 
 def test_row_attention_equals_the_decoder_own_in_eager_mode_and_grounds_the_asked_event():

@@ -64,7 +64,10 @@ def ledger_loss(ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Less
 
 
 def asked_loss(ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Lesson]) -> Tensor:
-    """Cross-entropy of the colour asked about, where answers' tokens are predicted; states ``(batch, columns, hidden)``."""
+    """Cross-entropy of the colour asked about, at the columns that predict answers.
+
+    states: ``(batch, columns, hidden)``. Questions that name no colour count nothing.
+    """
     targets = torch.full_like(batch.turn, IGNORE)
     for place, (_, questions) in enumerate(lessons):
         for number, question in enumerate(questions, start=1):

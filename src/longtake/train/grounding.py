@@ -80,11 +80,11 @@ def row_attention(
     key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
     logits = [
         torch.einsum("hrd,hld->rhl", query[place].index_select(1, columns[rows == place]), key[place]).float()
-        for place in rows.unique().tolist()  # place by place: an index into all at once has no repeatable gradient
+        for place in sorted(set(rows.tolist()))  # one by one: an index into all at once has no repeatable gradient
     ]
     turn = batch.turn[rows]
     own = turn.gather(1, columns[:, None])
     places = torch.arange(turn.shape[1])
     seen = ((turn == 0) | (turn == own)) & (places[None] <= columns[:, None])
-    scaled = torch.cat(logits) * attention.scaling
+    scaled: Tensor = torch.cat(logits) * float(attention.scaling)
     return scaled.masked_fill(~seen[:, None], float("-inf")).softmax(dim=-1)

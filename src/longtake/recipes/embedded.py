@@ -67,6 +67,7 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> VideoLLMConfig:
         scorer_layer=0,
         scorer_dim=128,
         context_tokens=8192,
+        evidence_layers=[decoder().grounded_layer],
     )
 
 

@@ -44,7 +44,7 @@ def vision_config() -> SiglipVisionConfig:
 
 def model_config(tokenizer: PreTrainedTokenizerFast) -> VideoLLMConfig:
     """The whole model, about 9M parameters: 16 tokens for 4 frames, a decoder of 5 layers, 8,192 positions."""
-    decoder = Qwen2Config(
+    text = Qwen2Config(
         vocab_size=-(-len(tokenizer) // 64) * 64,
         hidden_size=256,
         intermediate_size=768,
@@ -60,7 +60,7 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> VideoLLMConfig:
     )
     return VideoLLMConfig(
         vision_config=vision_config(),
-        text_config=decoder,
+        text_config=text,
         vision_norm=True,
         video_token_id=tokenizer.get_vocab()[VIDEO],
         scorer="faithful",

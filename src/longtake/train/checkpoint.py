@@ -54,6 +54,18 @@ def cosine(step: int, total: int, warmup: int, floor: float = 0.02) -> float:
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
+def update(
+    optimiser: torch.optim.Optimizer, modules: Mapping[str, nn.Module], loss: torch.Tensor, lr: float
+) -> None:
+    """One step of the optimiser at a learning rate, with the gradient's norm over all modules clipped to 1."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_([p for module in modules.values() for p in module.parameters()], 1.0)
+    optimiser.step()
+
+
 def adamw(modules: Mapping[str, nn.Module], lr: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW with decay on matrices only."""
     params = [p for module in modules.values() for p in module.parameters() if p.requires_grad]

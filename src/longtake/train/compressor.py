@@ -98,18 +98,13 @@ def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) 
     nothing = ((bank.card_targets[:, 0] == 0) & (bank.mover_targets[:, 0] == 0)).numpy()
     plain, busy = np.flatnonzero(nothing[:last]), np.flatnonzero(~nothing[:last])
     for step in range(start, recipe.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.lr * checkpoint.cosine(step, recipe.steps, recipe.warmup)
         rng = np.random.default_rng([recipe.seed, step, 3])
         empty = int(recipe.batch * recipe.plain)
         rows = np.concatenate([rng.choice(plain, empty), rng.choice(busy, recipe.batch - empty)])
         features = bank.read(rows)
         features = features + recipe.noise * features.std() * torch.randn_like(features)
         loss, figures = _loss(modules, features, bank, rows, recipe.pool)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_([p for m in modules.values() for p in m.parameters()], 1.0)
-        optimiser.step()
+        checkpoint.update(optimiser, modules, loss, recipe.lr * checkpoint.cosine(step, recipe.steps, recipe.warmup))
         log.add(loss=loss.item(), **figures)
         if (step + 1) % recipe.log_every == 0:
             log.write(step + 1)

@@ -83,19 +83,13 @@ def train_decoder(
     optimiser = checkpoint.adamw(modules, recipe.lr, recipe.weight_decay)
     start = checkpoint.resume(folder, modules, optimiser)
     log = checkpoint.Log(folder / "log.jsonl", recipe.steps, start)
-    params = [p for m in modules.values() for p in m.parameters()]
     scale = float(bank[:2000].float().std())
     for step in range(start, recipe.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.lr * checkpoint.cosine(step, recipe.steps, recipe.warmup)
         rng = np.random.default_rng([recipe.seed, step, 9])
         phase = next(p for p in recipe.phases if step < p.until_step)
         lessons = draw_lessons(phase, mixer, rng, bank.shape[1])
         loss, figures = train_step(recipe, model, ledger, text, bank, scale, lessons, rng)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(params, 1.0)
-        optimiser.step()
+        checkpoint.update(optimiser, modules, loss, recipe.lr * checkpoint.cosine(step, recipe.steps, recipe.warmup))
         log.add(loss=loss.item(), **figures)
         if (step + 1) % recipe.log_every == 0:
             log.write(step + 1)

@@ -124,8 +124,6 @@ def train_school(recipe: SchoolRecipe, clips: list[Clip], folder: Path) -> Sigli
     patch = cast(int, recipe.vision.patch_size)
     side = cast(int, recipe.vision.image_size) // patch
     for step in range(start, recipe.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.lr * checkpoint.cosine(step, recipe.steps, recipe.warmup, floor=0.3)
         generator = torch.Generator().manual_seed(recipe.seed * 10**6 + step)
         pixels, targets, covered = windows(pool, recipe.batch, patch, generator)
         with torch.autocast("cpu", torch.bfloat16):
@@ -133,10 +131,8 @@ def train_school(recipe: SchoolRecipe, clips: list[Clip], folder: Path) -> Sigli
             logits, patch_logits = modules["head"](states), modules["patch_head"](states.flatten(0, 1))
         patch_targets = torch.where(covered[..., None], targets[:, None], IGNORE).flatten(0, 1)
         loss = reading_loss(logits, targets) + reading_loss(patch_logits, patch_targets)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_([p for m in modules.values() for p in m.parameters()], 1.0)
-        optimiser.step()
+        lr = recipe.lr * checkpoint.cosine(step, recipe.steps, recipe.warmup, floor=0.3)
+        checkpoint.update(optimiser, modules, loss, lr)
         log.add(loss=loss.item(), **reading_accuracy(logits, targets))
         if (step + 1) % recipe.log_every == 0:
             log.write(step + 1)

@@ -142,8 +142,6 @@ def train_tower(
     log = checkpoint.Log(folder / "log.jsonl", recipe.steps, start)
     held_out = list(islice(SingleFrames(test, "test", recipe.side, recipe.held_out, recipe.seed), 4))
     for step in range(start, recipe.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.lr * checkpoint.cosine(step, recipe.steps, recipe.warmup)
         fresh = next(batches)
         seen.append(fresh)
         part = step < recipe.part_steps
@@ -159,10 +157,7 @@ def train_tower(
             patch_logits = patch_head(states.gather(1, some[..., None].expand(-1, -1, states.shape[2])).flatten(0, 1))
         patch_targets = torch.where(covered.gather(1, some)[..., None], targets[:, None], IGNORE).flatten(0, 1)
         loss = reading_loss(logits, targets) + reading_loss(patch_logits, patch_targets)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_([p for m in modules.values() for p in m.parameters()], 1.0)
-        optimiser.step()
+        checkpoint.update(optimiser, modules, loss, recipe.lr * checkpoint.cosine(step, recipe.steps, recipe.warmup))
         log.add(loss=loss.item(), **reading_accuracy(logits, targets))
         if (step + 1) % recipe.log_every == 0:
             log.write(step + 1)

@@ -34,8 +34,19 @@ from longtake.train.decoder import (
 )
 from longtake.train.grounding import answer_rows, grounding_loss, row_attention
 from longtake.train.ledger import Ledger, asked_loss, ledger_loss, ledger_targets
+from longtake.train.optimiser import Optimiser
 from longtake.train.reading import IGNORE
-from longtake.train.rows import HEAD, TAIL, Batch, Text, attention_mask, make_row, relevant_groups
+from longtake.train.rows import (
+    HEAD,
+    TAIL,
+    Batch,
+    Text,
+    attention_mask,
+    looked_at_groups,
+    make_row,
+    relevant_groups,
+    states_of,
+)
 from longtake.train.tokenizer import train_tokenizer
 from longtake.types import VisualTokens
 
@@ -90,16 +101,24 @@ def test_a_row_by_hand(text):
     assert row.labels.tolist() == [X] * (h + 11 + len(asked[0])) + answers[0] + [X] * len(asked[1]) + answers[1]
 
 
-def test_rows_are_padded_on_the_right_and_padding_is_seen_by_none(text):
-    rows = [make_row(text, mix([], n), [QUESTION], PER_GROUP, *plain(n)) for n in (1, 3)]
+def test_rows_are_padded_after_video_and_questions_and_padding_is_seen_by_none(text):
+    questions = [[QUESTION, QUESTION], [QUESTION]]
+    rows = [make_row(text, mix([], n), asked, PER_GROUP, *plain(n)) for n, asked in zip((1, 3), questions, strict=True)]
     batch = Batch(rows)
-    short, long = len(rows[0].ids), len(rows[1].ids)
-    assert batch.ids.shape == (2, long)
-    assert batch.turn[0, short:].tolist() == batch.visual[0, short:].tolist() == [-1] * (long - short)
-    assert set(batch.labels[0, short:].tolist()) == {X}
-    mask = attention_mask(batch.turn)[:, 0]
-    assert not mask[0, :short, short:].any()
-    assert mask.any(2).all()  # a row of nothing would make not-a-numbers
+    short, long = (int((row.turn == 0).sum()) for row in rows)
+    most, least = (len(row.ids) - own for row, own in zip(rows, (short, long), strict=True))
+    assert batch.video == long
+    assert batch.ids.shape == (2, long + most)
+    for place, own in enumerate([[*range(short), *range(long, long + most)], range(long + least)]):
+        empty = torch.ones(long + most, dtype=torch.bool)
+        empty[list(own)] = False
+        for name in ("ids", "visual", "turn", "positions", "labels"):
+            assert torch.equal(getattr(batch, name)[place][~empty], getattr(rows[place], name)), name
+        assert set(batch.turn[place][empty].tolist()) == set(batch.visual[place][empty].tolist()) == {-1}
+        assert set(batch.labels[place][empty].tolist()) == {X}
+        mask = attention_mask(batch.turn)[place, 0]
+        assert not mask[~empty][:, empty].any()
+        assert mask.any(1).all()  # a row of nothing would make not-a-numbers
 
 
 def test_the_mask_by_hand():
@@ -127,12 +146,20 @@ def test_a_packed_row_equals_each_question_asked_alone(dropped):
     kept = rng.random((6, PER_GROUP)) >= dropped
     kept[2] = dropped == 0  # a whole group goes
     tokens = torch.randn(6 * PER_GROUP, 32, generator=torch.Generator().manual_seed(0))
-    batch = Batch([make_row(text, video, questions, PER_GROUP, kept, np.zeros(6, np.int64))])
+    leaps = np.zeros(6, np.int64)
+    longer = make_row(text, mix(EVENTS, 7), questions[:2], PER_GROUP, *plain(7))  # the other row is padded to it
+    batch = Batch([make_row(text, video, questions, PER_GROUP, kept, leaps), longer])
+    padded = torch.cat([tokens, torch.randn(PER_GROUP, 32)])[None].expand(2, -1, -1)
     with torch.no_grad():
-        packed = model.language_model(
-            inputs_embeds=fill(model, batch, tokens[None]), position_ids=batch.positions,
-            attention_mask=attention_mask(batch.turn), use_cache=False,
-        ).logits[0]  # fmt: skip
+        embeddings = fill(model, batch, padded)
+        noted, last = states_of(model.language_model.model, batch, embeddings, 1)
+        packed = model.language_model.lm_head(last[0])
+        whole = model.language_model.model(
+            inputs_embeds=embeddings, position_ids=batch.positions, attention_mask=attention_mask(batch.turn),
+            use_cache=False, output_hidden_states=True,
+        )  # fmt: skip
+    own = batch.turn >= 0
+    torch.testing.assert_close(noted[own], whole.hidden_states[1][own], rtol=1e-4, atol=1e-4)
     position = torch.cartesian_prod(torch.arange(6), torch.arange(2), torch.arange(2))
     visual = VisualTokens(features=tokens, position=position, seconds=position[:, 0].double() * 8,
                           weight=torch.ones(24), grid=(6, 2, 2))[torch.from_numpy(kept.ravel())]  # fmt: skip
@@ -145,7 +172,8 @@ def test_a_packed_row_equals_each_question_asked_alone(dropped):
         with torch.no_grad():
             states = backbone.decoder(inputs_embeds=alone.embeddings, position_ids=alone.positions, use_cache=False)
             logits = backbone.head(states.last_hidden_state)[0]
-        torch.testing.assert_close(packed[columns], logits, rtol=1e-4, atol=1e-4)
+        asked, before = columns[batch.video :], int(columns[: batch.video].sum())
+        torch.testing.assert_close(packed[asked], logits[before:], rtol=1e-4, atol=1e-4)
 
 
 def test_a_blind_row_equals_the_questions_asked_without_a_video():
@@ -200,12 +228,12 @@ def test_row_attention_equals_the_decoder_own_in_eager_mode_and_grounds_the_aske
     torch.testing.assert_close(loss, -mass.log().mean(), rtol=1e-5, atol=1e-6)
     for place, column, seen in zip(places.tolist(), columns.tolist(), wanted, strict=True):
         question = lesson[1][int(batch.turn[place, column]) - 1]
-        assert question.task in ("what", "is_there", "when", "direction")
-        if question.answer == "no":
+        assert question.task in ("what", "is_there", "when", "after", "direction")
+        if question.answer in ("no", "nothing"):
             assert torch.equal(seen, batch.visual[place] < 0)
             continue
         groups = set((batch.visual[place][seen] // PER_GROUP).tolist())
-        assert groups == set(np.flatnonzero(relevant_groups(video, question)).tolist())
+        assert groups == set(np.flatnonzero(looked_at_groups(video, question)).tolist())
 
 
 def test_ledger_targets_by_hand():
@@ -249,6 +277,14 @@ def test_the_ledger_learns_at_cards_only(text):
 def test_relevant_groups_by_hand(task, about, groups):
     mask = relevant_groups(mix(EVENTS, 7), Question(task=task, text="?", answer="", event=about))
     assert np.flatnonzero(mask).tolist() == groups
+
+
+def test_after_looks_at_the_card_that_followed():
+    video = mix(EVENTS, 7)
+    asked = [Question(task="after", text="?", answer="", event=event) for event in (EVENTS[0], EVENTS[2], EVENTS[4])]
+    assert [np.flatnonzero(looked_at_groups(video, q)).tolist() for q in asked] == [[2], [4, 5], []]
+    what = dataclasses.replace(asked[0], task="what")
+    assert np.array_equal(looked_at_groups(video, what), relevant_groups(video, what))
 
 
 def test_answers_are_right_when_every_token_is(text):
@@ -379,13 +415,11 @@ def test_a_step_learns(mixer):
     ledger, text, bank = Ledger(32), Text(tiny.tokenizer(), model.config.video_token_id), tokens()
     lessons = draw_lessons(PHASE, mixer, np.random.default_rng(0), PER_GROUP)
     modules = {"p": model.projector, "d": model.language_model, "l": ledger, "s": model.scorer}
-    optimiser = checkpoint.adamw(modules, 3e-3, 0.0)
+    optimiser = Optimiser(modules, 3e-3, 3e-3, 0.0)
     losses = []
     for _ in range(20):
         loss, figures = train_step(debug(noise=0.0), model, ledger, text, bank, 1.0, lessons, np.random.default_rng(0))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        optimiser.update(loss, 1.0)
         losses.append(figures["lm"])
     assert losses[-1] < 0.65 * losses[0]
     assert set(figures) <= {"lm", "ledger", "asked", "scorer", "grounding", *TASKS}

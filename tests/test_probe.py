@@ -119,11 +119,11 @@ def test_cards_take_at_least_two_fifths_of_the_shorter_side():
         rows, columns = np.nonzero(np.asarray(drawn)[..., 3] > 127)
         shares.append((max(np.ptp(rows), np.ptp(columns)) + 1) / 144)
         assert drawn.size == (drawn.height, drawn.height)
-        assert drawn.height >= int(0.4 * 144)
+        assert drawn.height >= 0.4 * 144
         assert 0 <= x <= 256 - drawn.width
         assert 0 <= y <= 144 - drawn.height
-    assert min(shares) > 0.385  # sizes are cut to whole pixels, and a slightly turned card loses its tips
-    assert max(shares) <= 0.9
+    assert min(shares) > 0.385  # a slightly turned card loses its tips
+    assert max(shares) <= 0.9 + 1 / 144
     assert np.mean(shares) == pytest.approx(0.65, abs=0.05)
 
 

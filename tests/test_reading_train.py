@@ -16,6 +16,7 @@ import tiny
 import world
 from longtake.data.bank import BankRecipe, Placed, build_bank
 from longtake.data.needles import Card, Mover
+from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.models.video_llm import average_pool
 from longtake.train import checkpoint, tower
 from longtake.train.compressor import (
@@ -24,6 +25,7 @@ from longtake.train.compressor import (
     compress,
     encode_groups,
     group_labels,
+    start_as_mean,
     train_compressor,
 )
 from longtake.train.reading import (
@@ -123,6 +125,11 @@ def test_the_rate_warms_up_and_falls_to_its_floor():
     assert checkpoint.cosine(60, 110, 10) == pytest.approx(0.51)
     assert checkpoint.cosine(110, 110, 10) == pytest.approx(0.02)
     assert checkpoint.cosine(999, 110, 10, floor=0.3) == pytest.approx(0.3)
+
+
+def test_the_flat_rate_warms_up_and_ends_at_zero():
+    rates = [checkpoint.trapezoid(s, 100, 10, cooldown=0.2) for s in (0, 9, 50, 80, 90, 100, 120)]
+    assert rates == pytest.approx([0.1, 1.0, 1.0, 1.0, 0.5, 0.0, 0.0])
 
 
 def test_the_log_keeps_means_between_lines(tmp_path, capsys):
@@ -264,6 +271,21 @@ def test_the_feature_bank_is_what_was_written(features):
     assert features.card_targets.shape == features.mover_targets.shape == (120, len(ATTRIBUTES))
     _, placed = features.events[7]
     assert features.card_targets[7 * 6 + 2].tolist() == group_labels(placed, 2)[0]
+
+
+def test_the_compressor_starts_as_a_mean():
+    """Without its random part and attention, the DTS at its start gives the mean of a group's frames."""
+    dts = DynamicTokenSynthesizer(32)
+    with torch.no_grad():
+        for stage in dts.stages:
+            stage.conv.weight.zero_()
+            stage.conv.bias.zero_()
+            stage.spatial.proj_out.weight.zero_()
+            stage.spatial.proj_out.bias.zero_()
+        dts.temporal_encoding.zero_()
+        start_as_mean(dts)
+        features = torch.randn(3, 4, 2, 2, 32)
+        torch.testing.assert_close(dts(features), features.mean(dim=1))
 
 
 def test_compressor_resumed_is_bit_equal(features, tmp_path):

@@ -129,20 +129,20 @@ def card_picture(card: Card, side: int, font: str, rng: np.random.Generator) -> 
     box = (1, 1, big - 2, big - 2)
     if card.outline == "square":
         pen.rounded_rectangle(box, radius=big * rng.uniform(0.0, 0.2), fill=fill, outline=rim, width=width)
-        room = rng.uniform(0.62, 0.8)
+        room = rng.uniform(0.7, 0.86)
     elif card.outline == "round":
         pen.ellipse(box, fill=fill, outline=rim, width=width)
-        room = rng.uniform(0.52, 0.66)
+        room = rng.uniform(0.58, 0.7)
     else:
         turn = 30 * int(rng.integers(2))
         pen.regular_polygon((big / 2, big / 2, big / 2 - 1), 6, rotation=turn, fill=fill, outline=rim)
-        room = rng.uniform(0.5, 0.62)
+        room = rng.uniform(0.56, 0.68)
     dark = card.colour in ("yellow", "cyan", "pink", "orange") if rng.random() < 0.85 else rng.random() < 0.3
     dark = dark and card.colour not in ("blue", "purple")
     bright = not dark and card.colour != "yellow"
     ink = (248, 248, 248) if bright else (15, 15, 15)
     _content(pen, card, big, big * room, font, ink, rng)
-    turned = picture.rotate(float(rng.uniform(-10, 10)), Image.Resampling.BILINEAR)
+    turned = picture.rotate(float(rng.uniform(-8, 8)), Image.Resampling.BILINEAR)
     return turned.resize((side, side), Image.Resampling.BOX)
 
 

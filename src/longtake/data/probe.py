@@ -6,6 +6,7 @@ foreign cuts are put in, so that a cut betrays nothing. Everything follows from 
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -169,7 +170,7 @@ def place_event(
     width, height = size
     short = min(width, height)
     if isinstance(event.what, Card):
-        side = int(short * rng.uniform(*card_size))
+        side = math.ceil(short * rng.uniform(*card_size))
         drawn = card_picture(event.what, side, str(rng.choice(fonts(split))), rng)
         x, y = rng.uniform(0, width - side), rng.uniform(0, height - side)
         if rng.random() < 0.3:

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from longtake.train.optimiser import Optimiser
 
-def save(folder: Path, step: int, modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer) -> None:
+
+def save(folder: Path, step: int, modules: Mapping[str, nn.Module], optimiser: Optimiser) -> None:
     """Write ``folder/checkpoint.pt`` whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {
@@ -33,7 +35,7 @@ def last_step(folder: Path) -> int:
     return int(torch.load(file, weights_only=True, mmap=True)["step"]) if file.exists() else 0
 
 
-def resume(folder: Path, modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer) -> int:
+def resume(folder: Path, modules: Mapping[str, nn.Module], optimiser: Optimiser) -> int:
     """Load the last checkpoint if there is one, torch's random state too; returns the step to go on from."""
     file = folder / "checkpoint.pt"
     if not file.exists():
@@ -54,26 +56,12 @@ def cosine(step: int, total: int, warmup: int, floor: float = 0.02) -> float:
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
-def update(
-    optimiser: torch.optim.Optimizer, modules: Mapping[str, nn.Module], loss: torch.Tensor, lr: float
-) -> None:
-    """One step of the optimiser at a learning rate, with the gradient's norm over all modules clipped to 1."""
-    for group in optimiser.param_groups:
-        group["lr"] = lr
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_([p for module in modules.values() for p in module.parameters()], 1.0)
-    optimiser.step()
+def trapezoid(step: int, total: int, warmup: int, cooldown: float = 0.25) -> float:
+    """Learning-rate factor: linear warm-up, flat, then linear to 0 over the last ``cooldown`` of all steps.
 
-
-def adamw(modules: Mapping[str, nn.Module], lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with decay on matrices only."""
-    params = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in params if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
+    Unlike a cosine it doesn't depend on ``total`` until the end, so a run can be made longer while it runs.
+    """
+    return min(1.0, (step + 1) / warmup, max(0.0, (total - step) / (cooldown * total)))
 
 
 class Log:

@@ -21,6 +21,7 @@ from longtake.data.needles import Card, Mover
 from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.models.video_llm import average_pool
 from longtake.train import checkpoint
+from longtake.train.optimiser import Optimiser
 from longtake.train.reading import IGNORE, ReadingHead, labels, reading_accuracy, reading_loss
 
 
@@ -35,6 +36,7 @@ class CompressorRecipe:
     plain: float = 0.15  # share of groups with nothing in them
     noise: float = 0.1  # of a feature's standard deviation
     lr: float = 1.0e-3
+    muon_lr: float = 5e-3
     weight_decay: float = 0.05
     warmup: int = 100
     seed: int = 0
@@ -89,9 +91,10 @@ def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) 
     """Train, resuming from ``folder``; the last tenth of the bank's groups is held out."""
     torch.manual_seed(recipe.seed)
     dts = DynamicTokenSynthesizer(recipe.dim)
+    start_as_mean(dts)
     card_head, mover_head = ReadingHead(recipe.dim), ReadingHead(recipe.dim)
     modules = {"dts": dts, "card_head": card_head, "mover_head": mover_head}
-    optimiser = checkpoint.adamw(modules, recipe.lr, recipe.weight_decay)
+    optimiser = Optimiser(modules, recipe.lr, recipe.muon_lr, recipe.weight_decay)
     start = checkpoint.resume(folder, modules, optimiser)
     log = checkpoint.Log(folder / "log.jsonl", recipe.steps, start)
     last = int(len(bank) * 0.9)
@@ -104,7 +107,7 @@ def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) 
         features = bank.read(rows)
         features = features + recipe.noise * features.std() * torch.randn_like(features)
         loss, figures = _loss(modules, features, bank, rows, recipe.pool)
-        checkpoint.update(optimiser, modules, loss, recipe.lr * checkpoint.cosine(step, recipe.steps, recipe.warmup))
+        optimiser.update(loss, checkpoint.cosine(step, recipe.steps, recipe.warmup))
         log.add(loss=loss.item(), **figures)
         if (step + 1) % recipe.log_every == 0:
             log.write(step + 1)
@@ -115,6 +118,17 @@ def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) 
                 _, figures = _loss(modules, bank.read(held), bank, held, recipe.pool)
             log.write(step + 1, **{f"held_{name}": round(value, 4) for name, value in figures.items()})
     return dts
+
+
+@torch.no_grad()
+def start_as_mean(dts: DynamicTokenSynthesizer) -> None:
+    """Add the mean of the two frames a convolution joins to its random start, so that nothing read is lost at first.
+
+    Ours. From a random start alone the heads must learn to read again what the tower reads already.
+    """
+    for conv in (module for module in dts.modules() if isinstance(module, nn.Conv3d)):
+        weight = conv.weight  # (out, in, 3, 3, 3): of three frames the last two are new to each output
+        weight[:, :, 1:, 1, 1] += 0.5 * torch.eye(len(weight))[..., None]
 
 
 def _loss(

@@ -23,8 +23,9 @@ from longtake.models.video_llm import VideoLLM
 from longtake.train import checkpoint
 from longtake.train.grounding import grounding_loss
 from longtake.train.ledger import Ledger, asked_loss, ledger_loss
+from longtake.train.optimiser import Optimiser
 from longtake.train.reading import IGNORE
-from longtake.train.rows import Batch, Lesson, Text, attention_mask, make_row, relevant_groups
+from longtake.train.rows import Batch, Lesson, Text, make_row, relevant_groups, states_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class DecoderRecipe:
 
     phases: tuple[Phase, ...]
     lr: float = 8e-4
+    muon_lr: float = 5e-3
     weight_decay: float = 0.05
     warmup: int = 100
     noise: float = 0.1
@@ -54,7 +56,7 @@ class DecoderRecipe:
     ledger: float = 0.3
     scorer: float = 0.3
     grounding: float = 0.3
-    grounded_layer: int = 2
+    grounded_layer: int = 2  # the ledger reads what goes into it
     seed: int = 0
     log_every: int = 50
     save_every: int = 250
@@ -80,7 +82,7 @@ def train_decoder(
     modules = {"projector": model.projector, "decoder": model.language_model, "ledger": ledger}
     if model.scorer is not None:
         modules["scorer"] = model.scorer
-    optimiser = checkpoint.adamw(modules, recipe.lr, recipe.weight_decay)
+    optimiser = Optimiser(modules, recipe.lr, recipe.muon_lr, recipe.weight_decay)
     start = checkpoint.resume(folder, modules, optimiser)
     log = checkpoint.Log(folder / "log.jsonl", recipe.steps, start)
     scale = float(bank[:2000].float().std())
@@ -89,7 +91,7 @@ def train_decoder(
         phase = next(p for p in recipe.phases if step < p.until_step)
         lessons = draw_lessons(phase, mixer, rng, bank.shape[1])
         loss, figures = train_step(recipe, model, ledger, text, bank, scale, lessons, rng)
-        checkpoint.update(optimiser, modules, loss, recipe.lr * checkpoint.cosine(step, recipe.steps, recipe.warmup))
+        optimiser.update(loss, checkpoint.trapezoid(step, recipe.steps, recipe.warmup))
         log.add(loss=loss.item(), **figures)
         if (step + 1) % recipe.log_every == 0:
             log.write(step + 1)
@@ -132,26 +134,19 @@ def train_step(
     with torch.autocast("cpu", torch.bfloat16):
         tokens = model.projector(features).flatten(1, 2)
         embeddings = fill(model, batch, through_scores(model, text, tokens, lessons))
-        outputs = model.language_model.model(
-            inputs_embeds=embeddings,
-            position_ids=batch.positions,
-            attention_mask=attention_mask(batch.turn),
-            use_cache=False,
-            output_hidden_states=True,
-        )
+        states, last = states_of(model.language_model.model, batch, embeddings, recipe.grounded_layer)
         at = batch.labels[:, 1:] != IGNORE
-        logits = model.language_model.lm_head(outputs.last_hidden_state[:, :-1][at]).float()
+        logits = model.language_model.lm_head(last[:, :-1][at[:, batch.video :]]).float()
     wanted = batch.labels[:, 1:][at]
     loss = F.cross_entropy(logits, wanted)
     figures = {"lm": loss.item(), **answers_right(batch, at, logits, wanted, lessons)}
-    noted = ledger_loss(ledger, batch, outputs.hidden_states[2], lessons, per_group)
-    asked = asked_loss(ledger, batch, outputs.hidden_states[2], lessons)
+    noted = ledger_loss(ledger, batch, states, lessons, per_group)
+    asked = asked_loss(ledger, batch, states, lessons)
     figures |= {"ledger": noted.item(), "asked": asked.item()}
     total = loss + recipe.ledger * (noted + asked)
     if recipe.grounding:
-        layer = recipe.grounded_layer
         grounded = grounding_loss(
-            model.language_model, layer, outputs.hidden_states[layer].float(), batch, lessons, per_group
+            model.language_model, recipe.grounded_layer, states.float(), batch, lessons, per_group
         )
         figures["grounding"] = grounded.item()
         total = total + recipe.grounding * grounded
@@ -193,9 +188,7 @@ def fill(model: VideoLLM, batch: Batch, tokens: Tensor) -> Tensor:
     return torch.where((batch.visual >= 0)[..., None], picked.to(embeddings.dtype), embeddings)
 
 
-def answers_right(
-    batch: Batch, at: Tensor, logits: Tensor, wanted: Tensor, lessons: list[Lesson]
-) -> dict[str, float]:
+def answers_right(batch: Batch, at: Tensor, logits: Tensor, wanted: Tensor, lessons: list[Lesson]) -> dict[str, float]:
     """Share of answers with every token right (teacher-forced), by task.
 
     at: bool ``(batch, columns - 1)``, where the next token is to be learned; logits and wanted: one row for each.

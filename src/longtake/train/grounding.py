@@ -14,15 +14,15 @@ from transformers import Qwen2ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from longtake.train.reading import IGNORE
-from longtake.train.rows import Batch, Lesson, relevant_groups
+from longtake.train.rows import Batch, Lesson, looked_at_groups
 
-GROUNDED = ("what", "is_there", "when", "direction")  # tasks about one event
+GROUNDED = ("what", "is_there", "when", "after", "direction")  # tasks whose answer is read from one event
 
 
 def grounding_loss(
     decoder: Qwen2ForCausalLM, layer: int, states: Tensor, batch: Batch, lessons: list[Lesson], per_group: int
 ) -> Tensor:
-    """Mean over answer rows of -log(attention that falls on the asked event's groups), averaged over heads.
+    """Mean over answer rows of -log(attention to the event the answer is read from), attention averaged over heads.
 
     states: what goes into the layer, ``(batch, columns, hidden)``. What is absent is to be looked for
     in no group: there the attention belongs on text.
@@ -47,8 +47,8 @@ def answer_rows(batch: Batch, lessons: list[Lesson], per_group: int) -> tuple[Te
         for number, question in enumerate(questions, start=1):
             if question.task not in GROUNDED:
                 continue
-            relevant = relevant_groups(mix, question)
-            absent = question.event is None
+            relevant = looked_at_groups(mix, question)
+            absent = not relevant.any()  # no such card, or none after it
             seen = batch.visual[place] < 0 if absent else torch.from_numpy(np.append(relevant, False))[group]
             answer = ((batch.turn[place] == number) & (batch.labels[place] != IGNORE)).nonzero()[:, 0]
             if not seen.any():  # the video, or just these tokens, were left out

@@ -6,6 +6,7 @@ question sees the video and itself only (``attention_mask``), at the positions i
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen2Model
 
 from longtake.data.bank import GROUP, Mix
 from longtake.data.probe import Event
@@ -111,13 +112,23 @@ def make_row(
 
 
 class Batch:
-    """Rows padded on the right, int64 ``(batch, columns)`` each; turn is -1 on padding."""
+    """Rows padded after the video and after the questions, int64 ``(batch, columns)`` each; turn is -1 on padding.
+
+    video: how many columns stand before the questions, the same in every row.
+    """
 
     def __init__(self, rows: list[Row]) -> None:
-        length = max(len(row.ids) for row in rows)
+        videos = [int((row.turn == 0).sum()) for row in rows]
+        self.video = max(videos)
+        rest = max(len(row.ids) - own for row, own in zip(rows, videos, strict=True))
 
         def pad(name: str, value: int) -> Tensor:
-            return torch.stack([F.pad(getattr(row, name), (0, length - len(row.ids)), value=value) for row in rows])
+            padded = []
+            for row, own in zip(rows, videos, strict=True):
+                video, asked = getattr(row, name).tensor_split([own])
+                video = F.pad(video, (0, self.video - len(video)), value=value)
+                padded.append(torch.cat([video, F.pad(asked, (0, rest - len(asked)), value=value)]))
+            return torch.stack(padded)
 
         self.ids, self.visual = pad("ids", 0), pad("visual", -1)
         self.turn, self.positions, self.labels = pad("turn", -1), pad("positions", 0), pad("labels", IGNORE)
@@ -132,6 +143,23 @@ def attention_mask(turn: Tensor) -> Tensor:
     causal = torch.ones(length, length, dtype=torch.bool, device=turn.device).tril()
     same = (turn[:, :, None] == turn[:, None, :]) | (turn[:, None, :] == 0)
     return (causal & same)[:, None]
+
+
+def states_of(decoder: Qwen2Model, batch: Batch, embeddings: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    """A decoder on a batch of rows: what goes into one of its layers, and its last states at the questions' columns.
+
+    embeddings: ``(batch, columns, hidden)``. Returns ``(batch, columns, hidden)`` and ``(batch, columns - video,
+    hidden)``. The video is read causally without a mask, which takes half the time, then all questions at once.
+    """
+    cache = DynamicCache(config=decoder.config)
+    run = functools.partial(decoder, past_key_values=cache, use_cache=True, output_hidden_states=True)
+    video = run(inputs_embeds=embeddings[:, : batch.video], position_ids=batch.positions[:, : batch.video])
+    asked = run(
+        inputs_embeds=embeddings[:, batch.video :],
+        position_ids=batch.positions[:, batch.video :],
+        attention_mask=attention_mask(batch.turn)[:, :, batch.video :],
+    )
+    return torch.cat([video.hidden_states[layer], asked.hidden_states[layer]], dim=1), asked.last_hidden_state
 
 
 def event_groups(mix: Mix, event: Event) -> slice:
@@ -150,4 +178,16 @@ def relevant_groups(mix: Mix, question: Question) -> NDArray[np.bool_]:
         events = [question.event] if question.event else []
     for event in events:
         mask[event_groups(mix, event)] = True
+    return mask
+
+
+def looked_at_groups(mix: Mix, question: Question) -> NDArray[np.bool_]:
+    """The one event that an answer is read from, ``(groups,)``: what is asked about, or the card that came after it."""
+    if question.task != "after":
+        return relevant_groups(mix, question)
+    events = [event for _, event in mix.video.cards]
+    mask = np.zeros(len(mix.groups), np.bool_)
+    for event, following in zip(events, events[1:], strict=False):
+        if event is question.event:
+            mask[event_groups(mix, following)] = True
     return mask

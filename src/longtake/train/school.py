@@ -20,8 +20,9 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from longtake.data.haystack import Clip, random_shot
 from longtake.data.needles import card_picture, draw_card_choice, draw_mover_choice, fonts, mover_picture
 from longtake.train import checkpoint
+from longtake.train.optimiser import Optimiser
 from longtake.train.reading import IGNORE, AttributeHeads, ReadingHead, labels, reading_accuracy, reading_loss
-from longtake.train.tower import normalise
+from longtake.train.tower import new_tower, normalise
 
 WINDOW = 3  # patches on a side
 
@@ -34,11 +35,12 @@ class SchoolRecipe:
     cards: int = 20_000
     backgrounds: int = 1500
     side: int = 64  # pixels of a card in the pool
-    steps: int = 2600
+    steps: int = 3500
     batch: int = 384
     lr: float = 1.5e-3
+    muon_lr: float = 5e-3
     weight_decay: float = 0.05
-    warmup: int = 100
+    warmup: int = 50
     seed: int = 0
     log_every: int = 50
     save_every: int = 200
@@ -80,7 +82,7 @@ def windows(pool: Pool, batch: int, patch: int, generator: torch.Generator) -> t
     rows = torch.randint(len(pool.pictures), (batch,), generator=generator)
     cards = pool.pictures[rows].float()
     size = 0.74 + 0.25 * torch.rand(batch, generator=generator)  # of the window, the longer side of the card
-    squash = 0.6 + 0.4 * torch.rand(batch, generator=generator)
+    squash = 0.56 + 0.44 * torch.rand(batch, generator=generator)
     tall = torch.rand(batch, generator=generator) < 0.5
     height, width = torch.where(tall, size, size * squash), torch.where(tall, size * squash, size)
     x, y = ((1 - s) * (2 * torch.rand(batch, generator=generator) - 1) for s in (width, height))
@@ -114,10 +116,10 @@ def window_states(tower: SiglipVisionModel, pixels: Tensor, grid: int, generator
 def train_school(recipe: SchoolRecipe, clips: list[Clip], folder: Path) -> SiglipVisionModel:
     """Train, resuming from ``folder``; the tower and its heads go on to stage 1."""
     torch.manual_seed(recipe.seed)
-    tower = SiglipVisionModel(recipe.vision)
+    tower = new_tower(recipe.vision)
     dim = recipe.vision.hidden_size
     modules = {"tower": tower, "head": ReadingHead(dim), "patch_head": AttributeHeads(dim)}
-    optimiser = checkpoint.adamw(modules, recipe.lr, recipe.weight_decay)
+    optimiser = Optimiser(modules, recipe.lr, recipe.muon_lr, recipe.weight_decay)
     start = checkpoint.resume(folder, modules, optimiser)
     log = checkpoint.Log(folder / "log.jsonl", recipe.steps, start)
     pool = draw_pool(recipe, clips)
@@ -131,8 +133,8 @@ def train_school(recipe: SchoolRecipe, clips: list[Clip], folder: Path) -> Sigli
             logits, patch_logits = modules["head"](states), modules["patch_head"](states.flatten(0, 1))
         patch_targets = torch.where(covered[..., None], targets[:, None], IGNORE).flatten(0, 1)
         loss = reading_loss(logits, targets) + reading_loss(patch_logits, patch_targets)
-        lr = recipe.lr * checkpoint.cosine(step, recipe.steps, recipe.warmup, floor=0.3)
-        checkpoint.update(optimiser, modules, loss, lr)
+        share = checkpoint.cosine(step, recipe.steps, recipe.warmup, floor=0.3)
+        optimiser.update(loss, share)
         log.add(loss=loss.item(), **reading_accuracy(logits, targets))
         if (step + 1) % recipe.log_every == 0:
             log.write(step + 1)

@@ -82,7 +82,7 @@ def tower() -> TowerRecipe:
 
 
 def bank() -> BankRecipe:
-    """96,000 frames of training footage with needles."""
+    """160,000 frames of training footage with needles."""
     return BankRecipe()
 
 
@@ -96,9 +96,10 @@ def decoder() -> DecoderRecipe:
     easy = ("what", "is_there", "count", "direction", "when")
     return DecoderRecipe(
         phases=(
-            Phase(until_step=2300, groups=(2, 4), cards=2, tasks=easy, tokens=4096),
-            Phase(until_step=2800, groups=(3, 12), cards=4, tasks=ALL_TASKS, tokens=6144),
-            Phase(until_step=3200, groups=(8, 40), cards=6, tasks=ALL_TASKS, questions=16),
+            Phase(until_step=700, groups=(2, 4), cards=2, tasks=easy, tokens=4096),
+            Phase(until_step=1300, groups=(3, 12), cards=4, tasks=ALL_TASKS, tokens=4096),
+            Phase(until_step=2300, groups=(4, 40), cards=6, tasks=ALL_TASKS, tokens=6144, questions=16),
+            Phase(until_step=2500, groups=(32, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=20),
         )
     )
 

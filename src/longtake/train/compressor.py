@@ -31,12 +31,12 @@ class CompressorRecipe:
 
     dim: int = 192
     pool: int = 2
-    steps: int = 900
+    steps: int = 1600
     batch: int = 64  # groups
     plain: float = 0.15  # share of groups with nothing in them
     noise: float = 0.1  # of a feature's standard deviation
     lr: float = 1.0e-3
-    muon_lr: float = 5e-3
+    muon_lr: float = 3e-3
     weight_decay: float = 0.05
     warmup: int = 100
     seed: int = 0

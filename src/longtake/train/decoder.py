@@ -46,7 +46,7 @@ class DecoderRecipe:
 
     phases: tuple[Phase, ...]
     lr: float = 8e-4
-    muon_lr: float = 5e-3
+    muon_lr: float = 3e-3
     weight_decay: float = 0.05
     warmup: int = 100
     noise: float = 0.1
@@ -227,14 +227,14 @@ def scorer_loss(model: VideoLLM, text: Text, tokens: Tensor, lessons: list[Lesso
     only through their scores, so it holds at any length.
     """
     losses = []
-    for row, (mix, questions) in enumerate(lessons):
+    for row, (mix, questions) in zip(tokens.unbind(), lessons, strict=True):
         for question in questions[:3]:
             mask = relevant_groups(mix, question)
             if not mask.any() or mask.all():
                 continue
             states = question_states(model, text, question)
             with torch.autocast("cpu", torch.bfloat16):
-                scores = model.scorer(tokens[row], states).float()  # type: ignore[misc]  # there is one
+                scores = model.scorer(row, states).float()  # type: ignore[misc]  # there is one
             relevant = torch.from_numpy(mask.repeat(per_group))
             losses.append(torch.logsumexp(scores, 0) - torch.logsumexp(scores[relevant], 0))
     return torch.stack(losses).mean() if losses else tokens.sum() * 0

@@ -78,8 +78,9 @@ def row_attention(
     cos, sin = decoder.model.rotary_emb(normed, batch.positions)
     query, key = apply_rotary_pos_emb(query, key, cos, sin)
     key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    queries, keys = query.unbind(), key.unbind()  # query[place] would cost a zeroed gradient of everything each time
     logits = [
-        torch.einsum("hrd,hld->rhl", query[place].index_select(1, columns[rows == place]), key[place]).float()
+        torch.einsum("hrd,hld->rhl", queries[place].index_select(1, columns[rows == place]), keys[place]).float()
         for place in sorted(set(rows.tolist()))  # one by one: an index into all at once has no repeatable gradient
     ]
     turn = batch.turn[rows]

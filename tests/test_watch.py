@@ -1,10 +1,14 @@
 """Watching: groups and times, bounded reading ahead, interruption and continuation, and bad targets."""
 
+import dataclasses
 import errno
 import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +19,7 @@ import torch
 import longtake.watch
 from fakes import FakeBackbone, grey_frames, write_video
 from longtake.memory import load_memory, save_memory
-from longtake.types import Frames, LongtakeError, Memory, Sampling, VideoError
+from longtake.types import Frames, LongtakeError, Memory, Sampling, VideoError, VisualTokens
 from longtake.watch import watch, watch_frames
 
 LEVELS = [(7 * i) % 250 for i in range(600)]
@@ -57,6 +61,77 @@ def test_times_and_provenance_by_hand():
     assert memory.provenance.frames == 9
     assert memory.provenance.duration_seconds == 4.5
     assert set(memory.provenance.seconds) == {"read", "encode", "compress"}
+
+
+@pytest.mark.parametrize("num_planned", [0, 20, 150, 100_000])
+def test_the_model_s_tensors_are_copied_once_and_let_go(num_planned, tmp_path):
+    made: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+
+    class Counted(FakeBackbone):
+        def encode(self, frames: Frames) -> VisualTokens:
+            nonlocal most
+            most = max(most, sum(part() is not None for part in made))
+            tokens = super().encode(frames)
+            made.append(weakref.ref(tokens.features))
+            return tokens
+
+    frames = grey_frames(LEVELS[:150])
+    memory = watch_frames(Counted(), in_chunks(frames, 8), Sampling(fps=1.0), num_planned=num_planned)
+    assert len(made) == 20
+    assert most <= 1
+    assert not any(part() is not None for part in made)
+    assert torch.equal(memory.tokens.features, FakeBackbone().encode(frames).features)
+    save_memory(memory, tmp_path / "m")  # room that was planned and not needed is not saved
+    assert (tmp_path / "m").stat().st_size < 38 * 4 * (4 * 4 + 3 * 8 + 8 + 4) + 2000
+    assert_same_tokens(load_memory(tmp_path / "m"), memory)
+
+
+GROWTH = """
+import resource, sys
+import numpy as np
+import torch
+from longtake.types import Frames, Sampling, VisualTokens
+from longtake.watch import watch_frames
+
+class Wide:
+    name, frames_per_group = "wide", 4
+    def encode(self, frames):
+        passing = [torch.ones(1 << 20) for _ in range(3)]
+        start = torch.from_numpy(frames.seconds[::4].copy())
+        passing.append(passing[0] + passing[1])
+        return VisualTokens(
+            features=passing[-1][: 16384 * len(start)].view(-1, 1024).clone(),
+            position=torch.zeros(16 * len(start), 3, dtype=torch.int64),
+            seconds=start.repeat_interleave(16),
+            weight=torch.ones(16 * len(start)),
+            grid=(len(start), 4, 4),
+        )
+
+def chunks(num_frames):
+    for first in range(0, num_frames, 32):
+        seconds = np.arange(first, first + 32, dtype=np.float64)
+        yield Frames(pixels=np.zeros((32, 3, 2, 2), np.uint8), seconds=seconds)
+
+def peak_bytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+Wide().encode(next(chunks(32)))
+before = peak_bytes()
+memory = watch_frames(Wide(), chunks(8192), Sampling(fps=1.0), num_planned=8192)
+print(memory.tokens.features.nbytes, peak_bytes() - before)
+"""
+
+
+@pytest.mark.slow
+def test_memory_grows_by_the_kept_tokens_alone():
+    """Measured in a process of its own, beside a model whose passing tensors are many times what is kept."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", GROWTH], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    tokens_bytes, grown_bytes = map(int, done.stdout.split())
+    assert tokens_bytes > 100 << 20
+    assert grown_bytes < 1.3 * tokens_bytes
 
 
 @pytest.mark.parametrize(("sampling", "group_seconds"), [(Sampling(fps=2.0), 2.0), (Sampling(count=1), 4.0)])
@@ -187,6 +262,20 @@ def test_a_watch_interrupted_after_its_last_frame_encodes_nothing_again(video, t
     memory = watch(backbone, video, Sampling(fps=1.0), target=tmp_path / "m")
     assert len(backbone.encoded_frames) == 600 % 224  # shards fill with whole chunks: 224 frames each
     assert_same_tokens(memory, watch(FakeBackbone(), video, Sampling(fps=1.0)))
+
+
+def test_a_watch_continued_in_another_type_keeps_the_wider_one(video, tmp_path):
+    class Halved(Interrupted):
+        def encode(self, frames: Frames) -> VisualTokens:
+            tokens = super().encode(frames)
+            return dataclasses.replace(tokens, features=tokens.features.bfloat16())
+
+    with pytest.raises(KeyboardInterrupt):
+        watch(Halved(), video, Sampling(fps=1.0), target=tmp_path / "m")
+    features = watch(FakeBackbone(), video, Sampling(fps=1.0), target=tmp_path / "m").tokens.features
+    whole = watch(FakeBackbone(), video, Sampling(fps=1.0)).tokens.features
+    seen = longtake.watch.SHARD_FRAMES  # 4 frames a group of 4 tokens: as many tokens as frames
+    assert torch.equal(features, torch.cat([whole[:seen].bfloat16().float(), whole[seen:]]))
 
 
 @pytest.mark.parametrize("change", ["model", "sampling", "video", "broken"])

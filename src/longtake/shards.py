@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,16 +36,18 @@ class Shards:
     watch: str
     count: int = field(default=0, init=False)
 
-    def resume(self) -> tuple[list[Shard], bool]:
-        """The whole shards of this same watch, in order; and whether files of another one (or broken) were removed."""
-        found: list[Shard] = []
-        while (path := self._path(len(found))).exists() and (shard := self._read(path)) is not None:
-            found.append(shard)
-        self.count = len(found)
+    def resume(self) -> Iterator[Shard]:
+        """The whole shards of this same watch, in order, each read when it is asked for."""
+        while (path := self._path(self.count)).exists() and (shard := self._read(path)) is not None:
+            self.count += 1
+            yield shard
+
+    def remove_rest(self) -> bool:
+        """Remove the files behind those resumed, which are of another watch or broken; whether there were any."""
         rest = [path for path in self._files() if path >= self._path(self.count)]
         for path in rest:
             path.unlink(missing_ok=True)
-        return found, bool(rest)
+        return bool(rest)
 
     def write(self, shard: Shard) -> None:
         tensors = token_tensors(shard.tokens) | {"frame_seconds": shard.frame_seconds}

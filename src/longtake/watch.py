@@ -12,18 +12,19 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 import longtake.video
-from longtake.memory import save_memory
+from longtake.memory import save_memory, token_tensors, tokens_of
 from longtake.shards import Shard, Shards
 from longtake.types import Frames, LongtakeError, Memory, Provenance, Sampling, VideoError, VisualTokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from longtake.backbones.base import Backbone
 
@@ -33,6 +34,7 @@ CHUNK_FRAMES = 32  # encoded at once when frames come at the model's own small s
 CHUNK_FRAMES_UNSIZED = 8  # when they come at the video's size: 1080p is 6 MB a frame
 SHARD_FRAMES = 256  # at most this many frames are watched again after an interruption
 READ_AHEAD_CHUNKS = 2
+SPARE_ROOM = 1.125  # of the room for what is planned; making room again copies everything, and unfilled room is free
 
 Progress = Callable[[int], None]
 
@@ -68,6 +70,7 @@ def watch(
             video=os.fspath(path),
             video_identity=identity,
             duration_seconds=reading.info.duration_seconds,
+            num_planned=reading.num_planned,
             shards=shards,
             progress=None if progress is None else lambda done: progress(done, reading.num_planned),
         )
@@ -89,42 +92,41 @@ def watch_frames(
     video: str = "",
     video_identity: str = "",
     duration_seconds: float = 0.0,
+    num_planned: int = 0,
     shards: Shards | None = None,
     progress: Progress | None = None,
 ) -> Memory:
     """Watch frames from anywhere: chunks of any length, in the order of time, all of one video.
 
     duration_seconds: the video's; 0.0 means that it ends with its last group.
+    num_planned: how many frames are expected, so that room for their tokens is made once; without it (0), and when
+        more come, the tokens stand twice in memory while room is made again.
     """
     spent = {"read": 0.0, "encode": 0.0, "compress": 0.0}  # compress stays 0 where it is a part of encoding
-    done = _continued(shards)
-    written = len(done)
-    num_frames = sum(len(shard.frame_seconds) for shard in done)
-    num_groups = sum(shard.tokens.grid[0] for shard in done)
-    groups = _whole_groups(_skip(_timed(chunks, spent), num_frames), backbone.frames_per_group)
+    kept = _Kept(num_planned)
+    _continue(kept, shards)
+    written = kept.length
+    groups = _whole_groups(_skip(_timed(chunks, spent), written.frames), backbone.frames_per_group)
     with closing(_read_ahead(groups, READ_AHEAD_CHUNKS)) as waiting:
         for frames in waiting:
             start = time.perf_counter()
-            done.append(_encode(backbone, frames, num_groups))
+            kept.add(_encode(backbone, frames, kept.length.groups))
             spent["encode"] += time.perf_counter() - start
-            num_groups += done[-1].tokens.grid[0]
-            num_frames += len(frames)
-            if shards is not None and sum(len(shard.frame_seconds) for shard in done[written:]) >= SHARD_FRAMES:
-                done[written:] = [_join(done[written:])]
-                shards.write(done[written])
-                written += 1
+            if shards is not None and kept.length.frames - written.frames >= SHARD_FRAMES:
+                shards.write(kept.since(written))
+                written = kept.length
             if progress is not None:
-                progress(num_frames)
-    if not done:
+                progress(kept.length.frames)
+    if not kept.length.frames:
         raise VideoError(f"{video or 'these frames'}: no frame to watch in the chosen span; widen --start and --stop")
-    whole = _join(done)
+    whole = kept.since(_Length())
     group_seconds = _interval(whole.frame_seconds.numpy(), sampling) * backbone.frames_per_group
     provenance = Provenance(
         model=backbone.name,
         video=video,
         video_identity=video_identity,
         sampling=sampling,
-        frames=num_frames,
+        frames=kept.length.frames,
         duration_seconds=duration_seconds or float(whole.tokens.seconds[-1]) + group_seconds,
         seconds=spent,
     )
@@ -143,14 +145,15 @@ def _shards(backbone: Backbone, target: Path, identity: str, sampling: Sampling)
     return Shards(target=target, watch=json.dumps(key, sort_keys=True))
 
 
-def _continued(shards: Shards | None) -> list[Shard]:
+def _continue(kept: _Kept, shards: Shards | None) -> None:
+    """Keep what the shards of an interrupted watch hold, one after the other."""
     if shards is None:
-        return []
-    found, removed = shards.resume()
-    if removed:
+        return
+    for shard in shards.resume():
+        kept.add(shard)
+    if shards.remove_rest():
         line = f"{shards.target}: shards of another or a broken watch stood beside it; they are watched again"
         warnings.warn(line, stacklevel=4)
-    return found
 
 
 @torch.no_grad()
@@ -168,19 +171,63 @@ def _encode(backbone: Backbone, frames: Frames, first_group: int) -> Shard:
     return Shard(tokens=tokens, frame_seconds=torch.from_numpy(frames.seconds.copy()))
 
 
-def _join(parts: list[Shard]) -> Shard:
-    """Consecutive parts of one video as one."""
-    tokens = [part.tokens for part in parts]
-    grids = {grid[1:] for grid in (token.grid for token in tokens)}
-    assert len(grids) == 1, f"frames of one video gave grids of {grids} rows and columns"
-    joined = VisualTokens(
-        features=torch.cat([token.features for token in tokens]),
-        position=torch.cat([token.position for token in tokens]),
-        seconds=torch.cat([token.seconds for token in tokens]),
-        weight=torch.cat([token.weight for token in tokens]),
-        grid=(sum(token.grid[0] for token in tokens), *tokens[0].grid[1:]),
-    )
-    return Shard(tokens=joined, frame_seconds=torch.cat([part.frame_seconds for part in parts]))
+class _Length(NamedTuple):
+    frames: int = 0
+    groups: int = 0
+    tokens: int = 0
+
+
+class _Kept:
+    """The tokens and frame times so far, each tensor in one allocation into which parts are copied as they come.
+
+    The parts themselves are let go. Held until the end, they would stand beside their join; and, small among the
+    model's large passing tensors, they would leave holes too small for the next ones, so that the process grew by many
+    times the tokens.
+    """
+
+    def __init__(self, num_planned: int) -> None:
+        self.length = _Length()
+        self._num_planned = num_planned
+        self._tokens: dict[str, Tensor] = {}
+        self._frame_seconds: Tensor | None = None
+        self._grid: list[int] = []  # rows and columns
+
+    def add(self, part: Shard) -> None:
+        """Copy in the part that follows."""
+        groups, *grid = part.tokens.grid
+        self._grid = self._grid or grid
+        assert self._grid == grid, f"frames of one video gave grids of {self._grid} and {grid} rows and columns"
+        length, times = self.length, part.frame_seconds
+        planned = self._num_planned / len(times)
+        for name, tensor in token_tensors(part.tokens).items():
+            self._tokens[name] = _placed(self._tokens.get(name), length.tokens, tensor, planned)
+        self._frame_seconds = _placed(self._frame_seconds, length.frames, times, planned)
+        self.length = _Length(length.frames + len(times), length.groups + groups, length.tokens + len(part.tokens))
+
+    def since(self, start: _Length) -> Shard:
+        """All that was added after ``start``, as views of what is kept."""
+        assert self._frame_seconds is not None, "nothing was added yet"
+        tokens = {name: room[start.tokens : self.length.tokens] for name, room in self._tokens.items()}
+        return Shard(
+            tokens=tokens_of(tokens, [self.length.groups - start.groups, *self._grid]),
+            frame_seconds=self._frame_seconds[start.frames : self.length.frames],
+        )
+
+
+def _placed(room: Tensor | None, filled: int, part: Tensor, planned: float) -> Tensor:
+    """The room with ``part`` behind its ``filled`` rows; a larger one, for ``planned`` such parts, if it does not fit.
+
+    A watch may be continued in another floating-point type; then the wider one is kept.
+    """
+    room = part[:0] if room is None else room
+    stop, dtype = filled + len(part), torch.promote_types(room.dtype, part.dtype)
+    if stop > len(room) or dtype != room.dtype:
+        num_rows = max(stop, 2 * filled, int(len(part) * planned * SPARE_ROOM))
+        larger = torch.empty((num_rows, *part.shape[1:]), dtype=dtype)
+        larger[:filled] = room[:filled]
+        room = larger
+    room[filled:stop] = part
+    return room
 
 
 def _interval(seconds: NDArray[np.float64], sampling: Sampling) -> float:

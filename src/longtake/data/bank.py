@@ -30,7 +30,7 @@ class BankRecipe:
     """How many videos of how many frames, and from which seed."""
 
     split: Split = "train"
-    videos: int = 4000
+    videos: int = 3200
     frames: int = 40
     seed: int = 0
     side: int = 128

@@ -45,7 +45,13 @@ def ask_video(model: Model, run: ProbeRun, clips: list[Clip], number: int) -> li
     rng = np.random.default_rng([seed, 4])
     cards = int(rng.integers(3, 7)) if run.num_frames >= 48 else None
     video = make_video(seed, split=run.split, clips=clips, num_frames=run.num_frames, num_cards=cards)
-    memory = watch_frames(model.backbone, video.frames(), Sampling(fps=1.0), duration_seconds=float(run.num_frames))
+    memory = watch_frames(
+        model.backbone,
+        video.frames(),
+        Sampling(fps=1.0),
+        duration_seconds=float(run.num_frames),
+        num_planned=run.num_frames,
+    )
     questions = ask_all(video, rng, QUESTIONS_A_VIDEO)
     conditions = _conditions(run, memory, model)
     replies = {name: [ask(question.text) for question in questions] for name, ask in conditions.items()}

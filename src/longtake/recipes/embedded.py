@@ -82,7 +82,7 @@ def tower() -> TowerRecipe:
 
 
 def bank() -> BankRecipe:
-    """160,000 frames of training footage with needles."""
+    """128,000 frames of training footage with needles."""
     return BankRecipe()
 
 

@@ -25,6 +25,7 @@ from longtake.train.compressor import (
     compress,
     encode_groups,
     group_labels,
+    run_backwards,
     start_as_mean,
     train_compressor,
 )
@@ -286,6 +287,25 @@ def test_the_compressor_starts_as_a_mean():
         start_as_mean(dts)
         features = torch.randn(3, 4, 2, 2, 32)
         torch.testing.assert_close(dts(features), features.mean(dim=1))
+
+
+def test_a_group_that_runs_backwards_moves_the_other_way():
+    frames = torch.arange(12.0).view(3, 4, 1, 1)
+    left = Mover(shape="star", colour="red", direction="left")
+    down = Mover(shape="star", colour="red", direction="down")
+    still = labels(down, onset=3)
+    movers = torch.tensor([labels(left, onset=1, moving=True), labels(down, onset=4, moving=True), still])
+    card = labels(Card(content="7", colour="red", outline="round"), onset=2)
+    cards = torch.tensor([labels(None), card, labels(None)])
+    which = torch.tensor([True, False, True])
+    turned, (card_targets, mover_targets) = run_backwards(frames, (cards, movers), which)
+    assert turned.flatten(1).tolist() == [[3, 2, 1, 0], [4, 5, 6, 7], [11, 10, 9, 8]]
+    column = {name: number for number, name in enumerate(ATTRIBUTES)}
+    assert mover_targets[:, column["direction"]].tolist() == [1, 3, IGNORE]  # right, down, and still not moving
+    assert mover_targets[:, column["onset"]].tolist() == [IGNORE, 4, IGNORE]
+    assert card_targets[:, column["onset"]].tolist() == [IGNORE, 2, IGNORE]
+    assert torch.equal(card_targets[1], cards[1])
+    assert movers[0, column["direction"]] == 0  # the labels given stay as they are
 
 
 def test_compressor_resumed_is_bit_equal(features, tmp_path):

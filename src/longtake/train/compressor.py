@@ -22,7 +22,9 @@ from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.models.video_llm import average_pool
 from longtake.train import checkpoint
 from longtake.train.optimiser import Optimiser
-from longtake.train.reading import IGNORE, ReadingHead, labels, reading_accuracy, reading_loss
+from longtake.train.reading import ATTRIBUTES, IGNORE, ReadingHead, labels, reading_accuracy, reading_loss
+
+Targets = tuple[Tensor, Tensor]  # labels for the card head and the mover head, int64 (rows, attributes) each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,7 @@ class CompressorRecipe:
     batch: int = 64  # groups
     plain: float = 0.15  # share of groups with nothing in them
     noise: float = 0.1  # of a feature's standard deviation
+    reverse: float = 0.5  # share of groups that run backwards
     lr: float = 1.0e-3
     muon_lr: float = 3e-3
     weight_decay: float = 0.05
@@ -104,9 +107,10 @@ def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) 
         rng = np.random.default_rng([recipe.seed, step, 3])
         empty = int(recipe.batch * recipe.plain)
         rows = np.concatenate([rng.choice(plain, empty), rng.choice(busy, recipe.batch - empty)])
-        features = bank.read(rows)
+        features, targets = bank.read(rows), (bank.card_targets[rows], bank.mover_targets[rows])
+        features, targets = run_backwards(features, targets, torch.from_numpy(rng.random(len(rows)) < recipe.reverse))
         features = features + recipe.noise * features.std() * torch.randn_like(features)
-        loss, figures = _loss(modules, features, bank, rows, recipe.pool)
+        loss, figures = _loss(modules, features, targets, recipe.pool)
         optimiser.update(loss, checkpoint.cosine(step, recipe.steps, recipe.warmup))
         log.add(loss=loss.item(), **figures)
         if (step + 1) % recipe.log_every == 0:
@@ -115,7 +119,8 @@ def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) 
             checkpoint.save(folder, step + 1, modules, optimiser)
             held = np.flatnonzero(~nothing[last:])[:1500] + last
             with torch.no_grad():
-                _, figures = _loss(modules, bank.read(held), bank, held, recipe.pool)
+                targets = bank.card_targets[held], bank.mover_targets[held]
+                _, figures = _loss(modules, bank.read(held), targets, recipe.pool)
             log.write(step + 1, **{f"held_{name}": round(value, 4) for name, value in figures.items()})
     return dts
 
@@ -131,14 +136,28 @@ def start_as_mean(dts: DynamicTokenSynthesizer) -> None:
         weight[:, :, 1:, 1, 1] += 0.5 * torch.eye(len(weight))[..., None]
 
 
+def run_backwards(features: Tensor, targets: Targets, which: Tensor) -> tuple[Tensor, Targets]:
+    """Some groups in reverse, bool ``(rows,)``: what moved left moves right, and when a needle came is not asked.
+
+    Without this the direction of motion is learned by heart: the same four frames never show both.
+    """
+    names = list(ATTRIBUTES)
+    cards, movers = (target.clone() for target in targets)
+    for target in (cards, movers):
+        target[which, names.index("onset")] = IGNORE
+    direction = movers[:, names.index("direction")]
+    direction[which & (direction != IGNORE)] ^= 1  # DIRECTIONS stand in pairs of opposites
+    return torch.where(which[:, None, None, None], features.flip(1), features), (cards, movers)
+
+
 def _loss(
-    modules: dict[str, nn.Module], features: Tensor, bank: FeatureBank, rows: NDArray[np.int64], pool: int
+    modules: dict[str, nn.Module], features: Tensor, targets: Targets, pool: int
 ) -> tuple[Tensor, dict[str, float]]:
     """Both heads' loss and accuracies on groups of features ``(rows, 4, tokens, dim)``."""
     with torch.autocast("cpu", torch.bfloat16):
         tokens = compress(modules["dts"], features, pool)
         cards, movers = modules["card_head"](tokens), modules["mover_head"](tokens)
-    card_targets, mover_targets = bank.card_targets[rows], bank.mover_targets[rows]
+    card_targets, mover_targets = targets
     loss = reading_loss(cards, card_targets) + reading_loss(movers, mover_targets)
     figures = {f"card_{k}": v for k, v in reading_accuracy(cards, card_targets).items()}
     figures |= {f"mover_{k}": v for k, v in reading_accuracy(movers, mover_targets).items()}

@@ -1,6 +1,7 @@
 """Banks: resumed or not the same bytes; units and mixes lose, double and misplace nothing."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from longtake.data.bank import (
     bank_video,
     build_bank,
     cut_units,
+    plan_pair,
     read_events,
 )
 from longtake.data.needles import Card, Mover
@@ -92,12 +94,50 @@ def test_rendered_videos_are_the_frames_shrunk():
     assert np.array_equal(rendered[7].permute(1, 2, 0).numpy(), np.asarray(expected))
 
 
-def test_bank_videos_have_one_to_three_cards_and_sometimes_a_mover():
+def test_bank_videos_are_full_of_needles():
     videos = [bank_video(BankRecipe(), world.clips(), number) for number in range(80)]
-    assert {len(video.cards) for video in videos} == {1, 2, 3}
-    assert {len(video.movers) for video in videos} == {0, 1}
+    assert np.mean([len(video.cards) for video in videos]) == pytest.approx(5.5, abs=0.5)
+    assert np.mean([len(video.movers) for video in videos if video.fps == 1]) == pytest.approx(0.75, abs=0.25)
+    assert not any(video.movers for video in videos if video.fps == 2)  # they would be too fast
     assert {video.fps for video in videos} == {1.0, 2.0}
     assert {video.split for video in videos} == {"train"}
+
+
+def test_a_pair_of_groups_keeps_its_needles_to_itself():
+    rng = np.random.default_rng(0)
+    lengths, kinds = Counter(), Counter()
+    for _ in range(600):
+        planned = plan_pair(rng, "train", with_movers=True)
+        kinds[tuple(type(what).__name__ for what, _, _ in planned)] += 1
+        assert all(0 <= first < stop <= 8 for _, first, stop in planned)
+        if len(planned) == 2:
+            assert planned[0][2] <= GROUP <= planned[1][1]
+        lengths.update(stop - first for what, first, stop in planned if isinstance(what, Card))
+        assert all(5 <= stop - first <= 8 for what, first, stop in planned if isinstance(what, Mover))
+    assert set(lengths) == {1, 2, 3, 4}
+    assert lengths[1] < lengths[2]
+    alone = [("Card",), ("Mover",), ("NoneType",), ("Card", "Card"), ("Card", "NoneType"), ("NoneType", "Card"), ()]
+    assert all(kinds[kind] for kind in alone)
+
+
+def test_the_record_says_where_a_needle_is(tmp_path):
+    """The middle of what differs from the same video without its events, frame by frame."""
+    recipe = BankRecipe(videos=6, frames=8, seed=3, side=16)
+    build_bank(recipe, world.clips(), encode, tmp_path, workers=0)
+    checked = 0
+    for number, (_, placed) in enumerate(read_events(tmp_path)):
+        video = bank_video(recipe, world.clips(), number)
+        bare = replace(video, events=(), foreign=())
+        (height, width), fps = video.size, video.fps
+        for event in (event for event in placed if event.what is not None):
+            assert len(event.centres) == event.stop - event.first
+            for frame, (x, y) in zip(range(event.first, event.stop), event.centres, strict=True):
+                pair = (np.asarray(v.picture(frame / fps), np.int16) for v in (video, bare))
+                rows, columns = np.nonzero(np.abs(next(pair) - next(pair)).max(2) > 8)
+                assert (rows.min() + rows.max() + 1) / 2 / height == pytest.approx(y, abs=0.04)
+                assert (columns.min() + columns.max() + 1) / 2 / width == pytest.approx(x, abs=0.04)
+                checked += 1
+    assert checked > 10
 
 
 RED, BLUE = (Card(content="7", colour=colour, outline="round") for colour in ("red", "blue"))
@@ -192,7 +232,9 @@ def test_every_row_of_a_mix_shows_what_its_events_say(mixer, bank):
             assert said == recorded
 
 
-def test_cards_fit_even_where_a_unit_has_two(mixer):
+def test_cards_fit_even_where_a_unit_has_two(bank):
+    both = [Placed(what=RED, first=1, stop=3), Placed(what=BLUE, first=3, stop=6)]
+    mixer = Mixer(cut_units([*bank[:20], *[(1.0, both)] * 60], 10), "train")
     assert any(sum(isinstance(e.what, Card) for e in unit.events) > 1 for unit in mixer.busy)
     for seed in range(200):
         assert len(mixer.mix(np.random.default_rng(seed), 12, 1, 0.0).video.cards) <= 1

@@ -33,7 +33,7 @@ from longtake.train.decoder import (
     train_step,
 )
 from longtake.train.grounding import answer_rows, grounding_loss, row_attention
-from longtake.train.ledger import Ledger, asked_loss, ledger_loss, ledger_targets
+from longtake.train.ledger import CLOCK_DIGITS, READ, Ledger, asked_loss, clock_digits, ledger_loss, ledger_targets
 from longtake.train.optimiser import Optimiser
 from longtake.train.reading import IGNORE
 from longtake.train.rows import (
@@ -201,7 +201,7 @@ def test_asked_loss_is_the_cross_entropy_of_the_colour_in_the_question(text):
     states = torch.randn(*batch.ids.shape, 32, generator=torch.Generator().manual_seed(0))
     colour = list(COLOURS).index("green")
     columns = [c - 1 for c in range(len(row.ids)) if int(row.labels[c]) != IGNORE]
-    by_hand = -torch.stack([ledger.asked(states[0, c]).log_softmax(0)[colour] for c in columns]).mean()
+    by_hand = -torch.stack([ledger.asked(normed(states[0, c])).log_softmax(0)[colour] for c in columns]).mean()
     torch.testing.assert_close(asked_loss(ledger, batch, states, [(video, [named])]), by_hand)
 
 
@@ -236,11 +236,30 @@ def test_row_attention_equals_the_decoder_own_in_eager_mode_and_grounds_the_aske
         assert groups == set(np.flatnonzero(looked_at_groups(video, question)).tolist())
 
 
+def normed(states: torch.Tensor) -> torch.Tensor:
+    return states / states.square().mean(-1, keepdim=True).sqrt()
+
+
 def test_ledger_targets_by_hand():
+    targets = ledger_targets(mix(EVENTS, 7))
+    assert targets.shape == (7, 2 + len(READ) + CLOCK_DIGITS)
     # groups: 0 red; 1 red and a cut; 2 blue; 3 the mover; 4 the mover, then pink; 5 pink
-    assert ledger_targets(mix(EVENTS, 7)).tolist() == [[0, 8], [0, 8], [1, 0], [X, X], [2, 5], [2, 5], [X, X]]
+    assert targets[:, :2].tolist() == [[0, 8], [0, 8], [1, 0], [X, X], [X, X], [2, 5], [X, X]]
+    # kind, tens, units, letter, symbol, colour, direction
+    seven = [1, 10, 7, X, X]
+    assert targets[:, 2:9].tolist() == [
+        [*seven, 0, X], [*seven, 0, X], [*seven, 5, X], [4, X, X, X, 3, 0, 2], [X] * 7, [*seven, 7, X], [X] * 7,
+    ]  # fmt: skip
     two = [event(RED, 0, 2, 0.5), event(BLUE, 2, 6, 0.5)]
-    assert ledger_targets(mix(two, 2, 0.5)).tolist() == [[X, X], [1, 0]]  # two cards in the first group
+    assert ledger_targets(mix(two, 2, 0.5))[:, :2].tolist() == [[X, X], [1, 0]]  # two cards in the first group
+
+
+def test_the_clock_tells_the_digits_of_the_stamp():
+    empty = 10
+    assert clock_digits(mix([], 2)).tolist() == [[0] + [empty] * 4, [4] + [empty] * 4]
+    late = clock_digits(mix([], 2600, 1.0))
+    assert late[26].tolist() == [4, 0, 1, empty, empty]  # 104 s
+    assert late[2599].tolist() == [6, 9, 3, 0, 1]  # 10,396 s
 
 
 def test_the_ledger_learns_at_cards_only(text):
@@ -249,16 +268,18 @@ def test_the_ledger_learns_at_cards_only(text):
     batch = Batch([make_row(text, video, [QUESTION], PER_GROUP, *plain(7))])
     states = torch.randn(*batch.ids.shape, 32)
     loss = ledger_loss(ledger, batch, states, [(video, [QUESTION])], PER_GROUP)
-    expected = []
+    heads = [ledger.count, ledger.colour, *(ledger.read[name] for name in READ), *ledger.clock]
+    terms: dict[int, list[float]] = {}
     for column, visual in enumerate(batch.visual[0].tolist()):
-        number, colour = ledger_targets(video)[visual // PER_GROUP].tolist() if visual >= 0 else (X, X)
-        if number != X:
-            row = states[0, column]
-            expected.append(-ledger.count(row).log_softmax(0)[number] - ledger.colour(row).log_softmax(0)[colour])
-    assert len(expected) == 5 * PER_GROUP
-    assert loss.item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
-    empty = mix([], 7)
-    assert ledger_loss(ledger, batch, states, [(empty, [QUESTION])], PER_GROUP).item() == 0
+        if visual < 0:
+            continue
+        for number, wanted in enumerate(ledger_targets(video)[visual // PER_GROUP].tolist()):
+            if wanted != X:
+                log = heads[number](normed(states[0, column])).log_softmax(0)
+                terms.setdefault(number, []).append(-log[wanted].item())
+    assert len(terms[0]) == 4 * PER_GROUP  # groups with one card
+    assert len(terms[len(heads) - 1]) == 7 * PER_GROUP  # every group has a time
+    assert loss.item() == pytest.approx(sum(np.mean(values) for values in terms.values()), rel=1e-4)
 
 
 @pytest.mark.parametrize(

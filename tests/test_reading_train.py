@@ -68,7 +68,13 @@ MOVER = Mover(shape="heart", colour="pink", direction="up")
     ],
 )
 def test_labels_by_hand(row, expected):
-    assert dict(zip(NAMES, row, strict=True)) == dict(zip(NAMES, expected, strict=True))
+    nowhere = [X] * 4
+    assert dict(zip(NAMES, row, strict=True)) == dict(zip(NAMES, expected + nowhere, strict=True))
+
+
+def test_places_are_eighths_of_the_frame():
+    row = labels(MOVER, centres=[(0.0, 0.99), (0.3, 0.5), (0.51, 0.124)])
+    assert row[NAMES.index("from_x") :] == [0, 7, 4, 0]
 
 
 def test_the_label_of_j_counts_without_i():
@@ -87,7 +93,7 @@ def test_a_groups_labels_by_hand():
     cards, movers = zip(*[group_labels(events, group) for group in range(7)], strict=True)
     assert cards[0] == labels(card("7"), onset=2)
     assert cards[1] == labels(card("A", "blue"), onset=2)
-    assert cards[2] == [X] * 9
+    assert cards[2] == [X] * len(NAMES)
     assert cards[3:] == (labels(None),) * 4
     assert movers[:3] == (labels(None),) * 3
     assert movers[3] == labels(MOVER, onset=3)  # one frame shows no direction
@@ -95,6 +101,10 @@ def test_a_groups_labels_by_hand():
     assert movers[5] == labels(MOVER, onset=4)
     assert movers[6] == labels(None)
     assert group_labels([Placed(what=card("7"), first=0, stop=9)], 1)[0] == labels(card("7"), onset=4)
+    path = tuple((0.1 * n, 0.5) for n in range(6))
+    moving = [Placed(what=MOVER, first=2, stop=8, centres=path)]
+    assert group_labels(moving, 0)[1] == labels(MOVER, onset=2, moving=True, centres=path[:2])
+    assert group_labels(moving, 1)[1] == labels(MOVER, onset=4, moving=True, centres=path[2:])
 
 
 def test_loss_and_accuracy_by_hand():
@@ -294,7 +304,10 @@ def test_a_group_that_runs_backwards_moves_the_other_way():
     left = Mover(shape="star", colour="red", direction="left")
     down = Mover(shape="star", colour="red", direction="down")
     still = labels(down, onset=3)
-    movers = torch.tensor([labels(left, onset=1, moving=True), labels(down, onset=4, moving=True), still])
+    path = [(0.9, 0.2), (0.6, 0.3)]
+    movers = torch.tensor(
+        [labels(left, onset=1, moving=True, centres=path), labels(down, onset=4, moving=True, centres=path), still]
+    )
     card = labels(Card(content="7", colour="red", outline="round"), onset=2)
     cards = torch.tensor([labels(None), card, labels(None)])
     which = torch.tensor([True, False, True])
@@ -304,6 +317,7 @@ def test_a_group_that_runs_backwards_moves_the_other_way():
     assert mover_targets[:, column["direction"]].tolist() == [1, 3, IGNORE]  # right, down, and still not moving
     assert mover_targets[:, column["onset"]].tolist() == [IGNORE, 4, IGNORE]
     assert card_targets[:, column["onset"]].tolist() == [IGNORE, 2, IGNORE]
+    assert mover_targets[:, column["from_x"] :].tolist() == [[4, 2, 7, 1], [7, 1, 4, 2], [IGNORE] * 4]
     assert torch.equal(card_targets[1], cards[1])
     assert movers[0, column["direction"]] == 0  # the labels given stay as they are
 

@@ -7,9 +7,11 @@ depend on its neighbours, and millions of different training videos can be put t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +20,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from longtake.data.haystack import Clip
-from longtake.data.needles import CONTENTS, Card, Mover, Split
-from longtake.data.probe import Event, ProbeVideo, make_video
+from longtake.data.haystack import Clip, random_shot
+from longtake.data.needles import CONTENTS, Card, Mover, Split, draw_card_choice, draw_mover_choice
+from longtake.data.probe import SIZES, Event, ProbeVideo, centre
 
 GROUP = 4  # frames
 
@@ -30,7 +32,7 @@ class BankRecipe:
     """How many videos of how many frames, and from which seed."""
 
     split: Split = "train"
-    videos: int = 3200
+    videos: int = 4000
     frames: int = 40
     seed: int = 0
     side: int = 128
@@ -54,18 +56,53 @@ class RenderedVideos(Dataset[Tensor]):
 
 
 def bank_video(recipe: BankRecipe, clips: list[Clip], number: int) -> ProbeVideo:
-    """Video ``number`` of a bank: one to three cards, now and then a mover, at 1 or 2 frames a second."""
+    """Video ``number`` of a bank: pairs of groups, each another shot with its own needles, at 1 or 2 frames a second.
+
+    What is learned from a bank depends on how many different cards it holds, so there are more than a video of the
+    probe world would have: about five in 40 frames.
+    """
     rng = np.random.default_rng([recipe.seed, number, 5])
     fps = 2.0 if rng.random() < 0.2 else 1.0
-    return make_video(
-        recipe.seed * 10**6 + number,
+    shots, events = [], []
+    for pair in range(0, recipe.frames, 2 * GROUP):
+        shots.append(random_shot(rng, clips, pair / fps))
+        for what, first, stop in plan_pair(rng, recipe.split, with_movers=fps == 1.0):
+            begin, end = (pair + first - 0.5) / fps, (pair + stop - 0.5) / fps
+            events.append(Event(what=what, start_seconds=begin, stop_seconds=end, seed=int(rng.integers(2**31))))
+    return ProbeVideo(
+        seed=number,
         split=recipe.split,
-        clips=clips,
-        num_frames=recipe.frames,
         fps=fps,
-        num_cards=int(rng.integers(1, 4 if fps == 1.0 else 3)),
-        mover=bool(rng.random() < 0.45),
+        num_frames=recipe.frames,
+        size=SIZES[int(rng.integers(len(SIZES)))],
+        shots=tuple(shots),
+        events=tuple(events),
+        foreign=tuple(random_shot(rng, clips, event.start_seconds) for event in events),
     )
+
+
+def plan_pair(
+    rng: np.random.Generator, split: Split, with_movers: bool
+) -> list[tuple[Card | Mover | None, int, int]]:
+    """What two groups show, and on which frames [first, stop) of eight: a card on both, a mover, or a thing on each.
+
+    A card shows on two to four frames, on fewer where its group ends.
+    """
+    dice = rng.random()
+    if dice < 0.35:
+        first = int(rng.integers(1, GROUP))
+        return [(draw_card_choice(rng, split), first, int(rng.integers(GROUP + 1, first + GROUP + 1)))]
+    if dice < 0.5 and with_movers:
+        first = int(rng.integers(0, 3))
+        return [(draw_mover_choice(rng, split), first, min(2 * GROUP, first + int(rng.integers(6, 9))))]
+    planned: list[tuple[Card | Mover | None, int, int]] = []
+    for begin in (0, GROUP):
+        first = begin + int(rng.integers(GROUP))
+        stop = min(first + int(rng.integers(2, GROUP + 1)), begin + GROUP)
+        dice = rng.random()
+        if dice < 0.85:  # nothing in the rest
+            planned.append((draw_card_choice(rng, split) if dice < 0.75 else None, first, stop))
+    return planned
 
 
 def build_bank(
@@ -94,33 +131,40 @@ def build_bank(
 
 
 def _describe(video: ProbeVideo) -> dict[str, object]:
-    events = [
-        {
-            "what": None if e.what is None else [getattr(e.what, f) for f in e.what.__slots__],
-            "first": int(np.ceil(e.start_seconds * video.fps)),
-            "stop": int(np.ceil(e.stop_seconds * video.fps)),
-        }
-        for e in video.events
-    ]
+    events = []
+    for event in video.events:
+        first, stop = (math.ceil(at * video.fps) for at in (event.start_seconds, event.stop_seconds))
+        row: dict[str, object] = {"what": None, "first": first, "stop": stop}
+        if event.what is not None:
+            places = [centre(event, frame / video.fps, video.size[::-1], video.split) for frame in range(first, stop)]
+            row["what"] = [getattr(event.what, field) for field in event.what.__slots__]
+            row["centres"] = [[round(x, 3), round(y, 3)] for x, y in places]
+        events.append(row)
     return {"fps": video.fps, "frames": video.num_frames, "events": events}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """An event of a bank's video: what it is and the frames ``[first, stop)`` it shows on."""
+    """An event of a bank's video: what it is, the frames ``[first, stop)`` it shows on, and where on each.
+
+    centres: (x, y) as shares of the frame's width and height, one for each of its frames; none for a cut.
+    """
 
     what: Card | Mover | None
     first: int
     stop: int
+    centres: tuple[tuple[float, float], ...] = ()
 
 
 def read_events(folder: Path) -> list[tuple[float, list[Placed]]]:
     """For each video of a bank its fps and its events in order."""
     rows = [json.loads(line) for line in (folder / "videos.jsonl").read_text().splitlines()]
-    return [
-        (row["fps"], [Placed(what=_thing(e["what"]), first=e["first"], stop=e["stop"]) for e in row["events"]])
-        for row in rows
-    ]
+    return [(row["fps"], [_placed(event) for event in row["events"]]) for row in rows]
+
+
+def _placed(event: dict[str, Any]) -> Placed:
+    centres = tuple((x, y) for x, y in event.get("centres", ()))
+    return Placed(what=_thing(event["what"]), first=event["first"], stop=event["stop"], centres=centres)
 
 
 def _thing(fields: list[str] | None) -> Card | Mover | None:
@@ -157,7 +201,7 @@ def cut_units(events: list[tuple[float, list[Placed]]], groups_per_video: int) -
         edges = np.flatnonzero(np.diff(busy, prepend=-1, append=-1))  # a run begins or ends
         for begin, end in zip(edges[:-1], edges[1:], strict=True):
             inside = tuple(
-                Placed(what=e.what, first=e.first - begin * GROUP, stop=e.stop - begin * GROUP)
+                replace(e, first=e.first - begin * GROUP, stop=e.stop - begin * GROUP)
                 for e in placed
                 if busy[begin] and begin * GROUP <= e.first < end * GROUP and e.stop > e.first
             )

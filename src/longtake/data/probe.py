@@ -10,6 +10,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -166,22 +167,39 @@ def place_event(
 
     size: (width, height) of the frame. card_size: the range of a card's height as a share of the shorter side.
     """
+    if isinstance(event.what, Card):
+        return _place_card(event.what, event.seed, size, split, card_size)
+    assert isinstance(event.what, Mover)
     rng = np.random.default_rng(event.seed)
     width, height = size
-    short = min(width, height)
-    if isinstance(event.what, Card):
-        side = math.ceil(short * rng.uniform(*card_size))
-        drawn = card_picture(event.what, side, str(rng.choice(fonts(split))), rng)
-        x, y = rng.uniform(0, width - side), rng.uniform(0, height - side)
-        if rng.random() < 0.3:
-            drawn = drawn.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.7))))
-    else:
-        assert isinstance(event.what, Mover)
-        side = int(short * rng.uniform(0.2, 0.36))
-        drawn = mover_picture(event.what, side, rng)
-        x, y = _on_path(event, (at_seconds - event.start_seconds) / (event.stop_seconds - event.start_seconds), rng)
-        x, y = x * (width - side), y * (height - side)
+    side = int(min(size) * rng.uniform(0.2, 0.36))
+    drawn = mover_picture(event.what, side, rng)
+    x, y = _on_path(event, (at_seconds - event.start_seconds) / (event.stop_seconds - event.start_seconds), rng)
+    return drawn, int(x * (width - side)), int(y * (height - side))
+
+
+@lru_cache(maxsize=32)
+def _place_card(
+    card: Card, seed: int, size: tuple[int, int], split: Split, card_size: tuple[float, float]
+) -> tuple[Image.Image, int, int]:
+    """A card is the same on all of its frames."""
+    rng = np.random.default_rng(seed)
+    width, height = size
+    side = math.ceil(min(size) * rng.uniform(*card_size))
+    drawn = card_picture(card, side, str(rng.choice(fonts(split))), rng)
+    x, y = rng.uniform(0, width - side), rng.uniform(0, height - side)
+    if rng.random() < 0.3:
+        drawn = drawn.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.2, 0.7))))
     return drawn, int(x), int(y)
+
+
+def centre(event: Event, at_seconds: float, size: tuple[int, int], split: Split) -> tuple[float, float]:
+    """The middle of a card or a moving shape at a time, as shares of the frame's width and height.
+
+    size: (width, height) of the frame.
+    """
+    drawn, x, y = place_event(event, at_seconds, size, split)
+    return (x + drawn.width / 2) / size[0], (y + drawn.height / 2) / size[1]
 
 
 def _on_path(event: Event, share: float, rng: np.random.Generator) -> tuple[float, float]:

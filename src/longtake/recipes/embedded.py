@@ -96,10 +96,10 @@ def decoder() -> DecoderRecipe:
     easy = ("what", "is_there", "count", "direction", "when")
     return DecoderRecipe(
         phases=(
-            Phase(until_step=700, groups=(2, 4), cards=2, tasks=easy, tokens=4096),
-            Phase(until_step=1300, groups=(3, 12), cards=4, tasks=ALL_TASKS, tokens=4096),
-            Phase(until_step=2300, groups=(4, 40), cards=6, tasks=ALL_TASKS, tokens=6144, questions=16),
-            Phase(until_step=2500, groups=(32, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=20),
+            Phase(until_step=300, groups=(2, 4), cards=2, tasks=easy, tokens=4096, questions=12),
+            Phase(until_step=1000, groups=(3, 12), cards=4, tasks=ALL_TASKS, tokens=4096, questions=12),
+            Phase(until_step=1600, groups=(4, 40), cards=6, tasks=ALL_TASKS, tokens=6144, questions=16),
+            Phase(until_step=1800, groups=(32, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=20),
         )
     )
 

@@ -81,13 +81,23 @@ def group_labels(events: list[Placed], group: int) -> tuple[list[int], list[int]
     card, mover = labels(None), labels(None)
     if cards:
         event = cards[0][1]
-        card = labels(event.what, onset=event.first - begin if event.first >= begin else GROUP)
+        card = labels(event.what, onset=_onset(event, begin), centres=_centres(event, begin))
         if len(cards) > 1 and cards[1][0] == cards[0][0]:
             card = [IGNORE] * len(card)
     if movers:
         frames, event = movers[0]
-        mover = labels(event.what, onset=event.first - begin if event.first >= begin else GROUP, moving=frames >= 2)
+        centres = _centres(event, begin)
+        mover = labels(event.what, onset=_onset(event, begin), moving=frames >= 2, centres=centres)
     return card, mover
+
+
+def _onset(event: Placed, begin: int) -> int:
+    return event.first - begin if event.first >= begin else GROUP
+
+
+def _centres(event: Placed, begin: int) -> tuple[tuple[float, float], ...]:
+    """Where an event is on its frames within the group that begins at a frame."""
+    return event.centres[max(0, begin - event.first) : begin + GROUP - event.first]
 
 
 def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) -> DynamicTokenSynthesizer:
@@ -143,8 +153,10 @@ def run_backwards(features: Tensor, targets: Targets, which: Tensor) -> tuple[Te
     """
     names = list(ATTRIBUTES)
     cards, movers = (target.clone() for target in targets)
+    ends = [names.index(name) for name in ("from_x", "from_y", "to_x", "to_y")]
     for target in (cards, movers):
         target[which, names.index("onset")] = IGNORE
+        target[:, ends] = torch.where(which[:, None], target[:, ends[2:] + ends[:2]], target[:, ends])
     direction = movers[:, names.index("direction")]
     direction[which & (direction != IGNORE)] ^= 1  # DIRECTIONS stand in pairs of opposites
     return torch.where(which[:, None, None, None], features.flip(1), features), (cards, movers)

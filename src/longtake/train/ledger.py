@@ -1,8 +1,9 @@
 """The ledger: linear layers on an early decoder layer's states, thrown away after training.
 
-At each card they learn how many came before it and which colour the last one had: "after", "order" and "how many" are
-answered from that. Where an answer begins they learn which colour was asked about: what is to be looked for in the next
-layers. The answers alone teach both too slowly.
+At each card they learn how many came before it and which colour the last one had ("after", "order" and "how many" are
+answered from that) and what is on it ("what", "which way"); at every visual token the time of its group ("when"); and
+where an answer begins which colour was asked about: what is to be looked for in the next layers. The answers alone
+teach all this too slowly.
 """
 
 from __future__ import annotations
@@ -13,54 +14,84 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from longtake.data.bank import Mix
+from longtake.data.bank import GROUP, Mix
 from longtake.data.needles import COLOURS
 from longtake.data.probe import MAX_CARDS
-from longtake.train.reading import IGNORE
+from longtake.train.reading import ATTRIBUTES, IGNORE, labels
 from longtake.train.rows import Batch, Lesson, event_groups
+
+READ = ("kind", "tens", "units", "letter", "symbol", "colour", "direction")
+CLOCK_DIGITS = 5
 
 
 class Ledger(nn.Module):
-    """From states at a card's tokens: how many cards came before (0 to 6), and the last one's colour (8: none).
+    """One linear layer on normalised states ``(tokens, hidden)`` for each thing to be noted.
 
-    ``asked``: from states where an answer's tokens are predicted, the colour in the question.
+    count, colour: at a card, how many cards came before (0 to 6), and the last one's colour (8: none).
+    asked: where an answer's tokens are predicted, the colour in the question.
+    read: at a needle, its attributes, as the reading heads have them. clock: the digits of a group's time, units first.
     """
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.count, self.colour = nn.Linear(hidden, MAX_CARDS + 1), nn.Linear(hidden, len(COLOURS) + 1)
         self.asked = nn.Linear(hidden, len(COLOURS))
+        self.read = nn.ModuleDict({name: nn.Linear(hidden, ATTRIBUTES[name]) for name in READ})
+        self.clock = nn.ModuleList(nn.Linear(hidden, 11) for _ in range(CLOCK_DIGITS))
 
-    def loss(self, states: Tensor, targets: Tensor) -> Tensor:
-        """states ``(tokens, hidden)``; targets int ``(tokens, 2)``, IGNORE where there is no card."""
-        count = F.cross_entropy(self.count(states).float(), targets[:, 0], ignore_index=IGNORE)
-        colour = F.cross_entropy(self.colour(states).float(), targets[:, 1], ignore_index=IGNORE)
-        return count + colour
+    def forward(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Sum of the cross-entropies, each over the tokens that have a target.
+
+        states: ``(tokens, hidden)``; targets: int ``(tokens, columns)`` of ``ledger_targets``, IGNORE for none.
+        """
+        states = F.rms_norm(states.float(), states.shape[-1:])  # a residual stream grows while it is trained
+        heads = [self.count, self.colour, *self.read.values(), *self.clock]
+        total = states.sum() * 0
+        for head, wanted in zip(heads, targets.T, strict=True):
+            if (wanted != IGNORE).any():
+                total = total + F.cross_entropy(head(states), wanted, ignore_index=IGNORE)
+        return total
 
 
 def ledger_targets(mix: Mix) -> NDArray[np.int64]:
-    """``(groups, 2)``: cards before the one in the group, the last one's colour; IGNORE unless there is just one."""
-    targets = np.full((len(mix.groups), 2), IGNORE)
-    shown = np.zeros(len(mix.groups), np.int64)
+    """``(groups, columns)``: cards before the one in the group, the last one's colour, what is in it, and its time.
+
+    All but the time are IGNORE unless there is just one card or mover in the group.
+    """
+    groups = len(mix.groups)
+    noted, read = np.full((groups, 2), IGNORE), np.full((groups, len(READ)), IGNORE)
+    shown = np.zeros(groups, np.int64)
+    places = [list(ATTRIBUTES).index(name) for name in READ]
     previous = len(COLOURS)
     for number, (card, event) in enumerate(mix.video.cards):
         span = event_groups(mix, event)
-        targets[span] = (min(number, MAX_CARDS), previous)
+        noted[span] = (min(number, MAX_CARDS), previous)
+        read[span] = np.take(labels(card), places)
         shown[span] += 1
         previous = list(COLOURS).index(card.colour)
-    targets[shown != 1] = IGNORE
-    return targets
+    for mover, event in mix.video.movers:
+        span = event_groups(mix, event)
+        read[span] = np.take(labels(mover, moving=True), places)
+        shown[span] += 1
+    noted[shown != 1] = read[shown != 1] = IGNORE
+    return np.concatenate([noted, read, clock_digits(mix)], axis=1)
+
+
+def clock_digits(mix: Mix) -> NDArray[np.int64]:
+    """``(groups, CLOCK_DIGITS)``: the digits of each group's stamp, units first; 10 where it has none."""
+    seconds = (np.arange(len(mix.groups)) * GROUP * mix.frame_seconds).astype(np.int64)[:, None]
+    power = 10 ** np.arange(CLOCK_DIGITS)
+    return np.where((seconds >= power) | (power == 1), seconds // power % 10, 10)
 
 
 def ledger_loss(ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Lesson], per_group: int) -> Tensor:
-    """The ledger's loss over all visual tokens of groups with one card; states ``(batch, columns, hidden)``."""
+    """The ledger's loss over all visual tokens; states ``(batch, columns, hidden)``."""
     targets = torch.from_numpy(np.stack([ledger_targets(mix) for mix, _ in lessons]))
     group = (batch.visual // per_group).clamp_min(0)
-    spread = targets.gather(1, group[..., None].expand(-1, -1, 2))
-    chosen = (batch.visual >= 0) & (spread[..., 0] != IGNORE)
-    if not chosen.any():
-        return states.sum() * 0
-    return ledger.loss(states[chosen], spread[chosen])
+    spread = targets.gather(1, group[..., None].expand(-1, -1, targets.shape[2]))
+    chosen = batch.visual >= 0
+    loss: Tensor = ledger(states[chosen], spread[chosen])
+    return loss
 
 
 def asked_loss(ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Lesson]) -> Tensor:
@@ -77,4 +108,5 @@ def asked_loss(ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Lesso
     chosen = targets != IGNORE
     if not chosen.any():
         return states.sum() * 0
-    return F.cross_entropy(ledger.asked(states[chosen]).float(), targets[chosen])
+    normed = F.rms_norm(states[chosen].float(), states.shape[-1:])
+    return F.cross_entropy(ledger.asked(normed), targets[chosen])

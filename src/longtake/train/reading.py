@@ -1,12 +1,13 @@
 """Reading heads: what the embedded tower and compressor are taught to see, as labels, heads and one loss.
 
 A head pools a set of tokens with one learned query and predicts each attribute of a needle: its kind, digits,
-letter, symbol, colour, outline, direction of motion and onset within a group. Heads are thrown away after training.
+letter, symbol, colour, outline, direction of motion, and its onset and places within a group. Heads are thrown away
+after training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from longtake.data.needles import COLOURS, DIRECTIONS, LETTERS, OUTLINES, SYMBOLS, Card, Mover
 
 IGNORE = -100
+PLACES = 8  # parts of a frame's width or height
 # attribute -> number of classes
 ATTRIBUTES: dict[str, int] = {
     "kind": 5,  # nothing, number, letter, symbol on a card; a mover
@@ -26,12 +28,25 @@ ATTRIBUTES: dict[str, int] = {
     "outline": len(OUTLINES),
     "direction": len(DIRECTIONS),
     "onset": 5,  # the frame of the group it first shows in; 4: it was on before
+    "from_x": PLACES,  # where its middle is when the group first shows it
+    "from_y": PLACES,
+    "to_x": PLACES,  # and when it last does
+    "to_y": PLACES,
 }
 KINDS = {"number": 1, "letter": 2, "shape": 3}
 
 
-def labels(what: Card | Mover | None, *, onset: int | None = None, moving: bool = False) -> list[int]:
-    """Class numbers in the order of ``ATTRIBUTES``; ``IGNORE`` where an attribute does not apply."""
+def labels(
+    what: Card | Mover | None,
+    *,
+    onset: int | None = None,
+    moving: bool = False,
+    centres: Sequence[tuple[float, float]] = (),
+) -> list[int]:
+    """Class numbers in the order of ``ATTRIBUTES``; ``IGNORE`` where an attribute does not apply.
+
+    centres: where it is on each frame, (x, y) as shares of the frame's width and height.
+    """
     row = dict.fromkeys(ATTRIBUTES, IGNORE)
     row["kind"] = 0
     if what is None:
@@ -39,6 +54,9 @@ def labels(what: Card | Mover | None, *, onset: int | None = None, moving: bool 
     row["colour"] = list(COLOURS).index(what.colour)
     if onset is not None:
         row["onset"] = onset
+    if centres:
+        places = zip(("from_x", "from_y", "to_x", "to_y"), (*centres[0], *centres[-1]), strict=True)
+        row |= {name: int(place * PLACES) for name, place in places}
     if isinstance(what, Mover):
         row["kind"], row["symbol"] = 4, SYMBOLS.index(what.shape)
         if moving:

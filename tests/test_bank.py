@@ -108,12 +108,12 @@ def test_a_pair_of_groups_keeps_its_needles_to_itself():
     lengths, kinds = Counter(), Counter()
     for _ in range(600):
         planned = plan_pair(rng, "train", with_movers=True)
-        kinds[tuple(type(what).__name__ for what, _, _ in planned)] += 1
-        assert all(0 <= first < stop <= 8 for _, first, stop in planned)
+        kinds[tuple(type(plan.what).__name__ for plan in planned)] += 1
+        assert all(0 <= plan.first < plan.stop <= 8 for plan in planned)
         if len(planned) == 2:
-            assert planned[0][2] <= GROUP <= planned[1][1]
-        lengths.update(stop - first for what, first, stop in planned if isinstance(what, Card))
-        assert all(5 <= stop - first <= 8 for what, first, stop in planned if isinstance(what, Mover))
+            assert planned[0].stop <= GROUP <= planned[1].first
+        lengths.update(plan.stop - plan.first for plan in planned if isinstance(plan.what, Card))
+        assert all(5 <= plan.stop - plan.first <= 8 for plan in planned if isinstance(plan.what, Mover))
     assert set(lengths) == {1, 2, 3, 4}
     assert lengths[1] < lengths[2]
     alone = [("Card",), ("Mover",), ("NoneType",), ("Card", "Card"), ("Card", "NoneType"), ("NoneType", "Card"), ()]

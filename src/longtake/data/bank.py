@@ -66,9 +66,9 @@ def bank_video(recipe: BankRecipe, clips: list[Clip], number: int) -> ProbeVideo
     shots, events = [], []
     for pair in range(0, recipe.frames, 2 * GROUP):
         shots.append(random_shot(rng, clips, pair / fps))
-        for what, first, stop in plan_pair(rng, recipe.split, with_movers=fps == 1.0):
-            begin, end = (pair + first - 0.5) / fps, (pair + stop - 0.5) / fps
-            events.append(Event(what=what, start_seconds=begin, stop_seconds=end, seed=int(rng.integers(2**31))))
+        for plan in plan_pair(rng, recipe.split, with_movers=fps == 1.0):
+            begin, end = (pair + plan.first - 0.5) / fps, (pair + plan.stop - 0.5) / fps
+            events.append(Event(what=plan.what, start_seconds=begin, stop_seconds=end, seed=int(rng.integers(2**31))))
     return ProbeVideo(
         seed=number,
         split=recipe.split,
@@ -81,27 +81,28 @@ def bank_video(recipe: BankRecipe, clips: list[Clip], number: int) -> ProbeVideo
     )
 
 
-def plan_pair(
-    rng: np.random.Generator, split: Split, with_movers: bool
-) -> list[tuple[Card | Mover | None, int, int]]:
-    """What two groups show, and on which frames [first, stop) of eight: a card on both, a mover, or a thing on each.
+def plan_pair(rng: np.random.Generator, split: Split, with_movers: bool) -> list[Placed]:
+    """What two groups show, by frames 0 to 8: a card on both, a mover, or a thing (or nothing) on each.
 
     A card shows on two to four frames, on fewer where its group ends.
     """
     dice = rng.random()
     if dice < 0.35:
         first = int(rng.integers(1, GROUP))
-        return [(draw_card_choice(rng, split), first, int(rng.integers(GROUP + 1, first + GROUP + 1)))]
+        what = draw_card_choice(rng, split)
+        return [Placed(what=what, first=first, stop=int(rng.integers(GROUP + 1, first + GROUP + 1)))]
     if dice < 0.5 and with_movers:
         first = int(rng.integers(0, 3))
-        return [(draw_mover_choice(rng, split), first, min(2 * GROUP, first + int(rng.integers(6, 9))))]
-    planned: list[tuple[Card | Mover | None, int, int]] = []
+        mover = draw_mover_choice(rng, split)
+        return [Placed(what=mover, first=first, stop=min(2 * GROUP, first + int(rng.integers(6, 9))))]
+    planned = []
     for begin in (0, GROUP):
         first = begin + int(rng.integers(GROUP))
         stop = min(first + int(rng.integers(2, GROUP + 1)), begin + GROUP)
         dice = rng.random()
         if dice < 0.85:  # nothing in the rest
-            planned.append((draw_card_choice(rng, split) if dice < 0.75 else None, first, stop))
+            card = draw_card_choice(rng, split) if dice < 0.75 else None
+            planned.append(Placed(what=card, first=first, stop=stop))
     return planned
 
 

@@ -44,13 +44,18 @@ class Ledger(nn.Module):
 
         states: ``(tokens, hidden)``; targets: int ``(tokens, columns)`` of ``ledger_targets``, IGNORE for none.
         """
-        states = F.rms_norm(states.float(), states.shape[-1:])  # a residual stream grows while it is trained
+        states = normalised(states)
         heads = [self.count, self.colour, *self.read.values(), *self.clock]
         total = states.sum() * 0
         for head, wanted in zip(heads, targets.T, strict=True):
             if (wanted != IGNORE).any():
                 total = total + F.cross_entropy(head(states), wanted, ignore_index=IGNORE)
         return total
+
+
+def normalised(states: Tensor) -> Tensor:
+    """States ``(..., hidden)`` at root mean square 1, float32: a residual stream grows while it is trained."""
+    return F.rms_norm(states.float(), states.shape[-1:])
 
 
 def ledger_targets(mix: Mix) -> NDArray[np.int64]:
@@ -108,5 +113,4 @@ def asked_loss(ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Lesso
     chosen = targets != IGNORE
     if not chosen.any():
         return states.sum() * 0
-    normed = F.rms_norm(states[chosen].float(), states.shape[-1:])
-    return F.cross_entropy(ledger.asked(normed), targets[chosen])
+    return F.cross_entropy(ledger.asked(normalised(states[chosen])), targets[chosen])

@@ -43,7 +43,7 @@ class TowerRecipe:
     easy_steps: int = 300  # over which large cards give way to cards of all sizes
     part_steps: int = 1900  # in which only some patches of a picture go in
     part_patches: int = 28
-    old: tuple[int, int] = (3, 1)  # batches seen before that a step sees again, in that part and after it
+    repeats: tuple[int, int] = (3, 1)  # batches a step sees again beside its fresh one, in that part and after it
     lr: float = 8e-4
     muon_lr: float = 3e-3
     weight_decay: float = 0.05
@@ -118,7 +118,7 @@ def recompress(picture: Image.Image, quality: int) -> Image.Image:
 
 
 def new_tower(config: SiglipVisionConfig) -> SiglipVisionModel:
-    """A fresh tower, with plain attention: on a CPU its backward pass is several times faster for so few patches."""
+    """A fresh tower with attention written out, whose backward pass on a CPU is the faster one for so few patches."""
     tower = SiglipVisionModel(config)
     tower.set_attn_implementation("eager")
     return tower
@@ -153,7 +153,7 @@ def train_tower(
         fresh = next(batches)
         seen.append(fresh)
         part = step < recipe.part_steps
-        again = torch.randint(len(seen), (recipe.old[0 if part else 1],)).tolist()
+        again = torch.randint(len(seen), (recipe.repeats[0 if part else 1],)).tolist()
         pixels, targets, covered = (torch.cat(t) for t in zip(fresh, *(seen[n] for n in again), strict=True))
         with torch.autocast("cpu", torch.bfloat16):
             if part:

@@ -50,12 +50,14 @@ class Shards:
         return bool(rest)
 
     def write(self, shard: Shard) -> None:
+        """Write the next shard, whole or not at all. Raises LongtakeError when it cannot be written."""
         tensors = token_tensors(shard.tokens) | {"frame_seconds": shard.frame_seconds}
         header = {"watch": self.watch, "grid": shard.tokens.grid}
         write_tensors(self._path(self.count), tensors, FORMAT, header)
         self.count += 1
 
     def remove(self) -> None:
+        """Remove every shard beside the target."""
         for path in self._files():
             path.unlink(missing_ok=True)
 

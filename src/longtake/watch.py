@@ -172,6 +172,8 @@ def _encode(backbone: Backbone, frames: Frames, first_group: int) -> Shard:
 
 
 class _Length(NamedTuple):
+    """How much of a video is kept."""
+
     frames: int = 0
     groups: int = 0
     tokens: int = 0
@@ -217,7 +219,8 @@ class _Kept:
 def _placed(room: Tensor | None, filled: int, part: Tensor, planned: float) -> Tensor:
     """The room with ``part`` behind its ``filled`` rows; a larger one, for ``planned`` such parts, if it does not fit.
 
-    A watch may be continued in another floating-point type; then the wider one is kept.
+    room ``(rows, ...)`` and part ``(new rows, ...)`` agree in all but the first dimension. A watch may be continued in
+    another floating-point type; then the wider one is kept.
     """
     room = part[:0] if room is None else room
     stop, dtype = filled + len(part), torch.promote_types(room.dtype, part.dtype)

@@ -147,8 +147,9 @@ def start_as_mean(dts: DynamicTokenSynthesizer) -> None:
 
 
 def run_backwards(features: Tensor, targets: Targets, which: Tensor) -> tuple[Tensor, Targets]:
-    """Some groups in reverse, bool ``(rows,)``: what moved left moves right, and when a needle came is not asked.
+    """Some groups in reverse: what moved left moves right, its places change ends, and when it came is not asked.
 
+    features: ``(rows, 4, tokens, dim)``. which: bool ``(rows,)``. The arguments stay as they are.
     Without this the direction of motion is learned by heart: the same four frames never show both.
     """
     names = list(ATTRIBUTES)

@@ -49,7 +49,7 @@ class DecoderRecipe:
     muon_lr: float = 3e-3
     weight_decay: float = 0.05
     warmup: int = 100
-    noise: float = 0.25  # of the standard deviation of the tokens; the bank holds few cards, and is learned by heart
+    noise: float = 0.25  # of the tokens' standard deviation, against learning the bank's cards by heart
     jumps: float = 0.4  # share of videos whose positions leap, to stand in for longer ones
     blind: float = 0.03  # share of rows without their video, so that blind guessing is learned as what it is
     drop: tuple[float, float] = (0.05, 0.3)  # share of visual tokens dropped, in every other batch

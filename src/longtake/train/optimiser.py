@@ -19,7 +19,11 @@ class Optimiser:
     """Two optimisers as one; each learning rate is a peak that ``update`` scales."""
 
     def __init__(self, modules: Mapping[str, nn.Module], lr: float, muon_lr: float, weight_decay: float) -> None:
-        """lr: AdamW's. muon_lr: Muon's, in AdamW's scale (its update has the size that AdamW's would have)."""
+        """All weights of ``modules`` that need a gradient.
+
+        lr: AdamW's peak rate. muon_lr: Muon's, in AdamW's scale (its update has the size that AdamW's would have).
+        weight_decay: of matrices only.
+        """
         self._params = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
         inner = {id(p): p for module in modules.values() for p in _matrices(module) if p.requires_grad}
         rest = [p for p in self._params if id(p) not in inner]
@@ -36,7 +40,7 @@ class Optimiser:
             self._parts["muon"] = (muon, muon_lr)
 
     def update(self, loss: Tensor, share: float) -> None:
-        """One step at ``share`` of the peak learning rates, with the norm of the whole gradient clipped to 1."""
+        """One step on a scalar loss at ``share`` (0 to 1) of the peak rates, the whole gradient's norm clipped to 1."""
         for part, _ in self._parts.values():
             part.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -149,7 +149,7 @@ def states_of(decoder: Qwen2Model, batch: Batch, embeddings: Tensor, layer: int)
     """A decoder on a batch of rows: what goes into one of its layers, and its last states at the questions' columns.
 
     embeddings: ``(batch, columns, hidden)``. Returns ``(batch, columns, hidden)`` and ``(batch, columns - video,
-    hidden)``. The video is read causally without a mask, which takes half the time, then all questions at once.
+    hidden)``. The video is read causally without a mask, which is faster, then all questions at once.
     """
     cache = DynamicCache(config=decoder.config)
     run = functools.partial(decoder, past_key_values=cache, use_cache=True, output_hidden_states=True)

@@ -1,0 +1,134 @@
+"""What the training stages' choices are worth: the optimiser, how attention is computed, and reading a video unmasked.
+
+    python benchmarks/training.py optimiser [--footage FOLDER] [--steps 400] [--seed 0]
+    python benchmarks/training.py attention
+
+``optimiser`` trains the first stage (``school``) for some steps with AdamW alone and with Muon at two rates, and reads
+windows with cards of the test split's fonts and triples. ``attention`` times forward and backward passes: the tower's,
+fused and written out, by patches; and one attention over a video's columns, with a mask and without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import SiglipVisionModel
+
+from longtake.data.haystack import load_clips
+from longtake.data.needles import card_picture, draw_card_choice, fonts
+from longtake.recipes import embedded
+from longtake.train import optimiser
+from longtake.train.reading import ReadingHead, labels, reading_accuracy
+from longtake.train.school import Pool, draw_pool, train_school, window_states, windows
+
+SHOWN = ("letter", "symbol", "tens", "units")
+TEST_CARDS = 3000
+TEST_WINDOWS = 2000
+
+
+def compare_optimisers(footage: Path | None, steps: int, seed: int) -> None:
+    """Train ``school`` with each optimiser from the same start on the same windows; print what is read."""
+    recipe = dataclasses.replace(embedded.school(), steps=steps, seed=seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        clips = load_clips("train", None, folder)
+        if footage is not None:
+            clips = load_clips("train", footage, folder / "haystack") + clips
+        pool = draw_pool(recipe, clips)
+        for muon_lr in (None, 2e-3, 5e-3):
+            # with no matrix large enough for Muon, AdamW has them all
+            smallest = 10**9 if muon_lr is None else optimiser.SMALLEST_MATRIX
+            chosen = recipe if muon_lr is None else dataclasses.replace(recipe, muon_lr=muon_lr)
+            work = folder / str(muon_lr)
+            once = patch("longtake.train.school.draw_pool", return_value=pool)
+            with patch.object(optimiser, "SMALLEST_MATRIX", smallest), once:
+                tower = train_school(chosen, clips, work)
+            head = ReadingHead(recipe.vision.hidden_size)
+            head.load_state_dict(torch.load(work / "checkpoint.pt", weights_only=True)["modules"]["head"])
+            read = read_test_windows(tower, head, test_pool(pool))
+            called = f"AdamW {recipe.lr}" if muon_lr is None else f"Muon {muon_lr}"
+            print(called, "on the test's fonts:", {name: round(read[name], 3) for name in SHOWN}, flush=True)
+
+
+def test_pool(train: Pool) -> Pool:
+    """Cards of the test split before the same backgrounds."""
+    rng = np.random.default_rng(99)
+    side = train.pictures.shape[-1]
+    cards = [draw_card_choice(rng, "test") for _ in range(TEST_CARDS)]
+    drawn = [np.asarray(card_picture(card, side, str(rng.choice(fonts("test"))), rng)) for card in cards]
+    return Pool(
+        pictures=torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2),
+        targets=torch.tensor([labels(card) for card in cards]),
+        backgrounds=train.backgrounds,
+    )
+
+
+@torch.no_grad()
+def read_test_windows(tower: SiglipVisionModel, head: ReadingHead, pool: Pool) -> dict[str, float]:
+    """Accuracy by attribute."""
+    generator = torch.Generator().manual_seed(5)
+    config = tower.config
+    pixels, targets, _ = windows(pool, TEST_WINDOWS, config.patch_size, generator)
+    with torch.autocast("cpu", torch.bfloat16):
+        states = window_states(tower, pixels, config.image_size // config.patch_size, generator)
+        return reading_accuracy(head(states), targets)
+
+
+def compare_attention() -> None:
+    """Seconds of a forward and a backward pass, the best of five."""
+    for batch, patches in ((384, 9), (128, 28), (64, 64)):
+        for name in ("sdpa", "eager"):
+            tower = SiglipVisionModel(embedded.vision_config())
+            tower.set_attn_implementation(name)
+            embedded_patches = torch.randn(batch, patches, tower.config.hidden_size)
+
+            def run(tower: SiglipVisionModel = tower, states: Tensor = embedded_patches) -> Tensor:
+                with torch.autocast("cpu", torch.bfloat16):
+                    return tower.encoder(inputs_embeds=states).last_hidden_state
+
+            print(f"tower, {batch} x {patches} patches, {name}: {best_seconds(run):.3f} s", flush=True)
+    for batch, columns in ((10, 400), (1, 4000)):
+        q, k, v = (torch.randn(batch, 4, columns, 64, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+        mask = torch.ones(columns, columns, dtype=torch.bool).tril().expand(batch, 1, -1, -1)
+        masked = best_seconds(lambda q=q, k=k, v=v, mask=mask: F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+        causal = best_seconds(lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v, is_causal=True))
+        print(f"attention, {batch} x {columns} columns: {masked:.3f} s with a mask, {causal:.3f} s without", flush=True)
+
+
+def best_seconds(run: Callable[[], Tensor], times: int = 5) -> float:
+    """Wall seconds of a forward and a backward pass, the best of several, after one to warm up."""
+    spent = []
+    for _ in range(times + 1):
+        start = time.perf_counter()
+        run().float().sum().backward()
+        spent.append(time.perf_counter() - start)
+    return min(spent[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("optimiser", "attention"))
+    parser.add_argument("--footage", type=Path, help="folder of videos for backgrounds; drawn scenes alone without it")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.what == "attention":
+        compare_attention()
+    else:
+        compare_optimisers(options.footage, options.steps, options.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -28,12 +28,22 @@ from longtake.train.decoder import (
     fill,
     question_states,
     scorer_loss,
+    thinned,
     through_scores,
     train_decoder,
     train_step,
 )
 from longtake.train.grounding import answer_rows, grounding_loss, row_attention
-from longtake.train.ledger import CLOCK_DIGITS, READ, Ledger, asked_loss, clock_digits, ledger_loss, ledger_targets
+from longtake.train.ledger import (
+    CLOCK_DIGITS,
+    READ,
+    Ledger,
+    asked_loss,
+    clock_digits,
+    ledger_loss,
+    ledger_targets,
+    stamp_loss,
+)
 from longtake.train.optimiser import Optimiser
 from longtake.train.reading import IGNORE
 from longtake.train.rows import (
@@ -42,6 +52,7 @@ from longtake.train.rows import (
     Batch,
     Text,
     attention_mask,
+    event_groups,
     looked_at_groups,
     make_row,
     relevant_groups,
@@ -152,14 +163,15 @@ def test_a_packed_row_equals_each_question_asked_alone(dropped):
     padded = torch.cat([tokens, torch.randn(PER_GROUP, 32)])[None].expand(2, -1, -1)
     with torch.no_grad():
         embeddings = fill(model, batch, padded)
-        noted, last = states_of(model.language_model.model, batch, embeddings, 1)
+        into, last = states_of(model.language_model.model, batch, embeddings, (0, 1))
         packed = model.language_model.lm_head(last[0])
         whole = model.language_model.model(
             inputs_embeds=embeddings, position_ids=batch.positions, attention_mask=attention_mask(batch.turn),
             use_cache=False, output_hidden_states=True,
         )  # fmt: skip
     own = batch.turn >= 0
-    torch.testing.assert_close(noted[own], whole.hidden_states[1][own], rtol=1e-4, atol=1e-4)
+    for layer, states in enumerate(into):
+        torch.testing.assert_close(states[own], whole.hidden_states[layer][own], rtol=1e-4, atol=1e-4)
     position = torch.cartesian_prod(torch.arange(6), torch.arange(2), torch.arange(2))
     visual = VisualTokens(features=tokens, position=position, seconds=position[:, 0].double() * 8,
                           weight=torch.ones(24), grid=(6, 2, 2))[torch.from_numpy(kept.ravel())]  # fmt: skip
@@ -183,7 +195,7 @@ def test_a_blind_row_equals_the_questions_asked_without_a_video():
     video = mix(EVENTS, 6, 2.0)
     questions = ask_all(video.video, np.random.default_rng(0), 3)
     recipe = DecoderRecipe(phases=(PHASE,), blind=1.0)
-    batch = draw_rows(recipe, text, [(video, questions)], PER_GROUP, 2000, np.random.default_rng(0))
+    batch = draw_rows(recipe, text, [(video, questions)], PER_GROUP, 99, 2000, np.random.default_rng(0))
     assert not (batch.visual >= 0).any()
     for number, question in enumerate(questions, start=1):
         alone = backbone.prepare([Prompt(question=question.text, answer=question.answer)])
@@ -219,21 +231,37 @@ def test_row_attention_equals_the_decoder_own_in_eager_mode_and_grounds_the_aske
         inputs_embeds=embedded, position_ids=batch.positions, attention_mask=mask, use_cache=False,
         output_hidden_states=True, output_attentions=True,
     )  # fmt: skip
-    places, columns, wanted = answer_rows(batch, [lesson] * 2, PER_GROUP)
+    places, columns, wanted = answer_rows(batch, [lesson] * 2, PER_GROUP, text.comma)
     attention = row_attention(model.language_model, 1, out.hidden_states[1], batch, places, columns)
     eager = out.attentions[1][places, :, columns]
     torch.testing.assert_close(attention, eager, rtol=1e-5, atol=1e-6)
     mass = (eager.mean(1) * wanted).sum(1)
-    loss = grounding_loss(model.language_model, 1, out.hidden_states[1], batch, [lesson] * 2, PER_GROUP)
+    loss = grounding_loss(model.language_model, 1, out.hidden_states[1], batch, [lesson] * 2, PER_GROUP, text.comma)
     torch.testing.assert_close(loss, -mass.log().mean(), rtol=1e-5, atol=1e-6)
     for place, column, seen in zip(places.tolist(), columns.tolist(), wanted, strict=True):
         question = lesson[1][int(batch.turn[place, column]) - 1]
-        assert question.task in ("what", "is_there", "when", "after", "direction")
+        if question.task == "order":
+            continue  # part by part, in a test of its own
         if question.answer in ("no", "nothing"):
             assert torch.equal(seen, batch.visual[place] < 0)
             continue
         groups = set((batch.visual[place][seen] // PER_GROUP).tolist())
-        assert groups == set(np.flatnonzero(looked_at_groups(video, question)).tolist())
+        assert groups == set(np.flatnonzero(looked_at_groups(video, question)[0]).tolist())
+
+
+def test_an_order_is_read_card_by_card(text):
+    video = mix(EVENTS, 7)
+    order = Question(task="order", text="?", answer="red, blue, pink")
+    batch = Batch([make_row(text, video, [order], PER_GROUP, *plain(7))])
+    _, columns, wanted = answer_rows(batch, [(video, [order])], PER_GROUP, text.comma)
+    answer = [*text.ids("red, blue, pink"), *text.end]
+    first = int((batch.labels[0] != X).nonzero()[0])
+    assert columns.tolist() == list(range(first - 1, first - 1 + len(answer)))  # the end is read too
+    groups, part = [{0, 1}, {2}, {4, 5}, set()], 0
+    for token, seen in zip(answer, wanted, strict=True):
+        part = 3 if token == text.end[0] else part + (token == text.comma)
+        assert set((batch.visual[0][seen] // PER_GROUP).tolist()) - {-1} == groups[part]
+    assert torch.equal(wanted[-1], batch.visual[0] < 0)
 
 
 def normed(states: torch.Tensor) -> torch.Tensor:
@@ -245,11 +273,11 @@ def test_ledger_targets_by_hand():
     assert targets.shape == (7, 2 + len(READ) + CLOCK_DIGITS)
     # groups: 0 red; 1 red and a cut; 2 blue; 3 the mover; 4 the mover, then pink; 5 pink
     assert targets[:, :2].tolist() == [[0, 8], [0, 8], [1, 0], [X, X], [X, X], [2, 5], [X, X]]
-    # kind, tens, units, letter, symbol, colour, direction
-    seven = [1, 10, 7, X, X]
-    assert targets[:, 2:9].tolist() == [
-        [*seven, 0, X], [*seven, 0, X], [*seven, 5, X], [4, X, X, X, 3, 0, 2], [X] * 7, [*seven, 7, X], [X] * 7,
-    ]  # fmt: skip
+    # kind, tens, units, letter, symbol, colour, direction, onset
+    seven, none = [1, 10, 7, X, X], [X] * 8
+    red, blue, pink = [*seven, 0, X, 2], [*seven, 5, X, 1], [*seven, 7, X, 4]
+    red_later, mover = [*seven, 0, X, 4], [4, X, X, X, 3, 0, 2, 0]
+    assert targets[:, 2:10].tolist() == [red, red_later, blue, mover, none, pink, none]
     two = [event(RED, 0, 2, 0.5), event(BLUE, 2, 6, 0.5)]
     assert ledger_targets(mix(two, 2, 0.5))[:, :2].tolist() == [[X, X], [1, 0]]  # two cards in the first group
 
@@ -282,6 +310,23 @@ def test_the_ledger_learns_at_cards_only(text):
     assert loss.item() == pytest.approx(sum(np.mean(values) for values in terms.values()), rel=1e-4)
 
 
+def test_the_stamps_clock_is_learned_at_the_last_token_before_a_group(text):
+    torch.manual_seed(0)
+    ledger, video = Ledger(32), mix(EVENTS, 7)
+    kept = np.ones((7, PER_GROUP), bool)
+    kept[1] = kept[2, :3] = False  # the second group has no stamp left, the third one token
+    batch = Batch([make_row(text, video, [QUESTION], PER_GROUP, kept, np.zeros(7, np.int64))])
+    states = torch.randn(*batch.ids.shape, 32)
+    colons = [c for c, token in enumerate(batch.ids[0].tolist()) if token == text.ids("8:")[-1]][:6]
+    digits = [clock_digits(video)[group] for group in (0, 2, 3, 4, 5, 6)]
+    terms = [
+        [-head(normed(states[0, c])).log_softmax(0)[d].item() for c, d in zip(colons, column, strict=True)]
+        for head, column in zip(ledger.stamp, np.transpose(digits).tolist(), strict=True)
+    ]
+    loss = stamp_loss(ledger, batch, states, [(video, [QUESTION])], PER_GROUP)
+    assert loss.item() == pytest.approx(sum(np.mean(values) for values in terms), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("task", "about", "groups"),
     [
@@ -300,12 +345,25 @@ def test_relevant_groups_by_hand(task, about, groups):
     assert np.flatnonzero(mask).tolist() == groups
 
 
-def test_after_looks_at_the_card_that_followed():
-    video = mix(EVENTS, 7)
-    asked = [Question(task="after", text="?", answer="", event=event) for event in (EVENTS[0], EVENTS[2], EVENTS[4])]
-    assert [np.flatnonzero(looked_at_groups(video, q)).tolist() for q in asked] == [[2], [4, 5], []]
-    what = dataclasses.replace(asked[0], task="what")
-    assert np.array_equal(looked_at_groups(video, what), relevant_groups(video, what))
+@pytest.mark.parametrize(
+    ("task", "about", "parts"),
+    [
+        ("what", EVENTS[0], [[0, 1]]),
+        ("when", EVENTS[0], [[0]]),
+        ("is_there", None, [[]]),
+        ("direction", EVENTS[3], [[3, 4]]),
+        ("after", EVENTS[0], [[2]]),
+        ("after", EVENTS[2], [[4, 5]]),
+        ("after", EVENTS[4], [[]]),
+        ("count", None, [[4, 5]]),
+        ("order", None, [[0, 1], [2], [4, 5], []]),
+    ],
+)
+def test_what_an_answer_is_read_from(task, about, parts):
+    masks = looked_at_groups(mix(EVENTS, 7), Question(task=task, text="?", answer="", event=about))
+    assert [np.flatnonzero(mask).tolist() for mask in masks] == parts
+    empty = looked_at_groups(mix([], 2), Question(task="count", text="?", answer="0"))
+    assert [mask.tolist() for mask in empty] == [[False, False]]
 
 
 def test_answers_are_right_when_every_token_is(text):
@@ -365,10 +423,11 @@ PHASE = Phase(until_step=2, groups=(2, 5), cards=2, tasks=TASKS, tokens=400, que
 def test_lessons_keep_to_their_phase(mixer):
     for seed in range(30):
         phase = dataclasses.replace(PHASE, tasks=("what", "count"), tokens=1000)
-        lessons = draw_lessons(phase, mixer, np.random.default_rng(seed), PER_GROUP)
+        lessons, columns = draw_lessons(debug(), phase, mixer, np.random.default_rng(seed), PER_GROUP)
         (groups,) = {len(video.groups) for video, _ in lessons}
         assert 2 <= groups <= 5
         assert len(lessons) == 1000 // (groups * 8 + 4 * 22)
+        assert columns >= groups * 8
         for video, questions in lessons:
             assert 1 <= len(questions) <= 4
             assert {q.task for q in questions} <= {"what", "count"}
@@ -380,7 +439,7 @@ def test_rows_drop_tokens_in_every_other_batch_and_leap_within_the_context(text)
     lessons = [(mix([], 40), [QUESTION])]
     shares, furthest = [], []
     for seed in range(100):
-        batch = draw_rows(recipe, text, lessons, PER_GROUP, 2000, np.random.default_rng(seed))
+        batch = draw_rows(recipe, text, lessons, PER_GROUP, 999, 2000, np.random.default_rng(seed))
         shares.append(1 - float((batch.visual >= 0).sum()) / 160)
         furthest.append(int(batch.positions.max()))
         assert torch.equal(batch.positions[0, : len(text.head)], torch.arange(len(text.head)))
@@ -391,6 +450,29 @@ def test_rows_drop_tokens_in_every_other_batch_and_leap_within_the_context(text)
     unmoved = [place for place in furthest if place < 400]
     assert 35 <= len(unmoved) <= 65
     assert 1000 < max(furthest) < 2000
+
+
+def test_longer_videos_are_thinned_to_their_columns_but_keep_their_cards(mixer, text):
+    recipe, phase = debug(thin=1.0), dataclasses.replace(PHASE, groups=(30, 40), tokens=1000, stretch=8.0)
+    lengths, filled, seen = [], [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        lessons, columns = draw_lessons(recipe, phase, mixer, rng, PER_GROUP)
+        (groups,) = {len(video.groups) for video, _ in lessons}
+        lengths.append(groups)
+        batch = draw_rows(dataclasses.replace(recipe, blind=0.0), text, lessons, PER_GROUP, columns, 2000, rng)
+        filled.append(batch.video / columns)
+        for place, (video, _) in enumerate(lessons):
+            left = set((batch.visual[place] // PER_GROUP).tolist())
+            for _, about in video.video.cards:
+                seen.append(bool(left & set(range(*event_groups(video, about).indices(groups)))))
+    assert 40 < max(lengths) <= 320
+    assert np.median(filled) < 1.25
+    assert np.mean(seen) > 0.9  # of a card's four tokens all may go
+    few = thinned(np.random.default_rng(0), mix(EVENTS, 200), PER_GROUP, 200)
+    assert 0.02 < few[7:].mean() < 0.3
+    assert few[[0, 2, 3, 4]].mean() > 0.4
+    assert thinned(np.random.default_rng(0), mix(EVENTS, 7), PER_GROUP, 99).all()
 
 
 def debug(**changes) -> DecoderRecipe:
@@ -434,18 +516,19 @@ def test_a_step_learns(mixer):
     model = tiny.video_llm()
     torch.nn.init.normal_(model.language_model.lm_head.weight, std=0.02)
     ledger, text, bank = Ledger(32), Text(tiny.tokenizer(), model.config.video_token_id), tokens()
-    lessons = draw_lessons(PHASE, mixer, np.random.default_rng(0), PER_GROUP)
+    lessons, columns = draw_lessons(debug(), PHASE, mixer, np.random.default_rng(1), PER_GROUP)  # of every kind
     modules = {"p": model.projector, "d": model.language_model, "l": ledger, "s": model.scorer}
     optimiser = Optimiser(modules, 3e-3, 3e-3, 0.0)
     losses = []
     for _ in range(20):
-        loss, figures = train_step(debug(noise=0.0), model, ledger, text, bank, 1.0, lessons, np.random.default_rng(0))
+        rng = np.random.default_rng(0)
+        loss, figures = train_step(debug(noise=0.0), model, ledger, text, bank, 1.0, lessons, columns, rng)
         optimiser.update(loss, 1.0)
         losses.append(figures["lm"])
     assert losses[-1] < 0.65 * losses[0]
-    assert set(figures) <= {"lm", "ledger", "asked", "scorer", "grounding", *TASKS}
+    assert set(figures) <= {"lm", "ledger", "asked", "stamp", "scorer", "grounding", *TASKS}
     for module in modules.values():
-        assert all(p.grad is not None for p in module.parameters())
+        assert [name for name, p in module.named_parameters() if p.grad is None] == []
 
 
 def test_the_embedded_recipe_says_what_is_promised():

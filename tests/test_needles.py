@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from longtake.data import needles
 from longtake.data.needles import (
     COLOURS,
     CONTENTS,
@@ -55,6 +56,23 @@ def test_every_font_file_is_used_and_draws_differently():
         pictures[font] = np.asarray(card_picture(card, 96, font, np.random.default_rng(0)), np.int16)
     for one, other in itertools.combinations(pictures, 2):
         assert np.abs(pictures[one] - pictures[other]).max() > 60, (one, other)
+
+
+def test_a_training_font_looks_different_each_time_and_keeps_to_its_room():
+    spread = {}
+    for font in ("train-lato.ttf", "test-open-sans.ttf"):
+        shapes = []
+        for seed in range(60):
+            page = Image.new("L", (200, 200), 0)
+            needles._text(page, "8W", 120.0, font, 255, np.random.default_rng(seed))
+            left, top, right, bottom = page.getbbox()
+            assert 90 < max(right - left, bottom - top) <= 124
+            assert abs(left + right - 200) < 16
+            assert abs(top + bottom - 200) < 30  # a line's middle is not the letters'
+            shapes.append((right - left) / (bottom - top))
+        spread[font] = np.std(shapes) / np.mean(shapes)
+    assert spread["train-lato.ttf"] > 0.08
+    assert spread["test-open-sans.ttf"] == 0
 
 
 def test_a_sixth_of_the_triples_is_the_tests_and_stays_it():

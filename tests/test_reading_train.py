@@ -15,7 +15,7 @@ from transformers import SiglipVisionConfig
 import tiny
 import world
 from longtake.data.bank import BankRecipe, Placed, build_bank
-from longtake.data.needles import Card, Mover
+from longtake.data.needles import NUMBERS, PROCEDURAL, Card, Mover, card_picture
 from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.models.video_llm import average_pool
 from longtake.train import checkpoint, tower
@@ -39,7 +39,7 @@ from longtake.train.reading import (
     reading_loss,
 )
 from longtake.train.school import SchoolRecipe, draw_pool, train_school, windows
-from longtake.train.tower import SingleFrames, TowerRecipe, normalise, train_tower
+from longtake.train.tower import SingleFrames, TowerRecipe, normalise, odd_colour, train_tower
 
 X = IGNORE
 NAMES = list(ATTRIBUTES)
@@ -90,7 +90,7 @@ def test_a_groups_labels_by_hand():
         Placed(what=card("C", "green"), first=10, stop=12),  # as long in group 2 as the B
         Placed(what=MOVER, first=15, stop=21),  # one frame of group 3, all of 4, one of 5
     ]
-    cards, movers = zip(*[group_labels(events, group) for group in range(7)], strict=True)
+    cards, movers = zip(*[group_labels(events, 4 * group) for group in range(7)], strict=True)
     assert cards[0] == labels(card("7"), onset=2)
     assert cards[1] == labels(card("A", "blue"), onset=2)
     assert cards[2] == [X] * len(NAMES)
@@ -100,11 +100,12 @@ def test_a_groups_labels_by_hand():
     assert movers[4] == labels(MOVER, onset=4, moving=True)
     assert movers[5] == labels(MOVER, onset=4)
     assert movers[6] == labels(None)
-    assert group_labels([Placed(what=card("7"), first=0, stop=9)], 1)[0] == labels(card("7"), onset=4)
+    assert group_labels([Placed(what=card("7"), first=0, stop=9)], 4)[0] == labels(card("7"), onset=4)
     path = tuple((0.1 * n, 0.5) for n in range(6))
     moving = [Placed(what=MOVER, first=2, stop=8, centres=path)]
     assert group_labels(moving, 0)[1] == labels(MOVER, onset=2, moving=True, centres=path[:2])
-    assert group_labels(moving, 1)[1] == labels(MOVER, onset=4, moving=True, centres=path[2:])
+    assert group_labels(moving, 4)[1] == labels(MOVER, onset=4, moving=True, centres=path[2:])
+    assert group_labels(moving, 1)[1] == labels(MOVER, onset=1, moving=True, centres=path[:3])  # not a group, a window
 
 
 def test_loss_and_accuracy_by_hand():
@@ -240,9 +241,35 @@ def test_windows_are_a_card_before_a_background():
     assert covered.any(1).all()
 
 
+def test_an_odd_colour_turns_the_hue_and_never_looks_like_a_test_card():
+    red = card("8")
+    drawn = card_picture(red, 64, PROCEDURAL, np.random.default_rng(0))
+    turned = odd_colour(drawn, red, 85)  # a third of the circle: red becomes green
+    pixels = np.asarray(turned.convert("RGB"), int).reshape(-1, 3)
+    paper = np.median(pixels[np.ptp(pixels, axis=1) > 100], axis=0)
+    assert paper[1] > paper[0] + 60
+    assert paper[1] > paper[2] + 60
+    assert turned.getchannel("A").tobytes() == drawn.getchannel("A").tobytes()
+    painted = [odd_colour(drawn, card(content), 85) is not drawn for content in NUMBERS]
+    assert painted == [card(content, "green").split == "train" for content in NUMBERS]
+    assert 60 < sum(painted) < 100
+
+
+def test_odd_colours_come_from_their_batch_on_and_are_not_to_be_named():
+    colour = list(ATTRIBUTES).index("colour")
+
+    def unnamed(number: int) -> float:
+        batch = next(iter(SingleFrames(world.clips(), "train", 32, 60, 0, start=number, odd_from=5)))
+        cards = (batch[1][:, 0] >= 1) & (batch[1][:, 0] <= 3)
+        return float((batch[1][cards, colour] == IGNORE).float().mean())
+
+    assert unnamed(4) == 0
+    assert 0.2 < unnamed(5) < 0.5
+
+
 def test_tower_resumed_is_bit_equal(tmp_path):
-    recipe = TowerRecipe(vision=VISION, steps=5, batch=4, easy_steps=3, part_steps=4, part_patches=20, warmup=1,
-                         log_every=5, save_every=2, workers=1, held_out=6)  # fmt: skip
+    recipe = TowerRecipe(vision=VISION, cycles=(3, 5), odd_from=3, whole_steps=1, batch=4, easy_steps=3,
+                         part_patches=20, warmup=1, log_every=5, save_every=2, workers=1, held_out=6)  # fmt: skip
     train_school(SCHOOL, world.clips(), tmp_path / "school")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tower, "OLD_BATCHES", 2)  # so that some are already forgotten
@@ -276,12 +303,15 @@ def features(tmp_path_factory) -> FeatureBank:
 def test_the_feature_bank_is_what_was_written(features):
     generator = torch.Generator().manual_seed(0)
     for number in range(20):
-        expected = torch.randn(24, 16, 32, generator=generator).bfloat16().reshape(6, 4, 16, 32)
-        assert torch.equal(features.read(np.arange(6 * number, 6 * number + 6)), expected)
-    assert len(features) == 120
-    assert features.card_targets.shape == features.mover_targets.shape == (120, len(ATTRIBUTES))
+        frames = torch.randn(24, 16, 32, generator=generator).bfloat16()
+        assert torch.equal(features.read(features.groups[6 * number : 6 * number + 6]), frames.view(6, 4, 16, 32))
+        windows = features.read(np.arange(21 * number, 21 * number + 21))
+        assert torch.equal(windows, torch.stack([frames[n : n + 4] for n in range(21)]))
+    assert len(features) == 420
+    assert len(features.groups) == 120
+    assert features.card_targets.shape == features.mover_targets.shape == (420, len(ATTRIBUTES))
     _, placed = features.events[7]
-    assert features.card_targets[7 * 6 + 2].tolist() == group_labels(placed, 2)[0]
+    assert features.card_targets[7 * 21 + 9].tolist() == group_labels(placed, 9)[0]
 
 
 def test_the_compressor_starts_as_a_mean():
@@ -334,7 +364,7 @@ def test_compressor_resumed_is_bit_equal(features, tmp_path):
 def test_group_tokens_are_the_models_own(features):
     """What the decoder is trained on is what the model makes of the same features when it answers."""
     model = tiny.video_llm()
-    some = features.read(np.arange(5)).float()
+    some = features.read(features.groups[:5]).float()
     with torch.no_grad():
         own = average_pool(model.group_tokens(some.flatten(0, 1).unflatten(1, (4, 4))), model.config.pool)
         tokens = compress(model.dts, some, model.config.pool)

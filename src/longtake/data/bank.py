@@ -252,7 +252,7 @@ class Mixer:
         room = num_groups - sum(unit.groups for unit in chosen)
         order = [chosen[i] for i in rng.permutation(len(chosen))]
         gaps = np.diff(np.sort(rng.integers(0, room + 1, len(order))), prepend=0, append=room)
-        frame_seconds = float(rng.choice([1.0, 1.0, 1.0, 0.5, 2.0]))
+        frame_seconds = float(rng.choice([1.0, 1.0, 1.0, 1.0, 0.5, 2.0]))
         rows: list[int] = []
         events: list[Event] = []
         for unit, gap in zip(order, gaps[:-1], strict=True):

@@ -206,5 +206,5 @@ def vocabulary_text() -> list[str]:
     """Sentences that hold every word of the probe world, for training a tokenizer."""
     sentences = [w for split in WORDINGS.values() for task in split.values() for w in task]
     sentences += [f"the {colour} card" for colour in COLOURS]
-    return [*sentences, ", ".join(COLOURS), "yes no nothing left right up down"]
+    return [*sentences, ", ".join(COLOURS), *COLOURS, "yes", "no", "nothing", "left", "right", "up", "down"]
 

@@ -92,14 +92,14 @@ def compressor() -> CompressorRecipe:
 
 
 def decoder() -> DecoderRecipe:
-    """Stage 3: from 8 frames with one card to 1,024 frames with six."""
+    """Stage 3: from 8 frames with one card to 1,024 frames with six, and 8,192 thinned."""
     easy = ("what", "is_there", "count", "direction", "when")
     return DecoderRecipe(
         phases=(
             Phase(until_step=300, groups=(2, 4), cards=2, tasks=easy, tokens=4096, questions=12),
-            Phase(until_step=1000, groups=(3, 12), cards=4, tasks=ALL_TASKS, tokens=4096, questions=12),
-            Phase(until_step=1600, groups=(4, 40), cards=6, tasks=ALL_TASKS, tokens=6144, questions=16),
-            Phase(until_step=1800, groups=(32, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=20),
+            Phase(until_step=1000, groups=(3, 12), cards=4, tasks=ALL_TASKS, tokens=4096, questions=12, stretch=8),
+            Phase(until_step=1500, groups=(4, 40), cards=6, tasks=ALL_TASKS, tokens=6144, questions=16, stretch=16),
+            Phase(until_step=2200, groups=(16, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=20, stretch=8),
         )
     )
 

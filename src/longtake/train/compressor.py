@@ -33,11 +33,11 @@ class CompressorRecipe:
 
     dim: int = 192
     pool: int = 2
-    steps: int = 1600
-    batch: int = 64  # groups
-    plain: float = 0.15  # share of groups with nothing in them
-    noise: float = 0.1  # of a feature's standard deviation
-    reverse: float = 0.5  # share of groups that run backwards
+    steps: int = 2000
+    batch: int = 64  # windows of four frames
+    plain: float = 0.15  # share of windows with nothing in them
+    noise: float = 0.2  # of a feature's standard deviation
+    reverse: float = 0.5  # share of windows that run backwards
     lr: float = 1.0e-3
     muon_lr: float = 3e-3
     weight_decay: float = 0.05
@@ -48,29 +48,40 @@ class CompressorRecipe:
 
 
 class FeatureBank:
-    """Features of a bank on disk, bf16 ``(groups, 4, tokens, dim)``, memory-mapped, and every group's labels."""
+    """Features of a bank on disk, memory-mapped, and the labels of every window of four frames of a video.
+
+    Windows count from the first video's first frame on, one for each frame that can begin one.
+
+    features: bf16 as int16, ``(videos, frames, tokens, dim)``. card_targets, mover_targets: ``(windows, attributes)``.
+    groups: the windows that are groups, in the order of videos.
+    """
 
     def __init__(self, folder: Path, tokens: int, dim: int, frames_per_video: int) -> None:
-        self.groups_per_video = frames_per_video // GROUP
-        raw = np.memmap(folder / "features.bin", np.int16, "r")
-        self.features = raw.reshape(-1, GROUP, tokens, dim)
         self.events = read_events(folder)
-        self.features = self.features[: len(self.events) * self.groups_per_video]
-        targets = [group_labels(e, g) for _, e in self.events for g in range(self.groups_per_video)]
+        raw = np.memmap(folder / "features.bin", np.int16, "r")
+        shape = (len(self.events), frames_per_video, tokens, dim)
+        self.features = raw[: math.prod(shape)].reshape(shape)
+        self.windows_per_video = frames_per_video - GROUP + 1
+        targets = [group_labels(e, begin) for _, e in self.events for begin in range(self.windows_per_video)]
         self.card_targets = torch.tensor([card for card, _ in targets])
         self.mover_targets = torch.tensor([mover for _, mover in targets])
+        self.groups = np.flatnonzero(np.arange(len(targets)) % self.windows_per_video % GROUP == 0)
 
     def __len__(self) -> int:
-        return len(self.features)
+        return len(self.card_targets)
 
-    def read(self, rows: NDArray[np.int64]) -> Tensor:
-        """bf16 ``(rows, 4, tokens, dim)``."""
-        return torch.from_numpy(self.features[rows]).view(torch.bfloat16)
+    def read(self, windows: NDArray[np.int64]) -> Tensor:
+        """bf16 ``(windows, 4, tokens, dim)``."""
+        video, begin = np.divmod(windows, self.windows_per_video)
+        frames = self.features[video[:, None], begin[:, None] + np.arange(GROUP)]
+        return torch.from_numpy(frames).view(torch.bfloat16)
 
 
-def group_labels(events: list[Placed], group: int) -> tuple[list[int], list[int]]:
-    """Labels of a group for the card head and the mover head. Of two cards in a group the longer one counts."""
-    begin = group * GROUP
+def group_labels(events: list[Placed], begin: int) -> tuple[list[int], list[int]]:
+    """Labels of the four frames from ``begin`` on, for the card head and the mover head.
+
+    Of two cards the one that is longer to be seen counts.
+    """
     shown: list[tuple[int, Placed]] = []
     for event in events:
         frames = min(event.stop, begin + GROUP) - max(event.first, begin)
@@ -101,7 +112,7 @@ def _centres(event: Placed, begin: int) -> tuple[tuple[float, float], ...]:
 
 
 def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) -> DynamicTokenSynthesizer:
-    """Train, resuming from ``folder``; the last tenth of the bank's groups is held out."""
+    """Train, resuming from ``folder``, on windows that begin anywhere; the last tenth of the videos is held out."""
     torch.manual_seed(recipe.seed)
     dts = DynamicTokenSynthesizer(recipe.dim)
     start_as_mean(dts)
@@ -110,7 +121,7 @@ def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) 
     optimiser = Optimiser(modules, recipe.lr, recipe.muon_lr, recipe.weight_decay)
     start = checkpoint.resume(folder, modules, optimiser)
     log = checkpoint.Log(folder / "log.jsonl", recipe.steps, start)
-    last = int(len(bank) * 0.9)
+    last = int(len(bank.events) * 0.9) * bank.windows_per_video
     nothing = ((bank.card_targets[:, 0] == 0) & (bank.mover_targets[:, 0] == 0)).numpy()
     plain, busy = np.flatnonzero(nothing[:last]), np.flatnonzero(~nothing[:last])
     for step in range(start, recipe.steps):
@@ -127,7 +138,7 @@ def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) 
             log.write(step + 1)
         if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
             checkpoint.save(folder, step + 1, modules, optimiser)
-            held = np.flatnonzero(~nothing[last:])[:1500] + last
+            held = bank.groups[(bank.groups >= last) & ~nothing[bank.groups]][:1500]
             with torch.no_grad():
                 targets = bank.card_targets[held], bank.mover_targets[held]
                 _, figures = _loss(modules, bank.read(held), targets, recipe.pool)
@@ -181,8 +192,8 @@ def _loss(
 def encode_groups(dts: DynamicTokenSynthesizer, bank: FeatureBank, pool: int) -> Tensor:
     """Tokens of every group after the DTS and the pool, bf16 ``(groups, tokens, dim)``: what a decoder learns from."""
     done = []
-    for begin in range(0, len(bank), 128):
-        features = bank.read(np.arange(begin, min(begin + 128, len(bank))))
+    for begin in range(0, len(bank.groups), 128):
+        features = bank.read(bank.groups[begin : begin + 128])
         with torch.autocast("cpu", torch.bfloat16):
             done.append(compress(dts, features, pool).bfloat16())
     return torch.cat(done)

@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from longtake.data.bank import Mixer
+from longtake.data.bank import Mix, Mixer
 from longtake.data.questions import Question, ask_all
 from longtake.models.scorer import QueryScorer, min_max, straight_through
 from longtake.models.video_llm import VideoLLM
 from longtake.train import checkpoint
 from longtake.train.grounding import grounding_loss
-from longtake.train.ledger import Ledger, asked_loss, ledger_loss
+from longtake.train.ledger import Ledger, asked_loss, ledger_loss, stamp_loss
 from longtake.train.optimiser import Optimiser
 from longtake.train.reading import IGNORE
-from longtake.train.rows import Batch, Lesson, Text, make_row, relevant_groups, states_of
+from longtake.train.rows import Batch, Lesson, Text, event_groups, make_row, relevant_groups, states_of
+
+STAMP = 4  # about how many tokens a stamp has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,7 @@ class Phase:
     tasks: tuple[str, ...]
     tokens: int = 8192  # a batch
     questions: int = 8  # a video
+    stretch: float = 1.0  # up to how many times longer are videos that are thinned as a selector would
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,7 @@ class DecoderRecipe:
     jumps: float = 0.4  # share of videos whose positions leap, to stand in for longer ones
     blind: float = 0.03  # share of rows without their video, so that blind guessing is learned as what it is
     drop: tuple[float, float] = (0.05, 0.3)  # share of visual tokens dropped, in every other batch
+    thin: float = 0.3  # share of batches with longer videos, of whose background only some tokens are kept
     ledger: float = 0.3
     scorer: float = 0.3
     grounding: float = 0.3
@@ -89,8 +93,8 @@ def train_decoder(
     for step in range(start, recipe.steps):
         rng = np.random.default_rng([recipe.seed, step, 9])
         phase = next(p for p in recipe.phases if step < p.until_step)
-        lessons = draw_lessons(phase, mixer, rng, bank.shape[1])
-        loss, figures = train_step(recipe, model, ledger, text, bank, scale, lessons, rng)
+        lessons, columns = draw_lessons(recipe, phase, mixer, rng, bank.shape[1])
+        loss, figures = train_step(recipe, model, ledger, text, bank, scale, lessons, columns, rng)
         optimiser.update(loss, checkpoint.trapezoid(step, recipe.steps, recipe.warmup))
         log.add(loss=loss.item(), **figures)
         if (step + 1) % recipe.log_every == 0:
@@ -100,17 +104,23 @@ def train_decoder(
     return model
 
 
-def draw_lessons(phase: Phase, mixer: Mixer, rng: np.random.Generator, tokens: int) -> list[Lesson]:
-    """The videos of one batch, all of one length, with their questions; about ``phase.tokens`` columns in all."""
+def draw_lessons(
+    recipe: DecoderRecipe, phase: Phase, mixer: Mixer, rng: np.random.Generator, tokens: int
+) -> tuple[list[Lesson], int]:
+    """The videos of one batch, all of one length, with their questions, and how many columns a video may fill."""
     low, high = phase.groups
     groups = round(np.exp(rng.uniform(np.log(low), np.log(high))))
-    columns = groups * (tokens + 4) + phase.questions * 22
+    asked = phase.questions * 22
+    rows = max(1, phase.tokens // (groups * (tokens + STAMP) + asked))
+    columns = max(groups * (tokens + STAMP), phase.tokens // rows - asked)
+    if rng.random() < recipe.thin:
+        groups = round(groups * np.exp(rng.uniform(0, np.log(phase.stretch))))
     lessons = []
-    for _ in range(max(1, phase.tokens // columns)):
+    for _ in range(rows):
         mix = mixer.mix(rng, groups, min(phase.cards, 1 + groups // 2), 0.4)
         questions = [q for q in ask_all(mix.video, rng, 40) if q.task in phase.tasks]
         lessons.append((mix, questions[: phase.questions]))
-    return lessons
+    return lessons, columns
 
 
 def train_step(
@@ -121,20 +131,22 @@ def train_step(
     bank: Tensor,
     scale: float,
     lessons: list[Lesson],
+    columns: int,
     rng: np.random.Generator,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one batch and the share of answers it would have got right by task.
 
-    scale: standard deviation of the bank's values, for the noise that is added to them.
+    columns: how many a video may fill. scale: standard deviation of the bank's values, for the noise added to them.
     """
     per_group = bank.shape[1]
-    batch = draw_rows(recipe, text, lessons, per_group, int(model.config.context_tokens or 0), rng)
+    batch = draw_rows(recipe, text, lessons, per_group, columns, int(model.config.context_tokens or 0), rng)
     features = torch.stack([bank[torch.from_numpy(mix.groups)] for mix, _ in lessons]).float()
     features = features + recipe.noise * scale * torch.randn_like(features)
     with torch.autocast("cpu", torch.bfloat16):
         tokens = model.projector(features).flatten(1, 2)
         embeddings = fill(model, batch, through_scores(model, text, tokens, lessons))
-        states, last = states_of(model.language_model.model, batch, embeddings, recipe.grounded_layer)
+        layers = recipe.grounded_layer - 1, recipe.grounded_layer
+        (before, states), last = states_of(model.language_model.model, batch, embeddings, layers)
         at = batch.labels[:, 1:] != IGNORE
         logits = model.language_model.lm_head(last[:, :-1][at[:, batch.video :]]).float()
     wanted = batch.labels[:, 1:][at]
@@ -142,11 +154,12 @@ def train_step(
     figures = {"lm": loss.item(), **answers_right(batch, at, logits, wanted, lessons)}
     noted = ledger_loss(ledger, batch, states, lessons, per_group)
     asked = asked_loss(ledger, batch, states, lessons)
-    figures |= {"ledger": noted.item(), "asked": asked.item()}
-    total = loss + recipe.ledger * (noted + asked)
+    stamped = stamp_loss(ledger, batch, before, lessons, per_group)
+    figures |= {"ledger": noted.item(), "asked": asked.item(), "stamp": stamped.item()}
+    total = loss + recipe.ledger * (noted + asked + stamped)
     if recipe.grounding:
         grounded = grounding_loss(
-            model.language_model, recipe.grounded_layer, states.float(), batch, lessons, per_group
+            model.language_model, recipe.grounded_layer, states.float(), batch, lessons, per_group, text.comma
         )
         figures["grounding"] = grounded.item()
         total = total + recipe.grounding * grounded
@@ -158,17 +171,46 @@ def train_step(
 
 
 def draw_rows(
-    recipe: DecoderRecipe, text: Text, lessons: list[Lesson], per_group: int, context: int, rng: np.random.Generator
+    recipe: DecoderRecipe,
+    text: Text,
+    lessons: list[Lesson],
+    per_group: int,
+    columns: int,
+    context: int,
+    rng: np.random.Generator,
 ) -> Batch:
-    """A batch of rows; in every other one 5 to 30% of the visual tokens are dropped at random."""
+    """A batch of rows; in every other one 5 to 30% of the visual tokens are dropped at random.
+
+    columns: what a video may fill; a longer one is thinned. context: the model's.
+    """
     dropped = rng.uniform(*recipe.drop) if rng.random() < 0.5 else 0.0
     rows = []
     for mix, questions in lessons:
         count = len(mix.groups)
         kept = (rng.random((count, per_group)) >= dropped) & (rng.random() >= recipe.blind)
-        leaps = _leaps(rng, recipe.jumps, count, context - count * (per_group + 5) - 200)
+        kept &= thinned(rng, mix, per_group, columns)
+        leaps = _leaps(rng, recipe.jumps, count, context - count * (per_group + STAMP + 1) - 200)
         rows.append(make_row(text, mix, questions, per_group, kept, leaps))
     return Batch(rows)
+
+
+def thinned(rng: np.random.Generator, mix: Mix, per_group: int, columns: int) -> NDArray[np.bool_]:
+    """Which tokens stay of a video with more than ``columns``, bool ``(groups, per_group)``.
+
+    About what a selector leaves: most of what shows a card or a mover, and some tokens of some other groups.
+    """
+    count = len(mix.groups)
+    share = columns / (count * (per_group + STAMP))
+    if share >= 1:
+        return np.ones((count, per_group), np.bool_)
+    of_groups = share ** rng.uniform(0.7, 1.0)
+    alive = rng.random(count) < of_groups
+    kept: NDArray[np.bool_] = alive[:, None] & (rng.random((count, per_group)) < share / of_groups)
+    for event in mix.video.events:
+        if event.what is not None:
+            groups = event_groups(mix, event)
+            kept[groups] |= rng.random((groups.stop - groups.start, per_group)) < rng.uniform(0.4, 1.2)
+    return kept
 
 
 def _leaps(rng: np.random.Generator, probability: float, groups: int, room: int) -> NDArray[np.int64]:

@@ -16,18 +16,22 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 from longtake.train.reading import IGNORE
 from longtake.train.rows import Batch, Lesson, looked_at_groups
 
-GROUNDED = ("what", "is_there", "when", "after", "direction")  # tasks whose answer is read from one event
-
 
 def grounding_loss(
-    decoder: Qwen2ForCausalLM, layer: int, states: Tensor, batch: Batch, lessons: list[Lesson], per_group: int
+    decoder: Qwen2ForCausalLM,
+    layer: int,
+    states: Tensor,
+    batch: Batch,
+    lessons: list[Lesson],
+    per_group: int,
+    comma: int,
 ) -> Tensor:
-    """Mean over answer rows of -log(attention to the event the answer is read from), attention averaged over heads.
+    """Mean over answer rows of -log(attention to the event the token is read from), attention averaged over heads.
 
-    states: what goes into the layer, ``(batch, columns, hidden)``. What is absent is to be looked for
-    in no group: there the attention belongs on text.
+    states: what goes into the layer, ``(batch, columns, hidden)``. comma: the token between an answer's parts. What is
+    absent is to be looked for in no group: there the attention belongs on text.
     """
-    rows, columns, wanted = answer_rows(batch, lessons, per_group)
+    rows, columns, wanted = answer_rows(batch, lessons, per_group, comma)
     if not len(rows):
         return states.sum() * 0
     attention = row_attention(decoder, layer, states, batch, rows, columns)
@@ -35,28 +39,31 @@ def grounding_loss(
     return -torch.log(mass.clamp_min(1e-6)).mean()
 
 
-def answer_rows(batch: Batch, lessons: list[Lesson], per_group: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows that predict tokens of answers about one event.
+def answer_rows(
+    batch: Batch, lessons: list[Lesson], per_group: int, comma: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows that predict tokens of answers.
 
     Returns their place in the batch and their column, int64 ``(rows,)`` each, and the columns they should look at, bool
-    ``(rows, columns)``.
+    ``(rows, columns)``. A comma begins the next part of an answer; the end token counts in an order only.
     """
     places, columns, wanted = [], [], []
     for place, (mix, questions) in enumerate(lessons):
-        group = torch.where(batch.visual[place] >= 0, batch.visual[place] // per_group, len(mix.groups))
+        visual = batch.visual[place]
+        group = torch.where(visual >= 0, visual // per_group, len(mix.groups))
         for number, question in enumerate(questions, start=1):
-            if question.task not in GROUNDED:
-                continue
-            relevant = looked_at_groups(mix, question)
-            absent = not relevant.any()  # no such card, or none after it
-            seen = batch.visual[place] < 0 if absent else torch.from_numpy(np.append(relevant, False))[group]
+            parts = looked_at_groups(mix, question)
+            seen = [visual < 0 if not p.any() else torch.from_numpy(np.append(p, False))[group] for p in parts]
             answer = ((batch.turn[place] == number) & (batch.labels[place] != IGNORE)).nonzero()[:, 0]
-            if not seen.any():  # the video, or just these tokens, were left out
-                continue
-            for column in (answer[:-1] - 1).tolist():  # the end token grounds nothing
+            commas = (batch.labels[place, answer] == comma).cumsum(0).tolist()
+            last = len(seen) - 1
+            part = [*commas[:-1], last if question.task == "order" else None]
+            for column, which in zip((answer - 1).tolist(), part, strict=True):
+                if which is None or not seen[which].any():  # the video, or just these tokens, were left out
+                    continue
                 places.append(place)
                 columns.append(column)
-                wanted.append(seen)
+                wanted.append(seen[which])
     if not places:
         return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 0, dtype=torch.bool)
     return torch.tensor(places), torch.tensor(columns), torch.stack(wanted)

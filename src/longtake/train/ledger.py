@@ -1,12 +1,14 @@
 """The ledger: linear layers on an early decoder layer's states, thrown away after training.
 
 At each card they learn how many came before it and which colour the last one had ("after", "order" and "how many" are
-answered from that) and what is on it ("what", "which way"); at every visual token the time of its group ("when"); and
-where an answer begins which colour was asked about: what is to be looked for in the next layers. The answers alone
-teach all this too slowly.
+answered from that) and what is on it ("what", "which way"); at every visual token the time of its group ("when"), and
+one layer before at the stamp's last token, from where it has to come; and where an answer begins which colour was
+asked about: what is to be looked for in the next layers. The answers alone teach all this too slowly.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -16,11 +18,11 @@ from torch import Tensor, nn
 
 from longtake.data.bank import GROUP, Mix
 from longtake.data.needles import COLOURS
-from longtake.data.probe import MAX_CARDS
+from longtake.data.probe import MAX_CARDS, Event
 from longtake.train.reading import ATTRIBUTES, IGNORE, labels
 from longtake.train.rows import Batch, Lesson, event_groups
 
-READ = ("kind", "tens", "units", "letter", "symbol", "colour", "direction")
+READ = ("kind", "tens", "units", "letter", "symbol", "colour", "direction", "onset")
 CLOCK_DIGITS = 5
 
 
@@ -30,6 +32,7 @@ class Ledger(nn.Module):
     count, colour: at a card, how many cards came before (0 to 6), and the last one's colour (8: none).
     asked: where an answer's tokens are predicted, the colour in the question.
     read: at a needle, its attributes, as the reading heads have them. clock: the digits of a group's time, units first.
+    stamp: the same at the last token of a group's stamp, one layer before.
     """
 
     def __init__(self, hidden: int) -> None:
@@ -38,6 +41,7 @@ class Ledger(nn.Module):
         self.asked = nn.Linear(hidden, len(COLOURS))
         self.read = nn.ModuleDict({name: nn.Linear(hidden, ATTRIBUTES[name]) for name in READ})
         self.clock = nn.ModuleList(nn.Linear(hidden, 11) for _ in range(CLOCK_DIGITS))
+        self.stamp = nn.ModuleList(nn.Linear(hidden, 11) for _ in range(CLOCK_DIGITS))
 
     def forward(self, states: Tensor, targets: Tensor) -> Tensor:
         """Sum of the cross-entropies, each over the tokens that have a target.
@@ -45,12 +49,16 @@ class Ledger(nn.Module):
         states: ``(tokens, hidden)``; targets: int ``(tokens, columns)`` of ``ledger_targets``, IGNORE for none.
         """
         states = normalised(states)
-        heads = [self.count, self.colour, *self.read.values(), *self.clock]
-        total = states.sum() * 0
-        for head, wanted in zip(heads, targets.T, strict=True):
-            if (wanted != IGNORE).any():
-                total = total + F.cross_entropy(head(states), wanted, ignore_index=IGNORE)
-        return total
+        return _cross_entropies([self.count, self.colour, *self.read.values(), *self.clock], states, targets)
+
+
+def _cross_entropies(heads: Iterable[nn.Module], states: Tensor, targets: Tensor) -> Tensor:
+    """Sum over heads; a column of ``targets`` ``(tokens, heads)`` belongs to each, with IGNORE for none."""
+    total = states.sum() * 0
+    for head, wanted in zip(heads, targets.T, strict=True):
+        if (wanted != IGNORE).any():
+            total = total + F.cross_entropy(head(states), wanted, ignore_index=IGNORE)
+    return total
 
 
 def normalised(states: Tensor) -> Tensor:
@@ -71,15 +79,22 @@ def ledger_targets(mix: Mix) -> NDArray[np.int64]:
     for number, (card, event) in enumerate(mix.video.cards):
         span = event_groups(mix, event)
         noted[span] = (min(number, MAX_CARDS), previous)
-        read[span] = np.take(labels(card), places)
+        read[span] = np.take(labels(card, onset=GROUP), places)
+        read[span.start] = np.take(labels(card, onset=_onset(mix, event)), places)
         shown[span] += 1
         previous = list(COLOURS).index(card.colour)
     for mover, event in mix.video.movers:
         span = event_groups(mix, event)
-        read[span] = np.take(labels(mover, moving=True), places)
+        read[span] = np.take(labels(mover, moving=True, onset=GROUP), places)
+        read[span.start] = np.take(labels(mover, moving=True, onset=_onset(mix, event)), places)
         shown[span] += 1
     noted[shown != 1] = read[shown != 1] = IGNORE
     return np.concatenate([noted, read, clock_digits(mix)], axis=1)
+
+
+def _onset(mix: Mix, event: Event) -> int:
+    """The frame of its first group on which an event begins."""
+    return round(event.start_seconds / mix.frame_seconds) % GROUP
 
 
 def clock_digits(mix: Mix) -> NDArray[np.int64]:
@@ -97,6 +112,15 @@ def ledger_loss(ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Less
     chosen = batch.visual >= 0
     loss: Tensor = ledger(states[chosen], spread[chosen])
     return loss
+
+
+def stamp_loss(ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Lesson], per_group: int) -> Tensor:
+    """Cross-entropies of a group's time at the last token of its stamp; states ``(batch, columns, hidden)``."""
+    following = batch.visual[:, 1:]
+    ends = (batch.visual[:, :-1] < 0) & (following >= 0)
+    clocks = torch.from_numpy(np.stack([clock_digits(mix) for mix, _ in lessons]))
+    targets = clocks[ends.nonzero()[:, 0], following[ends] // per_group]
+    return _cross_entropies(ledger.stamp, normalised(states[:, :-1][ends]), targets)
 
 
 def asked_loss(ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Lesson]) -> Tensor:

@@ -7,6 +7,7 @@ question sees the video and itself only (``attention_mask``), at the positions i
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,7 @@ class Text:
         self._known: dict[str, list[int]] = {}
         self.head = self.ids(HEAD)
         self.end = self.ids("<|im_end|>")
+        self.comma = self.ids(",")[-1]
 
     def ids(self, text: str) -> list[int]:
         """Ids without special tokens added."""
@@ -145,11 +147,13 @@ def attention_mask(turn: Tensor) -> Tensor:
     return (causal & same)[:, None]
 
 
-def states_of(decoder: Qwen2Model, batch: Batch, embeddings: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-    """A decoder on a batch of rows: what goes into one of its layers, and its last states at the questions' columns.
+def states_of(
+    decoder: Qwen2Model, batch: Batch, embeddings: Tensor, layers: tuple[int, ...]
+) -> tuple[list[Tensor], Tensor]:
+    """A decoder on a batch of rows: what goes into some of its layers, and its last states at the questions' columns.
 
-    embeddings: ``(batch, columns, hidden)``. Returns ``(batch, columns, hidden)`` and ``(batch, columns - video,
-    hidden)``. The video is read causally without a mask, which is faster, then all questions at once.
+    embeddings: ``(batch, columns, hidden)``. Returns ``(batch, columns, hidden)`` for each layer, and ``(batch, columns
+    - video, hidden)``. The video is read causally without a mask, which is faster, then all questions at once.
     """
     cache = DynamicCache(config=decoder.config)
     run = functools.partial(decoder, past_key_values=cache, use_cache=True, output_hidden_states=True)
@@ -159,7 +163,8 @@ def states_of(decoder: Qwen2Model, batch: Batch, embeddings: Tensor, layer: int)
         position_ids=batch.positions[:, batch.video :],
         attention_mask=attention_mask(batch.turn)[:, :, batch.video :],
     )
-    return torch.cat([video.hidden_states[layer], asked.hidden_states[layer]], dim=1), asked.last_hidden_state
+    into = [torch.cat([video.hidden_states[layer], asked.hidden_states[layer]], dim=1) for layer in layers]
+    return into, asked.last_hidden_state
 
 
 def event_groups(mix: Mix, event: Event) -> slice:
@@ -181,13 +186,27 @@ def relevant_groups(mix: Mix, question: Question) -> NDArray[np.bool_]:
     return mask
 
 
-def looked_at_groups(mix: Mix, question: Question) -> NDArray[np.bool_]:
-    """The one event that an answer is read from, ``(groups,)``: what is asked about, or the card that came after it."""
-    if question.task != "after":
-        return relevant_groups(mix, question)
-    events = [event for _, event in mix.video.cards]
-    mask = np.zeros(len(mix.groups), np.bool_)
-    for event, following in zip(events, events[1:], strict=False):
-        if event is question.event:
-            mask[event_groups(mix, following)] = True
-    return mask
+def looked_at_groups(mix: Mix, question: Question) -> list[NDArray[np.bool_]]:
+    """For each part of an answer the one thing it is read from, bool ``(groups,)`` each; nowhere when it is not there.
+
+    An order is read card by card and ends where no card follows; how many there are, from the last card; what came
+    after, from the card that followed; when, from the first group that shows what is asked about.
+    """
+    cards = [event_groups(mix, event) for _, event in mix.video.cards]
+    own = event_groups(mix, question.event) if question.event else None
+    parts: Sequence[slice | None] = [own]
+    if question.task == "order":
+        parts = [*cards, None]
+    elif question.task == "count":
+        parts = [cards[-1] if cards else None]
+    elif question.task == "when" and own:
+        parts = [slice(own.start, own.start + 1)]
+    elif question.task == "after":
+        events = [event for _, event in mix.video.cards]
+        place = next(n for n, event in enumerate(events) if event is question.event)
+        parts = [cards[place + 1] if place + 1 < len(cards) else None]
+    masks = np.zeros((len(parts), len(mix.groups)), np.bool_)
+    for mask, groups in zip(masks, parts, strict=True):
+        if groups:
+            mask[groups] = True
+    return list(masks)

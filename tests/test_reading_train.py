@@ -15,7 +15,7 @@ from transformers import SiglipVisionConfig
 import tiny
 import world
 from longtake.data.bank import BankRecipe, Placed, build_bank
-from longtake.data.needles import NUMBERS, PROCEDURAL, Card, Mover, card_picture
+from longtake.data.needles import Card, Mover
 from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.models.video_llm import average_pool
 from longtake.train import checkpoint, tower
@@ -39,7 +39,7 @@ from longtake.train.reading import (
     reading_loss,
 )
 from longtake.train.school import SchoolRecipe, draw_pool, train_school, windows
-from longtake.train.tower import SingleFrames, TowerRecipe, normalise, odd_colour, train_tower
+from longtake.train.tower import SingleFrames, TowerRecipe, normalise, train_tower
 
 X = IGNORE
 NAMES = list(ATTRIBUTES)
@@ -241,34 +241,8 @@ def test_windows_are_a_card_before_a_background():
     assert covered.any(1).all()
 
 
-def test_an_odd_colour_turns_the_hue_and_never_looks_like_a_test_card():
-    red = card("8")
-    drawn = card_picture(red, 64, PROCEDURAL, np.random.default_rng(0))
-    turned = odd_colour(drawn, red, 85)  # a third of the circle: red becomes green
-    pixels = np.asarray(turned.convert("RGB"), int).reshape(-1, 3)
-    paper = np.median(pixels[np.ptp(pixels, axis=1) > 100], axis=0)
-    assert paper[1] > paper[0] + 60
-    assert paper[1] > paper[2] + 60
-    assert turned.getchannel("A").tobytes() == drawn.getchannel("A").tobytes()
-    painted = [odd_colour(drawn, card(content), 85) is not drawn for content in NUMBERS]
-    assert painted == [card(content, "green").split == "train" for content in NUMBERS]
-    assert 60 < sum(painted) < 100
-
-
-def test_odd_colours_come_from_their_batch_on_and_are_not_to_be_named():
-    colour = list(ATTRIBUTES).index("colour")
-
-    def unnamed(number: int) -> float:
-        batch = next(iter(SingleFrames(world.clips(), "train", 32, 60, 0, start=number, odd_from=5)))
-        cards = (batch[1][:, 0] >= 1) & (batch[1][:, 0] <= 3)
-        return float((batch[1][cards, colour] == IGNORE).float().mean())
-
-    assert unnamed(4) == 0
-    assert 0.2 < unnamed(5) < 0.5
-
-
 def test_tower_resumed_is_bit_equal(tmp_path):
-    recipe = TowerRecipe(vision=VISION, cycles=(3, 5), odd_from=3, whole_steps=1, batch=4, easy_steps=3,
+    recipe = TowerRecipe(vision=VISION, cycles=(3, 5), whole_steps=1, batch=4, easy_steps=3,
                          part_patches=20, warmup=1, log_every=5, save_every=2, workers=1, held_out=6)  # fmt: skip
     train_school(SCHOOL, world.clips(), tmp_path / "school")
     with pytest.MonkeyPatch.context() as patch:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice, pairwise
 from pathlib import Path
@@ -22,23 +22,14 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from longtake.data.haystack import Clip, random_shot
-from longtake.data.needles import COLOURS, Card, Split, draw_card_choice, draw_mover_choice
+from longtake.data.needles import Split, draw_card_choice, draw_mover_choice
 from longtake.data.probe import SIZES, Event, place_event
 from longtake.train import checkpoint
 from longtake.train.optimiser import Optimiser
-from longtake.train.reading import (
-    ATTRIBUTES,
-    IGNORE,
-    AttributeHeads,
-    ReadingHead,
-    labels,
-    reading_accuracy,
-    reading_loss,
-)
+from longtake.train.reading import IGNORE, AttributeHeads, ReadingHead, labels, reading_accuracy, reading_loss
 
 PATCHES = 8  # on a side
 OLD_BATCHES = 400  # kept to be seen again
-ODD_SHARE = 0.4  # of cards, once there are odd colours
 Pictures = tuple[Tensor, Tensor, Tensor]  # as SingleFrames yields them
 
 
@@ -47,8 +38,7 @@ class TowerRecipe:
     """Hyper-parameters of stage 1."""
 
     vision: SiglipVisionConfig
-    cycles: tuple[int, ...] = (2400, 5400, 6800)  # steps after which the learning rate has come down; it starts again
-    odd_from: int = 5400  # the step from which cards of odd colours come
+    cycles: tuple[int, ...] = (2400, 5400)  # steps after which the learning rate has come down; it starts again
     batch: int = 32  # fresh pictures a step
     easy_steps: int = 300  # over which large cards give way to cards of all sizes
     whole_steps: int = 500  # at the end of each cycle; before them only some patches of a picture go in
@@ -82,26 +72,17 @@ class TowerRecipe:
 class SingleFrames(IterableDataset[Pictures]):
     """Batches of single pictures: a card on 70% of them, a mover on 15%, nothing on the rest.
 
-    Over the first ``easy`` batches cards are large more often than not: reading emerges several times sooner. From
-    batch ``odd_from`` on two cards in five have a colour without a name, so that content isn't learned by colours.
+    Over the first ``easy`` batches cards are large more often than not: reading emerges several times sooner.
 
     Yields uint8 ``(batch, 3, side, side)``, int64 ``(batch, attributes)`` and which patches a card or mover covers the
     middle of, bool ``(batch, patches)``. Batch n depends on (seed, n) alone.
     """
 
     def __init__(
-        self,
-        clips: list[Clip],
-        split: Split,
-        side: int,
-        batch: int,
-        seed: int,
-        start: int = 0,
-        easy: int = 0,
-        odd_from: int | None = None,
+        self, clips: list[Clip], split: Split, side: int, batch: int, seed: int, start: int = 0, easy: int = 0
     ) -> None:
         self.clips, self.split, self.side, self.batch = clips, split, side, batch
-        self.seed, self.start, self.easy, self.odd_from = seed, start, easy, odd_from
+        self.seed, self.start, self.easy = seed, start, easy
 
     def __iter__(self) -> Iterator[Pictures]:
         worker = torch.utils.data.get_worker_info()
@@ -110,30 +91,23 @@ class SingleFrames(IterableDataset[Pictures]):
         while True:
             rng = np.random.default_rng([self.seed, number, 11])
             share = max(0.0, 1 - number / self.easy) if self.easy else 0.0
-            odd = ODD_SHARE if self.odd_from is not None and number >= self.odd_from else 0.0
-            rows = [self._one(rng, rng.random() < share, odd) for _ in range(self.batch)]
+            rows = [self._one(rng, rng.random() < share) for _ in range(self.batch)]
             pixels = torch.from_numpy(np.stack([row[0] for row in rows])).permute(0, 3, 1, 2)
             covered = torch.from_numpy(np.stack([row[2] for row in rows]))
             yield pixels, torch.tensor([row[1] for row in rows]), covered
             number += step
 
-    def _one(
-        self, rng: np.random.Generator, easy: bool, odd: float
-    ) -> tuple[NDArray[np.uint8], list[int], NDArray[np.bool_]]:
+    def _one(self, rng: np.random.Generator, easy: bool) -> tuple[NDArray[np.uint8], list[int], NDArray[np.bool_]]:
         """One picture, its labels, and which patches are covered."""
         height, width = SIZES[int(rng.integers(len(SIZES)))]
         picture = random_shot(rng, self.clips, 0.0).picture(0.0, (height, width))
         dice = rng.random()
-        target, covered = labels(None), np.zeros((PATCHES, PATCHES), bool)
+        what, covered = None, np.zeros((PATCHES, PATCHES), bool)
         if dice < 0.85:
             what = draw_card_choice(rng, self.split) if dice < 0.7 else draw_mover_choice(rng, self.split)
             event = Event(what=what, start_seconds=0.0, stop_seconds=1.0, seed=int(rng.integers(2**31)))
             card_size = (0.75, 1.0) if easy else (0.4, 0.9)
             drawn, x, y = place_event(event, float(rng.random()), (width, height), self.split, card_size)
-            target = labels(what)
-            if odd and isinstance(what, Card) and rng.random() < odd:
-                drawn = odd_colour(drawn, what, int(rng.integers(16, 240)))
-                target[list(ATTRIBUTES).index("colour")] = IGNORE
             picture.paste(drawn, (x, y), drawn)
             middles = (np.arange(PATCHES) + 0.5) / PATCHES
             rows, columns = middles * height, middles * width
@@ -142,27 +116,7 @@ class SingleFrames(IterableDataset[Pictures]):
         if rng.random() < 0.3:
             picture = recompress(picture, int(rng.integers(25, 90)))
         pixels = np.asarray(picture.resize((self.side, self.side), Image.Resampling.BICUBIC))
-        return pixels, target, covered.ravel()
-
-
-def odd_colour(drawn: Image.Image, card: Card, turn: int) -> Image.Image:
-    """A drawn card with all its hues turned by ``turn`` / 256 of the circle.
-
-    Stays as it is where that would look like a card of the test split.
-    """
-
-    def turned(picture: Image.Image) -> Image.Image:
-        hue, saturation, value = picture.convert("HSV").split()
-        hue = hue.point([(level + turn) % 256 for level in range(256)])
-        return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
-
-    look = np.asarray(turned(Image.new("RGB", (1, 1), COLOURS[card.colour])), np.float64)[0, 0]
-    nearest = min(COLOURS, key=lambda name: float(np.abs(look - COLOURS[name]).sum()))
-    if replace(card, colour=nearest).split == "test":
-        return drawn
-    painted = turned(drawn.convert("RGB"))
-    painted.putalpha(drawn.getchannel("A"))
-    return painted
+        return pixels, labels(what), covered.ravel()
 
 
 def recompress(picture: Image.Image, quality: int) -> Image.Image:
@@ -235,8 +189,7 @@ def train_tower(
 def _batches(recipe: TowerRecipe, clips: list[Clip], start: int) -> Iterator[Pictures]:
     """Training batches from step ``start`` on, after as many of those before it as are kept to be seen again."""
     first = max(0, start - OLD_BATCHES + 1)
-    easy, odd_from = recipe.easy_steps, recipe.odd_from
-    data = SingleFrames(clips, "train", recipe.side, recipe.batch, recipe.seed, first, easy, odd_from)
+    data = SingleFrames(clips, "train", recipe.side, recipe.batch, recipe.seed, first, recipe.easy_steps)
     return iter(DataLoader(data, batch_size=None, num_workers=recipe.workers, prefetch_factor=8))
 
 

@@ -33,7 +33,7 @@ class CompressorRecipe:
 
     dim: int = 192
     pool: int = 2
-    steps: int = 2000
+    steps: int = 1600
     batch: int = 64  # windows of four frames
     plain: float = 0.15  # share of windows with nothing in them
     noise: float = 0.2  # of a feature's standard deviation

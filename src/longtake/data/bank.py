@@ -235,6 +235,15 @@ class Mix:
     video: ProbeVideo
     frame_seconds: float
 
+    @property
+    def group_seconds(self) -> NDArray[np.floating]:
+        """When each group begins, ``(groups,)``."""
+        return np.arange(len(self.groups)) * GROUP * self.frame_seconds
+
+    def frames_of(self, event: Event) -> tuple[int, int]:
+        """The frames ``[first, stop)`` that show an event."""
+        return round(event.start_seconds / self.frame_seconds), round(event.stop_seconds / self.frame_seconds)
+
 
 class Mixer:
     """Puts units of a bank together into videos of any length; a video's cards have different colours."""

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from longtake.data.bank import GROUP, Mix
-from longtake.data.needles import COLOURS
-from longtake.data.probe import MAX_CARDS, Event
+from longtake.data.needles import COLOURS, Card
+from longtake.data.probe import MAX_CARDS
 from longtake.train.reading import ATTRIBUTES, IGNORE, labels
 from longtake.train.rows import Batch, Lesson, event_groups
 
@@ -75,31 +75,24 @@ def ledger_targets(mix: Mix) -> NDArray[np.int64]:
     noted, read = np.full((groups, 2), IGNORE), np.full((groups, len(READ)), IGNORE)
     shown = np.zeros(groups, np.int64)
     places = [list(ATTRIBUTES).index(name) for name in READ]
-    previous = len(COLOURS)
-    for number, (card, event) in enumerate(mix.video.cards):
+    number, previous = 0, len(COLOURS)
+    for event in mix.video.events:
+        if event.what is None:
+            continue
         span = event_groups(mix, event)
-        noted[span] = (min(number, MAX_CARDS), previous)
-        read[span] = np.take(labels(card, onset=GROUP), places)
-        read[span.start] = np.take(labels(card, onset=_onset(mix, event)), places)
         shown[span] += 1
-        previous = list(COLOURS).index(card.colour)
-    for mover, event in mix.video.movers:
-        span = event_groups(mix, event)
-        read[span] = np.take(labels(mover, moving=True, onset=GROUP), places)
-        read[span.start] = np.take(labels(mover, moving=True, onset=_onset(mix, event)), places)
-        shown[span] += 1
+        read[span] = np.take(labels(event.what, onset=GROUP, moving=True), places)
+        read[span.start] = np.take(labels(event.what, onset=mix.frames_of(event)[0] % GROUP, moving=True), places)
+        if isinstance(event.what, Card):
+            noted[span] = (min(number, MAX_CARDS), previous)
+            number, previous = number + 1, list(COLOURS).index(event.what.colour)
     noted[shown != 1] = read[shown != 1] = IGNORE
     return np.concatenate([noted, read, clock_digits(mix)], axis=1)
 
 
-def _onset(mix: Mix, event: Event) -> int:
-    """The frame of its first group on which an event begins."""
-    return round(event.start_seconds / mix.frame_seconds) % GROUP
-
-
 def clock_digits(mix: Mix) -> NDArray[np.int64]:
     """``(groups, CLOCK_DIGITS)``: the digits of each group's stamp, units first; 10 where it has none."""
-    seconds = (np.arange(len(mix.groups)) * GROUP * mix.frame_seconds).astype(np.int64)[:, None]
+    seconds = mix.group_seconds.astype(np.int64)[:, None]
     power = 10 ** np.arange(CLOCK_DIGITS)
     return np.where((seconds >= power) | (power == 1), seconds // power % 10, 10)
 

@@ -85,11 +85,11 @@ def make_row(
     leaps: ``(groups,)``, how far positions jump before each group that stays.
     """
     ids, visual, positions, place = list(text.head), [-1] * len(text.head), list(range(len(text.head))), len(text.head)
-    for group in range(len(mix.groups)):
+    for group, seconds in enumerate(mix.group_seconds.tolist()):
         alive = np.flatnonzero(kept[group])
         if not len(alive):
             continue
-        stamp = text.ids(stamp_text(group * GROUP * mix.frame_seconds, "compact"))
+        stamp = text.ids(stamp_text(seconds, "compact"))
         ids += stamp + [text.video_token_id] * len(alive)
         visual += [-1] * len(stamp) + (group * tokens_per_group + alive).tolist()
         place += int(leaps[group])
@@ -169,8 +169,7 @@ def states_of(
 
 def event_groups(mix: Mix, event: Event) -> slice:
     """The groups of a mixed video in which an event is to be seen."""
-    first = round(event.start_seconds / mix.frame_seconds)
-    stop = round(event.stop_seconds / mix.frame_seconds)
+    first, stop = mix.frames_of(event)
     return slice(first // GROUP, (stop - 1) // GROUP + 1)
 
 

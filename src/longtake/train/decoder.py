@@ -27,7 +27,8 @@ from longtake.train.optimiser import Optimiser
 from longtake.train.reading import IGNORE
 from longtake.train.rows import Batch, Lesson, Text, event_groups, make_row, relevant_groups, states_of
 
-STAMP = 4  # about how many tokens a stamp has
+STAMP_TOKENS = 4  # about
+QUESTION_TOKENS = 22  # with its answer, about
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +108,15 @@ def train_decoder(
 def draw_lessons(
     recipe: DecoderRecipe, phase: Phase, mixer: Mixer, rng: np.random.Generator, tokens: int
 ) -> tuple[list[Lesson], int]:
-    """The videos of one batch, all of one length, with their questions, and how many columns a video may fill."""
+    """The videos of one batch, all of one length, with their questions, and how many columns a video may fill.
+
+    tokens: of a group.
+    """
     low, high = phase.groups
     groups = round(np.exp(rng.uniform(np.log(low), np.log(high))))
-    asked = phase.questions * 22
-    rows = max(1, phase.tokens // (groups * (tokens + STAMP) + asked))
-    columns = max(groups * (tokens + STAMP), phase.tokens // rows - asked)
+    asked = phase.questions * QUESTION_TOKENS
+    rows = max(1, phase.tokens // (groups * (tokens + STAMP_TOKENS) + asked))
+    columns = max(groups * (tokens + STAMP_TOKENS), phase.tokens // rows - asked)
     if rng.random() < recipe.thin:
         groups = round(groups * np.exp(rng.uniform(0, np.log(phase.stretch))))
     lessons = []
@@ -189,7 +193,7 @@ def draw_rows(
         count = len(mix.groups)
         kept = (rng.random((count, per_group)) >= dropped) & (rng.random() >= recipe.blind)
         kept &= thinned(rng, mix, per_group, columns)
-        leaps = _leaps(rng, recipe.jumps, count, context - count * (per_group + STAMP + 1) - 200)
+        leaps = _leaps(rng, recipe.jumps, count, context - count * (per_group + STAMP_TOKENS + 1) - 200)
         rows.append(make_row(text, mix, questions, per_group, kept, leaps))
     return Batch(rows)
 
@@ -200,7 +204,7 @@ def thinned(rng: np.random.Generator, mix: Mix, per_group: int, columns: int) ->
     About what a selector leaves: most of what shows a card or a mover, and some tokens of some other groups.
     """
     count = len(mix.groups)
-    share = columns / (count * (per_group + STAMP))
+    share = columns / (count * (per_group + STAMP_TOKENS))
     if share >= 1:
         return np.ones((count, per_group), np.bool_)
     of_groups = share ** rng.uniform(0.7, 1.0)

@@ -39,9 +39,7 @@ def grounding_loss(
     return -torch.log(mass.clamp_min(1e-6)).mean()
 
 
-def answer_rows(
-    batch: Batch, lessons: list[Lesson], per_group: int, comma: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def answer_rows(batch: Batch, lessons: list[Lesson], per_group: int, comma: int) -> tuple[Tensor, Tensor, Tensor]:
     """The rows that predict tokens of answers.
 
     Returns their place in the batch and their column, int64 ``(rows,)`` each, and the columns they should look at, bool
@@ -55,15 +53,15 @@ def answer_rows(
             parts = looked_at_groups(mix, question)
             seen = [visual < 0 if not p.any() else torch.from_numpy(np.append(p, False))[group] for p in parts]
             answer = ((batch.turn[place] == number) & (batch.labels[place] != IGNORE)).nonzero()[:, 0]
-            commas = (batch.labels[place, answer] == comma).cumsum(0).tolist()
-            last = len(seen) - 1
-            part = [*commas[:-1], last if question.task == "order" else None]
-            for column, which in zip((answer - 1).tolist(), part, strict=True):
-                if which is None or not seen[which].any():  # the video, or just these tokens, were left out
-                    continue
-                places.append(place)
-                columns.append(column)
-                wanted.append(seen[which])
+            part = (batch.labels[place, answer] == comma).cumsum(0)
+            part[-1] = len(parts) - 1
+            if question.task != "order":
+                answer, part = answer[:-1], part[:-1]
+            for column, which in zip((answer - 1).tolist(), part.tolist(), strict=True):
+                if seen[which].any():  # not when the video, or just these tokens, were left out
+                    places.append(place)
+                    columns.append(column)
+                    wanted.append(seen[which])
     if not places:
         return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0, 0, dtype=torch.bool)
     return torch.tensor(places), torch.tensor(columns), torch.stack(wanted)

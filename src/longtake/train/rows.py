@@ -185,8 +185,8 @@ def relevant_groups(mix: Mix, question: Question) -> NDArray[np.bool_]:
     return mask
 
 
-def looked_at_groups(mix: Mix, question: Question) -> list[NDArray[np.bool_]]:
-    """For each part of an answer the one thing it is read from, bool ``(groups,)`` each; nowhere when it is not there.
+def looked_at_groups(mix: Mix, question: Question) -> NDArray[np.bool_]:
+    """For each part of an answer the groups that show what it is read from, ``(parts, groups)``; none if not there.
 
     An order is read card by card and ends where no card follows; how many there are, from the last card; what came
     after, from the card that followed; when, from the first group that shows what is asked about.
@@ -208,4 +208,4 @@ def looked_at_groups(mix: Mix, question: Question) -> list[NDArray[np.bool_]]:
     for mask, groups in zip(masks, parts, strict=True):
         if groups:
             mask[groups] = True
-    return list(masks)
+    return masks

@@ -96,8 +96,8 @@ def test_rendered_videos_are_the_frames_shrunk():
 
 def test_bank_videos_are_full_of_needles():
     videos = [bank_video(BankRecipe(), world.clips(), number) for number in range(80)]
-    assert np.mean([len(video.cards) for video in videos]) == pytest.approx(5.5, abs=0.5)
-    assert np.mean([len(video.movers) for video in videos if video.fps == 1]) == pytest.approx(0.75, abs=0.25)
+    assert np.mean([len(video.cards) for video in videos]) == pytest.approx(6.2, abs=0.5)
+    assert np.mean([len(video.movers) for video in videos if video.fps == 1]) == pytest.approx(1.0, abs=0.3)
     assert not any(video.movers for video in videos if video.fps == 2)  # they would be too fast
     assert {video.fps for video in videos} == {1.0, 2.0}
     assert {video.split for video in videos} == {"train"}
@@ -105,19 +105,24 @@ def test_bank_videos_are_full_of_needles():
 
 def test_a_pair_of_groups_keeps_its_needles_to_itself():
     rng = np.random.default_rng(0)
-    lengths, kinds = Counter(), Counter()
+    lengths, kinds, shared = Counter(), Counter(), 0
     for _ in range(600):
         planned = plan_pair(rng, "train", with_movers=True)
         kinds[tuple(type(plan.what).__name__ for plan in planned)] += 1
         assert all(0 <= plan.first < plan.stop <= 8 for plan in planned)
         if len(planned) == 2:
-            assert planned[0].stop <= GROUP <= planned[1].first
+            before, after = planned
+            assert before.stop <= after.first
+            if (before.stop - 1) // GROUP == after.first // GROUP:  # in one group: two cards
+                shared += 1
+                assert before.what.colour != after.what.colour
         lengths.update(plan.stop - plan.first for plan in planned if isinstance(plan.what, Card))
         assert all(5 <= plan.stop - plan.first <= 8 for plan in planned if isinstance(plan.what, Mover))
     assert set(lengths) == {1, 2, 3, 4}
     assert lengths[1] < lengths[2]
     alone = [("Card",), ("Mover",), ("NoneType",), ("Card", "Card"), ("Card", "NoneType"), ("NoneType", "Card"), ()]
     assert all(kinds[kind] for kind in alone)
+    assert 80 < shared < kinds["Card", "Card"]
 
 
 def test_the_record_says_where_a_needle_is(tmp_path):

@@ -35,15 +35,18 @@ from longtake.train.decoder import (
 )
 from longtake.train.grounding import answer_rows, grounding_loss, row_attention
 from longtake.train.ledger import (
-    CLOCK_DIGITS,
-    READ,
+    CLOCK,
+    NOTED,
     Ledger,
     asked_loss,
     clock_digits,
-    ledger_loss,
-    ledger_targets,
+    noted_loss,
+    noted_targets,
+    seen_colours,
+    seen_loss,
     stamp_loss,
 )
+from longtake.train.lookback import start_looking_back
 from longtake.train.optimiser import Optimiser
 from longtake.train.reading import IGNORE
 from longtake.train.rows import (
@@ -63,6 +66,7 @@ from longtake.types import VisualTokens
 
 PER_GROUP = 4
 X = IGNORE
+NOTES = {f"noted_{name}" for name in (*NOTED, "count", "answers_count")}
 
 
 def event(what: Card | Mover | None, first: int, stop: int, frame_seconds: float = 1.0) -> Event:
@@ -72,7 +76,8 @@ def event(what: Card | Mover | None, first: int, stop: int, frame_seconds: float
 def mix(events: list[Event], groups: int, frame_seconds: float = 1.0) -> Mix:
     video = ProbeVideo(seed=0, split="train", fps=1 / frame_seconds, num_frames=4 * groups, size=(0, 0), shots=(),
                        events=tuple(events), foreign=())  # fmt: skip
-    return Mix(groups=np.arange(groups), video=video, frame_seconds=frame_seconds)
+    middles = tuple(((0.2, 0.7),) * 40 for _ in events)
+    return Mix(groups=np.arange(groups), video=video, frame_seconds=frame_seconds, places=middles)
 
 
 RED, BLUE, PINK = (Card(content="7", colour=colour, outline="round") for colour in ("red", "blue", "pink"))
@@ -268,46 +273,116 @@ def normed(states: torch.Tensor) -> torch.Tensor:
     return states / states.square().mean(-1, keepdim=True).sqrt()
 
 
-def test_ledger_targets_by_hand():
-    targets = ledger_targets(mix(EVENTS, 7))
-    assert targets.shape == (7, 2 + len(READ) + CLOCK_DIGITS)
+def test_what_tokens_note_by_hand():
+    targets = noted_targets(mix(EVENTS, 7), PER_GROUP)
+    assert targets.shape == (7, PER_GROUP, len(NOTED))
+    assert (targets == targets[:, :1]).all()  # no group shows two things
     # groups: 0 red; 1 red and a cut; 2 blue; 3 the mover; 4 the mover, then pink; 5 pink
-    assert targets[:, :2].tolist() == [[0, 8], [0, 8], [1, 0], [X, X], [X, X], [2, 5], [X, X]]
+    shared, targets = targets[4, 0], np.delete(targets[:, 0], 4, axis=0)
+    assert targets[:, 0].tolist() == [8, 8, 0, X, 5, X]
     # kind, tens, units, letter, symbol, colour, direction, onset
     seven, none = [1, 10, 7, X, X], [X] * 8
     red, blue, pink = [*seven, 0, X, 2], [*seven, 5, X, 1], [*seven, 7, X, 4]
     red_later, mover = [*seven, 0, X, 4], [4, X, X, X, 3, 0, 2, 0]
-    assert targets[:, 2:10].tolist() == [red, red_later, blue, mover, none, pink, none]
-    two = [event(RED, 0, 2, 0.5), event(BLUE, 2, 6, 0.5)]
-    assert ledger_targets(mix(two, 2, 0.5))[:, :2].tolist() == [[X, X], [1, 0]]  # two cards in the first group
+    assert targets[:, 1:9].tolist() == [red, red_later, blue, mover, pink, none]
+    assert shared[:9].tolist() == [X] * 9  # both have their middle in the same token
+
+
+def test_of_two_cards_in_a_group_each_is_noted_where_it_is():
+    upper, lower = ((0.9, 0.1),) * 3, ((0.3, 0.8),) * 3
+    video = dataclasses.replace(mix([event(RED, 0, 2), event(BLUE, 3, 6)], 2), places=(upper[:2], lower))
+    targets = noted_targets(video, PER_GROUP)[:, :, [0, 6, 8]]  # the card before, the colour, the onset
+    nothing = [X, X, X]
+    assert targets[0].tolist() == [nothing, [8, 0, 0], [0, 5, 3], nothing]  # rows of two
+    assert targets[1].tolist() == [[0, 5, 4]] * 4
 
 
 def test_the_clock_tells_the_digits_of_the_stamp():
     empty = 10
     assert clock_digits(mix([], 2)).tolist() == [[0] + [empty] * 4, [4] + [empty] * 4]
     late = clock_digits(mix([], 2600, 1.0))
+    assert late.shape == (2600, len(CLOCK))
     assert late[26].tolist() == [4, 0, 1, empty, empty]  # 104 s
     assert late[2599].tolist() == [6, 9, 3, 0, 1]  # 10,396 s
 
 
-def test_the_ledger_learns_at_cards_only(text):
+def test_the_notes_loss_is_the_sum_of_its_heads_means(text):
     torch.manual_seed(0)
     ledger, video = Ledger(32), mix(EVENTS, 7)
     batch = Batch([make_row(text, video, [QUESTION], PER_GROUP, *plain(7))])
     states = torch.randn(*batch.ids.shape, 32)
-    loss = ledger_loss(ledger, batch, states, [(video, [QUESTION])], PER_GROUP)
-    heads = [ledger.count, ledger.colour, *(ledger.read[name] for name in READ), *ledger.clock]
-    terms: dict[int, list[float]] = {}
+    loss, right = noted_loss(ledger, batch, states, [(video, [QUESTION])], PER_GROUP)
+    terms: dict[str, list[float]] = {}
+    hits: dict[str, list[bool]] = {}
     for column, visual in enumerate(batch.visual[0].tolist()):
         if visual < 0:
             continue
-        for number, wanted in enumerate(ledger_targets(video)[visual // PER_GROUP].tolist()):
+        told = noted_targets(video, PER_GROUP)[visual // PER_GROUP, visual % PER_GROUP].tolist()
+        for (name, head), wanted in zip(ledger.noted.items(), told, strict=True):
             if wanted != X:
-                log = heads[number](normed(states[0, column])).log_softmax(0)
-                terms.setdefault(number, []).append(-log[wanted].item())
-    assert len(terms[0]) == 4 * PER_GROUP  # groups with one card
-    assert len(terms[len(heads) - 1]) == 7 * PER_GROUP  # every group has a time
+                log = head(normed(states[0, column])).log_softmax(0)
+                terms.setdefault(name, []).append(-log[wanted].item())
+                hits.setdefault(name, []).append(int(log.argmax()) == wanted)
+    assert len(terms["before"]) == 4 * PER_GROUP  # groups with one card and nothing else
+    assert len(terms["thousands"]) == 7 * PER_GROUP  # every group has a time
     assert loss.item() == pytest.approx(sum(np.mean(values) for values in terms.values()), rel=1e-4)
+    assert right == pytest.approx({name: np.mean(values) for name, values in hits.items()})
+
+
+def test_seen_colours_by_hand():
+    table = seen_colours(mix(EVENTS, 7))
+    red, blue, pink = (list(COLOURS).index(colour) for colour in ("red", "blue", "pink"))
+    sets = [set(np.flatnonzero(row).tolist()) for row in table]
+    assert sets == [{red}, {red}, {red, blue}, set(), {red, blue, pink}, {red, blue, pink}, set(), {red, blue, pink}]
+    shared = seen_colours(mix([event(RED, 0, 2), event(BLUE, 3, 6)], 2))
+    assert [row.sum() for row in shared] == [2, 2, 2]
+
+
+def test_the_seen_loss_by_hand(text):
+    """Cards and answers, each a mean over its columns of the count's and the eight colours' cross-entropies."""
+    torch.manual_seed(0)
+    ledger, video = Ledger(32), mix(EVENTS, 7)
+    blind = make_row(text, video, [QUESTION], PER_GROUP, np.zeros((7, PER_GROUP), bool), np.zeros(7, np.int64))
+    batch = Batch([make_row(text, video, [QUESTION], PER_GROUP, *plain(7)), blind])
+    states = torch.randn(*batch.ids.shape, 32)
+    lessons = [(video, [QUESTION])] * 2
+    table = seen_colours(video)
+
+    @torch.no_grad()
+    def cross_entropies(column: int, colours: np.ndarray) -> float:
+        known = normed(states[0, column])
+        bits = ledger.seen(known).sigmoid()
+        of_bits = -torch.where(torch.from_numpy(colours), bits, 1 - bits).log().sum()
+        return float(of_bits - ledger.count(known).log_softmax(0)[int(colours.sum())])
+
+    cards, answers = [], []
+    for column, visual in enumerate(batch.visual[0].tolist()):
+        if visual >= 0 and table[visual // PER_GROUP].any():
+            cards.append(cross_entropies(column, table[visual // PER_GROUP]))
+        if column + 1 < batch.labels.shape[1] and int(batch.labels[0, column + 1]) != X:
+            answers.append(cross_entropies(column, table[-1]))
+    assert (len(cards), len(answers)) == (5 * PER_GROUP, 2)
+    loss, right = seen_loss(ledger, batch, states, lessons, PER_GROUP)
+    assert loss.item() == pytest.approx(np.mean(cards) + np.mean(answers), rel=1e-4)
+    assert set(right) == {"count", "answers_count"}
+
+
+def test_the_first_layer_starts_by_looking_back():
+    """Head n gives most of its weight to the token n + 1 places back, at any length, by the decoder's own attention."""
+    torch.manual_seed(0)
+    decoder = VideoLLM(embedded.model_config(train_tokenizer())).language_model.model
+    start_looking_back(decoder)
+    for start, length in ((0, 40), (7000, 1100)):
+        states, positions = torch.randn(1, length, 256), start + torch.arange(length)[None]
+        with torch.no_grad():
+            rotary = decoder.rotary_emb(states, positions)
+            decoder.set_attn_implementation("eager")
+            mask = torch.full((length, length), float("-inf")).triu(1)[None, None]
+            _, weights = decoder.layers[0].self_attn(states, rotary, mask)
+        for head in range(4):
+            assert weights[0, head].diagonal(-head - 1).mean() > 0.95
+    with pytest.raises(ValueError, match="its own"):
+        start_looking_back(tiny.video_llm().language_model.model)
 
 
 def test_the_stamps_clock_is_learned_at_the_last_token_before_a_group(text):
@@ -321,7 +396,7 @@ def test_the_stamps_clock_is_learned_at_the_last_token_before_a_group(text):
     digits = [clock_digits(video)[group] for group in (0, 2, 3, 4, 5, 6)]
     terms = [
         [-head(normed(states[0, c])).log_softmax(0)[d].item() for c, d in zip(colons, column, strict=True)]
-        for head, column in zip(ledger.stamp, np.transpose(digits).tolist(), strict=True)
+        for head, column in zip(ledger.stamp.values(), np.transpose(digits).tolist(), strict=True)
     ]
     loss = stamp_loss(ledger, batch, states, [(video, [QUESTION])], PER_GROUP)
     assert loss.item() == pytest.approx(sum(np.mean(values) for values in terms), rel=1e-4)
@@ -477,7 +552,8 @@ def test_longer_videos_are_thinned_to_their_columns_but_keep_their_cards(mixer, 
 
 def debug(**changes) -> DecoderRecipe:
     phases = (PHASE, dataclasses.replace(PHASE, until_step=4, groups=(3, 6), cards=4))
-    return dataclasses.replace(DecoderRecipe(phases=phases, warmup=1, log_every=2, save_every=2), **changes)
+    recipe = DecoderRecipe(phases=phases, grounded_layer=2, warmup=1, log_every=2, save_every=2)
+    return dataclasses.replace(recipe, **changes)
 
 
 def tokens(channels: int = 32) -> torch.Tensor:
@@ -516,7 +592,7 @@ def test_a_step_learns(mixer):
     model = tiny.video_llm()
     torch.nn.init.normal_(model.language_model.lm_head.weight, std=0.02)
     ledger, text, bank = Ledger(32), Text(tiny.tokenizer(), model.config.video_token_id), tokens()
-    lessons, columns = draw_lessons(debug(), PHASE, mixer, np.random.default_rng(1), PER_GROUP)  # of every kind
+    lessons, columns = draw_lessons(debug(), PHASE, mixer, np.random.default_rng(6), PER_GROUP)  # of every kind
     modules = {"p": model.projector, "d": model.language_model, "l": ledger, "s": model.scorer}
     optimiser = Optimiser(modules, 3e-3, 3e-3, 0.0)
     losses = []
@@ -526,7 +602,7 @@ def test_a_step_learns(mixer):
         optimiser.update(loss, 1.0)
         losses.append(figures["lm"])
     assert losses[-1] < 0.65 * losses[0]
-    assert set(figures) <= {"lm", "ledger", "asked", "stamp", "scorer", "grounding", *TASKS}
+    assert set(figures) <= {"lm", "seen", "noted", "asked", "stamp", "scorer", "grounding", *NOTES, *TASKS}
     for module in modules.values():
         assert [name for name, p in module.named_parameters() if p.grad is None] == []
 

@@ -10,7 +10,6 @@ import world
 from longtake.data.needles import COLOURS, CONTENTS, SYMBOLS, Card, Mover
 from longtake.data.probe import Event, ProbeVideo, make_video
 from longtake.data.questions import (
-    MORE_WORDINGS,
     TASKS,
     WORDINGS,
     Question,
@@ -18,7 +17,6 @@ from longtake.data.questions import (
     onset,
     score,
     vocabulary_text,
-    wordings,
 )
 from longtake.train.tokenizer import SPECIAL, train_tokenizer
 
@@ -27,7 +25,7 @@ def sentences(split: str) -> set[str]:
     """Every sentence that can be asked."""
     filled = set()
     for task in TASKS:
-        for wording in wordings(split, task):
+        for wording in WORDINGS[split][task]:
             for colour in COLOURS:
                 for shape in SYMBOLS:
                     for kind in ("number", "letter", "shape"):
@@ -44,13 +42,12 @@ def test_no_sentence_is_on_both_sides_and_every_tested_word_was_trained():
     assert words(sentences("test")) <= words(sentences("train"))
     for split in ("train", "test"):
         assert tuple(WORDINGS[split]) == TASKS
-        every = [w for task in TASKS for w in wordings(split, task)]
+        every = [w for task in TASKS for w in WORDINGS[split][task]]
         assert len(set(every)) == len(every)
-    assert tuple(MORE_WORDINGS) == TASKS
 
 
 def test_no_sentence_is_asked_for_two_tasks():
-    tasks = Counter(w for split in ("train", "test") for task in TASKS for w in wordings(split, task))
+    tasks = Counter(w for split in ("train", "test") for task in TASKS for w in WORDINGS[split][task])
     assert max(tasks.values()) == 1
 
 
@@ -109,7 +106,7 @@ def test_answers_are_what_a_viewer_sees(split, fps):
 def sentences_of(split: str, task: str) -> set[str]:
     return {
         wording.format(colour=colour, shape=shape, kind=kind).lower()
-        for wording in wordings(split, task)
+        for wording in WORDINGS[split][task]
         for colour in COLOURS
         for shape in SYMBOLS
         for kind in ("number", "letter", "shape")

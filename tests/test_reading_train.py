@@ -24,10 +24,11 @@ from longtake.train.compressor import (
     FeatureBank,
     compress,
     encode_groups,
-    group_labels,
     run_backwards,
     start_as_mean,
+    token_labels,
     train_compressor,
+    window_labels,
 )
 from longtake.train.reading import (
     ATTRIBUTES,
@@ -81,7 +82,7 @@ def test_the_label_of_j_counts_without_i():
     assert labels(card("J"))[NAMES.index("letter")] == 8
 
 
-def test_a_groups_labels_by_hand():
+def test_a_windows_labels_by_hand():
     events = [
         Placed(what=card("7"), first=2, stop=5),  # groups 0 and 1
         Placed(what=None, first=5, stop=6),
@@ -90,7 +91,7 @@ def test_a_groups_labels_by_hand():
         Placed(what=card("C", "green"), first=10, stop=12),  # as long in group 2 as the B
         Placed(what=MOVER, first=15, stop=21),  # one frame of group 3, all of 4, one of 5
     ]
-    cards, movers = zip(*[group_labels(events, 4 * group) for group in range(7)], strict=True)
+    cards, movers = zip(*[window_labels(events, 4 * group) for group in range(7)], strict=True)
     assert cards[0] == labels(card("7"), onset=2)
     assert cards[1] == labels(card("A", "blue"), onset=2)
     assert cards[2] == [X] * len(NAMES)
@@ -100,12 +101,30 @@ def test_a_groups_labels_by_hand():
     assert movers[4] == labels(MOVER, onset=4, moving=True)
     assert movers[5] == labels(MOVER, onset=4)
     assert movers[6] == labels(None)
-    assert group_labels([Placed(what=card("7"), first=0, stop=9)], 4)[0] == labels(card("7"), onset=4)
+    assert window_labels([Placed(what=card("7"), first=0, stop=9)], 4)[0] == labels(card("7"), onset=4)
     path = tuple((0.1 * n, 0.5) for n in range(6))
     moving = [Placed(what=MOVER, first=2, stop=8, centres=path)]
-    assert group_labels(moving, 0)[1] == labels(MOVER, onset=2, moving=True, centres=path[:2])
-    assert group_labels(moving, 4)[1] == labels(MOVER, onset=4, moving=True, centres=path[2:])
-    assert group_labels(moving, 1)[1] == labels(MOVER, onset=1, moving=True, centres=path[:3])  # not a group, a window
+    assert window_labels(moving, 0)[1] == labels(MOVER, onset=2, moving=True, centres=path[:2])
+    assert window_labels(moving, 4)[1] == labels(MOVER, onset=4, moving=True, centres=path[2:])
+    assert window_labels(moving, 1)[1] == labels(MOVER, onset=1, moving=True, centres=path[:3])  # not a group, a window
+
+
+def test_a_tokens_labels_are_those_of_what_has_its_middle_there():
+    seven, eight = card("7"), card("8", "blue")
+    events = [
+        Placed(what=seven, first=0, stop=3, centres=((0.2, 0.6),) * 3),  # row 1, column 0 of 2 x 2
+        Placed(what=None, first=3, stop=4),
+        Placed(what=eight, first=4, stop=7, centres=((0.7, 0.1),) * 3),
+        Placed(what=MOVER, first=8, stop=14, centres=((0.1, 0.9), (0.3, 0.9), (0.6, 0.9), *[(0.9, 0.9)] * 3)),
+    ]
+    nothing = [X] * len(NAMES)
+    one, two = labels(seven, onset=4, centres=((0.2, 0.6),) * 2), labels(eight, onset=3, centres=((0.7, 0.1),))
+    assert token_labels(events, 1, 2).tolist() == [nothing, two, one, nothing]
+    assert token_labels(events, 20, 2).tolist() == [nothing] * 4
+    moving = labels(MOVER, onset=0, moving=True, centres=((0.1, 0.9), (0.9, 0.9)))
+    assert token_labels(events, 8, 2).tolist() == [nothing, nothing, moving, moving]  # it crosses both
+    late = token_labels([*events, Placed(what=seven, first=5, stop=9, centres=((0.9, 0.2),) * 4)], 4, 2)
+    assert late.tolist() == [nothing] * 4  # two cards in one place
 
 
 def test_loss_and_accuracy_by_hand():
@@ -271,7 +290,7 @@ def features(tmp_path_factory) -> FeatureBank:
         return torch.randn(len(pixels), 16, 32, generator=generator).bfloat16()
 
     build_bank(BankRecipe(videos=20, frames=24, seed=5, side=8), world.clips(), encode, folder, workers=0)
-    return FeatureBank(folder, 16, 32, 24)
+    return FeatureBank(folder, 16, 32, 24, 2)
 
 
 def test_the_feature_bank_is_what_was_written(features):
@@ -285,7 +304,10 @@ def test_the_feature_bank_is_what_was_written(features):
     assert len(features.groups) == 120
     assert features.card_targets.shape == features.mover_targets.shape == (420, len(ATTRIBUTES))
     _, placed = features.events[7]
-    assert features.card_targets[7 * 21 + 9].tolist() == group_labels(placed, 9)[0]
+    assert features.card_targets[7 * 21 + 9].tolist() == window_labels(placed, 9)[0]
+    _, movers, tokens = features.targets(np.array([3, 7 * 21 + 9]))
+    assert movers[1].tolist() == window_labels(placed, 9)[1]
+    assert tokens[1].tolist() == token_labels(placed, 9, 2).tolist()
 
 
 def test_the_compressor_starts_as_a_mean():
@@ -315,7 +337,9 @@ def test_a_group_that_runs_backwards_moves_the_other_way():
     card = labels(Card(content="7", colour="red", outline="round"), onset=2)
     cards = torch.tensor([labels(None), card, labels(None)])
     which = torch.tensor([True, False, True])
-    turned, (card_targets, mover_targets) = run_backwards(frames, (cards, movers), which)
+    tokens = torch.stack([movers, cards], dim=1)
+    turned, (card_targets, mover_targets, token_targets) = run_backwards(frames, (cards, movers, tokens), which)
+    assert torch.equal(token_targets, torch.stack([mover_targets, card_targets], dim=1))
     assert turned.flatten(1).tolist() == [[3, 2, 1, 0], [4, 5, 6, 7], [11, 10, 9, 8]]
     column = {name: number for number, name in enumerate(ATTRIBUTES)}
     assert mover_targets[:, column["direction"]].tolist() == [1, 3, IGNORE]  # right, down, and still not moving

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from longtake.data.haystack import Clip, random_shot
-from longtake.data.needles import CONTENTS, Card, Mover, Split, draw_card_choice, draw_mover_choice
+from longtake.data.needles import COLOURS, CONTENTS, Card, Mover, Split, draw_card_choice, draw_mover_choice
 from longtake.data.probe import SIZES, Event, ProbeVideo, centre
 
 GROUP = 4  # frames
@@ -59,7 +59,7 @@ def bank_video(recipe: BankRecipe, clips: list[Clip], number: int) -> ProbeVideo
     """Video ``number`` of a bank: pairs of groups, each another shot with its own needles, at 1 or 2 frames a second.
 
     What is learned from a bank depends on how many different cards it holds, so there are more than a video of the
-    probe world would have: about five in 40 frames.
+    probe world would have: about six in 40 frames.
     """
     rng = np.random.default_rng([recipe.seed, number, 5])
     fps = 2.0 if rng.random() < 0.2 else 1.0
@@ -82,19 +82,21 @@ def bank_video(recipe: BankRecipe, clips: list[Clip], number: int) -> ProbeVideo
 
 
 def plan_pair(rng: np.random.Generator, split: Split, with_movers: bool) -> list[Placed]:
-    """What two groups show, by frames 0 to 8: a card on both, a mover, or a thing (or nothing) on each.
+    """What two groups show, by frames 0 to 8: a card on both, a mover, two cards close together, or one thing on each.
 
     A card shows on two to four frames, on fewer where its group ends.
     """
     dice = rng.random()
-    if dice < 0.35:
+    if dice < 0.25:
         first = int(rng.integers(1, GROUP))
         what = draw_card_choice(rng, split)
         return [Placed(what=what, first=first, stop=int(rng.integers(GROUP + 1, first + GROUP + 1)))]
-    if dice < 0.5 and with_movers:
+    if dice < 0.45 and with_movers:
         first = int(rng.integers(0, 3))
         mover = draw_mover_choice(rng, split)
         return [Placed(what=mover, first=first, stop=min(2 * GROUP, first + int(rng.integers(6, 9))))]
+    if dice < 0.65:
+        return plan_two_cards(rng, split)
     planned = []
     for begin in (0, GROUP):
         first = begin + int(rng.integers(GROUP))
@@ -104,6 +106,20 @@ def plan_pair(rng: np.random.Generator, split: Split, with_movers: bool) -> list
             card = draw_card_choice(rng, split) if dice < 0.75 else None
             planned.append(Placed(what=card, first=first, stop=stop))
     return planned
+
+
+def plan_two_cards(rng: np.random.Generator, split: Split) -> list[Placed]:
+    """Two cards of different colours, one or two frames apart, so that one group shows both."""
+    both = GROUP * int(rng.integers(2))  # where that group begins
+    stop = both + int(rng.integers(1, 3))
+    again = int(rng.integers(stop + 1, both + GROUP))
+    one = draw_card_choice(rng, split)
+    other = draw_card_choice(rng, split, colour=str(rng.choice([c for c in COLOURS if c != one.colour])))
+    first, end = (int(rng.integers(2, GROUP + 1)) for _ in range(2))
+    return [
+        Placed(what=one, first=max(stop - first, 0), stop=stop),
+        Placed(what=other, first=again, stop=min(again + end, 2 * GROUP)),
+    ]
 
 
 def build_bank(
@@ -229,11 +245,15 @@ def _runs(placed: list[Placed], groups: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """A training video put together from units: its groups in the bank, and itself as a probe video for asking."""
+    """A training video put together from units: its groups in the bank, and itself as a probe video for asking.
+
+    places: for each event of the video its middle on each of its frames, as in ``Placed``.
+    """
 
     groups: NDArray[np.int64]
     video: ProbeVideo
     frame_seconds: float
+    places: tuple[tuple[tuple[float, float], ...], ...]
 
     @property
     def group_seconds(self) -> NDArray[np.floating]:
@@ -264,10 +284,12 @@ class Mixer:
         frame_seconds = float(rng.choice([1.0, 1.0, 1.0, 1.0, 0.5, 2.0]))
         rows: list[int] = []
         events: list[Event] = []
+        places: list[tuple[tuple[float, float], ...]] = []
         for unit, gap in zip(order, gaps[:-1], strict=True):
             rows += self._filler(rng, int(gap))
             base = len(rows) * GROUP
             events += [_event(e, base, frame_seconds) for e in unit.events]
+            places += [e.centres for e in unit.events]
             rows += range(unit.first_group, unit.first_group + unit.groups)
         rows += self._filler(rng, int(gaps[-1]))
         video = ProbeVideo(
@@ -280,7 +302,7 @@ class Mixer:
             events=tuple(events),
             foreign=(),
         )
-        return Mix(groups=np.asarray(rows), video=video, frame_seconds=frame_seconds)
+        return Mix(groups=np.asarray(rows), video=video, frame_seconds=frame_seconds, places=tuple(places))
 
     def _choose(self, rng: np.random.Generator, room: int, max_cards: int, mover: float) -> list[Unit]:
         """Units with cards, a mover and cuts that fit ``room`` groups; card colours differ, and one mover at most."""

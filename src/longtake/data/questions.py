@@ -27,6 +27,12 @@ WORDINGS: dict[Split, dict[str, tuple[str, ...]]] = {
             "There is a {colour} card. What is on it?",
             "What was shown on the {colour} card?",
             "Read the {colour} card.",
+            "What is shown on the {colour} card?",
+            "Tell me what the {colour} card shows.",
+            "Which {kind} was on the {colour} card?",
+            "What was on the {colour} card in the video?",
+            "There was a {colour} card. Which {kind} is on it?",
+            "Tell me which {kind} the {colour} card shows.",
         ),
         "is_there": (
             "Is there a {colour} card?",
@@ -34,36 +40,63 @@ WORDINGS: dict[Split, dict[str, tuple[str, ...]]] = {
             "Does a {colour} card appear?",
             "Was a {colour} card shown?",
             "Tell me if a {colour} card is shown.",
+            "Is a {colour} card shown in the video?",
+            "Does a {colour} card appear in the video?",
+            "Was there a {colour} card?",
+            "Was a {colour} card in the video?",
+            "Tell me if there is a {colour} card.",
+            "Tell me if the video shows a {colour} card.",
+            "Does it show a {colour} card?",
+            "Tell me if there was a {colour} card in the video.",
         ),
         "order": (
             "In what order do the cards appear?",
             "In which order are the cards shown?",
             "Tell me the order of the cards.",
             "What is the order of the cards in the video?",
+            "In what order were the cards in the video shown?",
+            "In which order did the cards appear?",
+            "Tell me in what order the cards are shown.",
+            "What order do the cards appear in?",
         ),
         "count": (
             "How many cards are there?",
             "How many cards appear in the video?",
             "Tell me how many cards are shown.",
             "How many cards were there?",
+            "How many cards were shown?",
+            "How many cards are shown in the video?",
+            "Tell me how many cards appear.",
+            "How many cards does it show?",
+            "Tell me how many cards were in the video.",
         ),
         "when": (
             "When does the {colour} card appear?",
             "At what time is the {colour} card shown?",
             "Tell me when the {colour} card appears.",
             "When was the {colour} card shown?",
+            "When is the {colour} card shown?",
+            "Tell me at what time the {colour} card is shown.",
+            "At what time was the {colour} card shown?",
+            "When did the {colour} card appear?",
         ),
         "after": (
             "What came right after the {colour} card?",
             "Which card came right after the {colour} card?",
             "Tell me which card appears right after the {colour} card.",
             "What is shown right after the {colour} card?",
+            "Which card appears right after the {colour} card?",
+            "What was shown right after the {colour} card?",
+            "Tell me which card came right after the {colour} card.",
+            "Which card was shown right after the {colour} card?",
         ),
         "direction": (
             "Which way did the {colour} {shape} move?",
             "In which direction did the {colour} {shape} move?",
             "Tell me which way the {colour} {shape} moves.",
             "In what direction does the {colour} {shape} move?",
+            "Tell me in what direction the {colour} {shape} moves.",
+            "In which direction does the {colour} {shape} move?",
         ),
     },
     "test": {
@@ -81,59 +114,6 @@ WORDINGS: dict[Split, dict[str, tuple[str, ...]]] = {
 }
 
 
-# More sentences for training, so that new ones are understood; not part of ``vocabulary_text``, on which the embedded
-# model's tokenizer was trained.
-MORE_WORDINGS: dict[str, tuple[str, ...]] = {
-    "what": (
-        "What is shown on the {colour} card?",
-        "Tell me what the {colour} card shows.",
-        "Which {kind} was on the {colour} card?",
-        "What was on the {colour} card in the video?",
-        "There was a {colour} card. Which {kind} is on it?",
-        "Tell me which {kind} the {colour} card shows.",
-    ),
-    "is_there": (
-        "Is a {colour} card shown in the video?",
-        "Does a {colour} card appear in the video?",
-        "Was there a {colour} card?",
-        "Was a {colour} card in the video?",
-        "Tell me if there is a {colour} card.",
-        "Tell me if the video shows a {colour} card.",
-        "Does it show a {colour} card?",
-        "Tell me if there was a {colour} card in the video.",
-    ),
-    "order": (
-        "In what order were the cards in the video shown?",
-        "In which order did the cards appear?",
-        "Tell me in what order the cards are shown.",
-        "What order do the cards appear in?",
-    ),
-    "count": (
-        "How many cards were shown?",
-        "How many cards are shown in the video?",
-        "Tell me how many cards appear.",
-        "How many cards does it show?",
-        "Tell me how many cards were in the video.",
-    ),
-    "when": (
-        "When is the {colour} card shown?",
-        "Tell me at what time the {colour} card is shown.",
-        "At what time was the {colour} card shown?",
-        "When did the {colour} card appear?",
-    ),
-    "after": (
-        "Which card appears right after the {colour} card?",
-        "What was shown right after the {colour} card?",
-        "Tell me which card came right after the {colour} card.",
-        "Which card was shown right after the {colour} card?",
-    ),
-    "direction": (
-        "Tell me in what direction the {colour} {shape} moves.",
-        "In which direction does the {colour} {shape} move?",
-    ),
-}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """A question about a probe video. ``event``: what it asks about; None when that is the whole, or is not there."""
@@ -142,11 +122,6 @@ class Question:
     text: str
     answer: str
     event: Event | None = None
-
-
-def wordings(split: Split, task: str) -> tuple[str, ...]:
-    """All sentences in which a task is asked."""
-    return WORDINGS[split][task] + (MORE_WORDINGS[task] if split == "train" else ())
 
 
 def ask_all(video: ProbeVideo, rng: np.random.Generator, limit: int = 20) -> list[Question]:
@@ -183,7 +158,7 @@ def _word(
     task: str, split: Split, rng: np.random.Generator, answer: str, event: Event | None, **words: str
 ) -> Question:
     """A question in one of its split's wordings."""
-    choice = wordings(split, task)
+    choice = WORDINGS[split][task]
     text = choice[int(rng.integers(len(choice)))].format(**words)
     return Question(task=task, text=text, answer=answer, event=event)
 

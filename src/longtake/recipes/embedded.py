@@ -22,6 +22,7 @@ from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM, VideoLLMConfig
 from longtake.train.compressor import CompressorRecipe, FeatureBank, encode_groups, train_compressor
 from longtake.train.decoder import DecoderRecipe, Phase, train_decoder
+from longtake.train.lookback import start_looking_back
 from longtake.train.school import SchoolRecipe, train_school
 from longtake.train.tokenizer import VIDEO, train_tokenizer
 from longtake.train.tower import PATCHES, TowerRecipe, normalise, train_tower
@@ -142,7 +143,8 @@ def run_bank(footage: Path | None, work: Path) -> None:
 
 def feature_bank(work: Path) -> FeatureBank:
     """The bank's features, for stages 2 and 3."""
-    return FeatureBank(work / "bank", PATCHES**2, vision_config().hidden_size, bank().frames)
+    side = PATCHES // compressor().pool
+    return FeatureBank(work / "bank", PATCHES**2, vision_config().hidden_size, bank().frames, side)
 
 
 def run_compressor(footage: Path | None, work: Path) -> None:
@@ -159,6 +161,7 @@ def untrained_model(work: Path) -> tuple[VideoLLM, PreTrainedTokenizerFast]:
     torch.manual_seed(decoder().seed)
     tokenizer = train_tokenizer()
     model = VideoLLM(model_config(tokenizer))
+    start_looking_back(model.language_model.model)
     model.vision_tower.load_state_dict(SiglipVisionModel.from_pretrained(work / "tower").state_dict())
     model.dts.load_state_dict(torch.load(work / "dts.pt", weights_only=True))
     return model, tokenizer

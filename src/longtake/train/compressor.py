@@ -1,13 +1,15 @@
 """Train the embedded model's DTS to keep what the tower read; stage 2 of the embedded model.
 
-The tower is frozen: groups of its features come from a bank. After the DTS and the 2x2 pool, two reading heads (one
-for cards, one for movers) must still tell content, colour, onset within the group and direction of motion.
+The tower is frozen: windows of four frames of its features come from a bank. After the DTS and the 2x2 pool, reading
+heads must still tell content, colour, places, onset within the window and direction of motion: one for cards and one
+for movers, from all tokens together, and one from each token in which a card or a mover has its middle.
 (ReCoT, the paper's self-supervised stage, is a stage of its own.)
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +19,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from longtake.data.bank import GROUP, Placed, read_events
-from longtake.data.needles import Card, Mover
+from longtake.data.needles import Mover
 from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.models.video_llm import average_pool
 from longtake.train import checkpoint
 from longtake.train.optimiser import Optimiser
-from longtake.train.reading import ATTRIBUTES, IGNORE, ReadingHead, labels, reading_accuracy, reading_loss
+from longtake.train.reading import (
+    ATTRIBUTES,
+    IGNORE,
+    AttributeHeads,
+    ReadingHead,
+    labels,
+    reading_accuracy,
+    reading_loss,
+)
 
-Targets = tuple[Tensor, Tensor]  # labels for the card head and the mover head, int64 (rows, attributes) each
+# labels for the card head and the mover head, int64 (windows, attributes) each, and (windows, tokens, attributes)
+Targets = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,19 +64,23 @@ class FeatureBank:
     Windows count from the first video's first frame on, one for each frame that can begin one.
 
     features: bf16 as int16, ``(videos, frames, tokens, dim)``. card_targets, mover_targets: ``(windows, attributes)``.
-    groups: the windows that are groups, in the order of videos.
+    token_targets: int8 ``(windows, side x side, attributes)``. groups: the windows that are groups, in the order of
+    videos.
     """
 
-    def __init__(self, folder: Path, tokens: int, dim: int, frames_per_video: int) -> None:
+    def __init__(self, folder: Path, tokens: int, dim: int, frames_per_video: int, side: int) -> None:
+        """tokens: of a frame. side: rows and columns of tokens after the pool."""
         self.events = read_events(folder)
         raw = np.memmap(folder / "features.bin", np.int16, "r")
         shape = (len(self.events), frames_per_video, tokens, dim)
         self.features = raw[: math.prod(shape)].reshape(shape)
         self.windows_per_video = frames_per_video - GROUP + 1
-        targets = [group_labels(e, begin) for _, e in self.events for begin in range(self.windows_per_video)]
-        self.card_targets = torch.tensor([card for card, _ in targets])
-        self.mover_targets = torch.tensor([mover for _, mover in targets])
-        self.groups = np.flatnonzero(np.arange(len(targets)) % self.windows_per_video % GROUP == 0)
+        windows = [(events, begin) for _, events in self.events for begin in range(self.windows_per_video)]
+        pairs = [window_labels(*window) for window in windows]
+        self.card_targets = torch.tensor([card for card, _ in pairs])
+        self.mover_targets = torch.tensor([mover for _, mover in pairs])
+        self.token_targets = torch.from_numpy(np.stack([token_labels(*window, side) for window in windows]))
+        self.groups = np.flatnonzero(np.arange(len(windows)) % self.windows_per_video % GROUP == 0)
 
     def __len__(self) -> int:
         return len(self.card_targets)
@@ -76,38 +91,59 @@ class FeatureBank:
         frames = self.features[video[:, None], begin[:, None] + np.arange(GROUP)]
         return torch.from_numpy(frames).view(torch.bfloat16)
 
+    def targets(self, windows: NDArray[np.int64]) -> Targets:
+        """Their labels."""
+        return self.card_targets[windows], self.mover_targets[windows], self.token_targets[windows].long()
 
-def group_labels(events: list[Placed], begin: int) -> tuple[list[int], list[int]]:
+
+def window_labels(events: list[Placed], begin: int) -> tuple[list[int], list[int]]:
     """Labels of the four frames from ``begin`` on, for the card head and the mover head.
 
     Of two cards the one that is longer to be seen counts.
     """
-    shown: list[tuple[int, Placed]] = []
-    for event in events:
-        frames = min(event.stop, begin + GROUP) - max(event.first, begin)
-        if frames > 0:
-            shown.append((frames, event))
-    cards = sorted((s for s in shown if isinstance(s[1].what, Card)), key=lambda s: -s[0])
-    movers = [s for s in shown if isinstance(s[1].what, Mover)]
     card, mover = labels(None), labels(None)
-    if cards:
-        event = cards[0][1]
-        card = labels(event.what, onset=_onset(event, begin), centres=_centres(event, begin))
-        if len(cards) > 1 and cards[1][0] == cards[0][0]:
-            card = [IGNORE] * len(card)
-    if movers:
-        frames, event = movers[0]
-        centres = _centres(event, begin)
-        mover = labels(event.what, onset=_onset(event, begin), moving=frames >= 2, centres=centres)
+    longest = 0
+    for frames, event in _shown(events, begin):
+        own = _event_labels(event, begin, frames)
+        if isinstance(event.what, Mover):
+            mover = own
+        elif frames >= longest:
+            card = own if frames > longest else [IGNORE] * len(own)
+            longest = frames
     return card, mover
 
 
-def _onset(event: Placed, begin: int) -> int:
-    return event.first - begin if event.first >= begin else GROUP
+def token_labels(events: list[Placed], begin: int, side: int) -> NDArray[np.int8]:
+    """Labels of each token of the four frames from ``begin`` on: of what has its middle there on one of them.
+
+    ``(side x side, attributes)``; IGNORE where that is nothing, or two things.
+    """
+    rows = np.full((side * side, len(ATTRIBUTES)), IGNORE, np.int8)
+    taken: set[int] = set()
+    for frames, event in _shown(events, begin):
+        own = {int(y * side) * side + int(x * side) for x, y in _centres(event, begin)}
+        rows[list(own)] = _event_labels(event, begin, frames)
+        rows[list(own & taken)] = IGNORE
+        taken |= own
+    return rows
+
+
+def _shown(events: list[Placed], begin: int) -> Iterator[tuple[int, Placed]]:
+    """Cards and movers to be seen on the four frames from ``begin`` on, each with on how many of them."""
+    for event in events:
+        frames = min(event.stop, begin + GROUP) - max(event.first, begin)
+        if frames > 0 and event.what is not None:
+            yield frames, event
+
+
+def _event_labels(event: Placed, begin: int, frames: int) -> list[int]:
+    """Labels of an event that shows on ``frames`` of the four from ``begin`` on; one frame shows no direction."""
+    onset = event.first - begin if event.first >= begin else GROUP  # it was on before
+    return labels(event.what, onset=onset, moving=frames >= 2, centres=_centres(event, begin))
 
 
 def _centres(event: Placed, begin: int) -> tuple[tuple[float, float], ...]:
-    """Where an event is on its frames within the group that begins at a frame."""
+    """Where an event is on its frames within the window that begins at a frame."""
     return event.centres[max(0, begin - event.first) : begin + GROUP - event.first]
 
 
@@ -116,8 +152,8 @@ def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) 
     torch.manual_seed(recipe.seed)
     dts = DynamicTokenSynthesizer(recipe.dim)
     start_as_mean(dts)
-    card_head, mover_head = ReadingHead(recipe.dim), ReadingHead(recipe.dim)
-    modules = {"dts": dts, "card_head": card_head, "mover_head": mover_head}
+    heads = {"card": ReadingHead(recipe.dim), "mover": ReadingHead(recipe.dim), "token": AttributeHeads(recipe.dim)}
+    modules = {"dts": dts, **heads}
     optimiser = Optimiser(modules, recipe.lr, recipe.muon_lr, recipe.weight_decay)
     start = checkpoint.resume(folder, modules, optimiser)
     log = checkpoint.Log(folder / "log.jsonl", recipe.steps, start)
@@ -128,8 +164,8 @@ def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) 
         rng = np.random.default_rng([recipe.seed, step, 3])
         empty = int(recipe.batch * recipe.plain)
         rows = np.concatenate([rng.choice(plain, empty), rng.choice(busy, recipe.batch - empty)])
-        features, targets = bank.read(rows), (bank.card_targets[rows], bank.mover_targets[rows])
-        features, targets = run_backwards(features, targets, torch.from_numpy(rng.random(len(rows)) < recipe.reverse))
+        which = torch.from_numpy(rng.random(len(rows)) < recipe.reverse)
+        features, targets = run_backwards(bank.read(rows), bank.targets(rows), which)
         features = features + recipe.noise * features.std() * torch.randn_like(features)
         loss, figures = _loss(modules, features, targets, recipe.pool)
         optimiser.update(loss, checkpoint.cosine(step, recipe.steps, recipe.warmup))
@@ -140,8 +176,7 @@ def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) 
             checkpoint.save(folder, step + 1, modules, optimiser)
             held = bank.groups[(bank.groups >= last) & ~nothing[bank.groups]][:1500]
             with torch.no_grad():
-                targets = bank.card_targets[held], bank.mover_targets[held]
-                _, figures = _loss(modules, bank.read(held), targets, recipe.pool)
+                _, figures = _loss(modules, bank.read(held), bank.targets(held), recipe.pool)
             log.write(step + 1, **{f"held_{name}": round(value, 4) for name, value in figures.items()})
     return dts
 
@@ -158,33 +193,44 @@ def start_as_mean(dts: DynamicTokenSynthesizer) -> None:
 
 
 def run_backwards(features: Tensor, targets: Targets, which: Tensor) -> tuple[Tensor, Targets]:
-    """Some groups in reverse: what moved left moves right, its places change ends, and when it came is not asked.
+    """Some windows in reverse: what moved left moves right, its places change ends, and when it came is not asked.
 
-    features: ``(rows, 4, tokens, dim)``. which: bool ``(rows,)``. The arguments stay as they are.
+    features: ``(windows, 4, tokens, dim)``. which: bool ``(windows,)``. The arguments stay as they are.
     Without this the direction of motion is learned by heart: the same four frames never show both.
     """
+    cards, movers, tokens = (_backwards(target, which) for target in targets)
+    return torch.where(which[:, None, None, None], features.flip(1), features), (cards, movers, tokens)
+
+
+def _backwards(target: Tensor, which: Tensor) -> Tensor:
+    """Labels ``(windows, ..., attributes)`` with those of some windows as they are in reverse."""
     names = list(ATTRIBUTES)
-    cards, movers = (target.clone() for target in targets)
-    ends = [names.index(name) for name in ("from_x", "from_y", "to_x", "to_y")]
-    for target in (cards, movers):
-        target[which, names.index("onset")] = IGNORE
-        target[:, ends] = torch.where(which[:, None], target[:, ends[2:] + ends[:2]], target[:, ends])
-    direction = movers[:, names.index("direction")]
-    direction[which & (direction != IGNORE)] ^= 1  # DIRECTIONS stand in pairs of opposites
-    return torch.where(which[:, None, None, None], features.flip(1), features), (cards, movers)
+    ends, others = ([names.index(name) for name in pair] for pair in (("from_x", "from_y"), ("to_x", "to_y")))
+    way = names.index("direction")
+    back = target[which]
+    back[..., names.index("onset")] = IGNORE
+    back[..., ends + others] = back[..., others + ends]
+    back[..., way] = torch.where(back[..., way] == IGNORE, IGNORE, back[..., way] ^ 1)  # opposites stand in pairs
+    target = target.clone()
+    target[which] = back
+    return target
 
 
 def _loss(
     modules: dict[str, nn.Module], features: Tensor, targets: Targets, pool: int
 ) -> tuple[Tensor, dict[str, float]]:
-    """Both heads' loss and accuracies on groups of features ``(rows, 4, tokens, dim)``."""
+    """All heads' loss and accuracies on windows of features ``(windows, 4, tokens, dim)``."""
+    cards, movers, spread = targets
+    labelled = spread[..., 0] != IGNORE
     with torch.autocast("cpu", torch.bfloat16):
         tokens = compress(modules["dts"], features, pool)
-        cards, movers = modules["card_head"](tokens), modules["mover_head"](tokens)
-    card_targets, mover_targets = targets
-    loss = reading_loss(cards, card_targets) + reading_loss(movers, mover_targets)
-    figures = {f"card_{k}": v for k, v in reading_accuracy(cards, card_targets).items()}
-    figures |= {f"mover_{k}": v for k, v in reading_accuracy(movers, mover_targets).items()}
+        seen = [
+            ("card", modules["card"](tokens), cards),
+            ("mover", modules["mover"](tokens), movers),
+            ("token", modules["token"](tokens[labelled]), spread[labelled]),
+        ]
+    loss = sum((reading_loss(logits, wanted) for _, logits, wanted in seen), torch.zeros(()))
+    figures = {f"{name}_{k}": v for name, logits, wanted in seen for k, v in reading_accuracy(logits, wanted).items()}
     return loss, figures
 
 
@@ -200,7 +246,7 @@ def encode_groups(dts: DynamicTokenSynthesizer, bank: FeatureBank, pool: int) ->
 
 
 def compress(dts: nn.Module, features: Tensor, pool: int) -> Tensor:
-    """Groups of a square grid's features ``(groups, 4, tokens, dim)`` to ``(groups, tokens / pool^2, dim)``."""
+    """Windows of a square grid's features ``(groups, 4, tokens, dim)`` to ``(groups, tokens / pool^2, dim)``."""
     groups, frames, tokens, dim = features.shape
     side = math.isqrt(tokens)
     return average_pool(dts(features.reshape(groups, frames, side, side, dim)), pool).flatten(1, 2)

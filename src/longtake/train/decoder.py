@@ -22,13 +22,14 @@ from longtake.models.scorer import QueryScorer, min_max, straight_through
 from longtake.models.video_llm import VideoLLM
 from longtake.train import checkpoint
 from longtake.train.grounding import grounding_loss
-from longtake.train.ledger import Ledger, asked_loss, ledger_loss, stamp_loss
+from longtake.train.ledger import Ledger, asked_loss, noted_loss, seen_loss, stamp_loss
 from longtake.train.optimiser import Optimiser
 from longtake.train.reading import IGNORE
 from longtake.train.rows import Batch, Lesson, Text, event_groups, make_row, relevant_groups, states_of
 
 STAMP_TOKENS = 4  # about
 QUESTION_TOKENS = 22  # with its answer, about
+ASKED_ONCE = ("order", "count", "direction")  # of a video at most, so they are not left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,7 @@ class DecoderRecipe:
     ledger: float = 0.3
     scorer: float = 0.3
     grounding: float = 0.3
-    grounded_layer: int = 2  # the ledger reads what goes into it
+    grounded_layer: int = 3  # the ledger reads what goes into it and into layers before
     seed: int = 0
     log_every: int = 50
     save_every: int = 250
@@ -121,8 +122,9 @@ def draw_lessons(
         groups = round(groups * np.exp(rng.uniform(0, np.log(phase.stretch))))
     lessons = []
     for _ in range(rows):
-        mix = mixer.mix(rng, groups, min(phase.cards, 1 + groups // 2), 0.4)
+        mix = mixer.mix(rng, groups, min(phase.cards, 1 + groups // 2), 0.5)
         questions = [q for q in ask_all(mix.video, rng, 40) if q.task in phase.tasks]
+        questions.sort(key=lambda q: q.task not in ASKED_ONCE)
         lessons.append((mix, questions[: phase.questions]))
     return lessons, columns
 
@@ -149,18 +151,20 @@ def train_step(
     with torch.autocast("cpu", torch.bfloat16):
         tokens = model.projector(features).flatten(1, 2)
         embeddings = fill(model, batch, through_scores(model, text, tokens, lessons))
-        layers = recipe.grounded_layer - 1, recipe.grounded_layer
-        (before, states), last = states_of(model.language_model.model, batch, embeddings, layers)
+        layers = 1, recipe.grounded_layer - 1, recipe.grounded_layer
+        (first, before, states), last = states_of(model.language_model.model, batch, embeddings, layers)
         at = batch.labels[:, 1:] != IGNORE
         logits = model.language_model.lm_head(last[:, :-1][at[:, batch.video :]]).float()
     wanted = batch.labels[:, 1:][at]
     loss = F.cross_entropy(logits, wanted)
     figures = {"lm": loss.item(), **answers_right(batch, at, logits, wanted, lessons)}
-    noted = ledger_loss(ledger, batch, states, lessons, per_group)
+    stamped = stamp_loss(ledger, batch, first, lessons, per_group)
+    seen, counted = seen_loss(ledger, batch, before, lessons, per_group)
+    noted, right = noted_loss(ledger, batch, states, lessons, per_group)
     asked = asked_loss(ledger, batch, states, lessons)
-    stamped = stamp_loss(ledger, batch, before, lessons, per_group)
-    figures |= {"ledger": noted.item(), "asked": asked.item(), "stamp": stamped.item()}
-    total = loss + recipe.ledger * (noted + asked + stamped)
+    figures |= {"stamp": stamped.item(), "seen": seen.item(), "noted": noted.item(), "asked": asked.item()}
+    figures |= {f"noted_{name}": value for name, value in (counted | right).items()}
+    total = loss + recipe.ledger * (stamped + seen + noted + asked)
     if recipe.grounding:
         grounded = grounding_loss(
             model.language_model, recipe.grounded_layer, states.float(), batch, lessons, per_group, text.comma

@@ -1,14 +1,16 @@
-"""The ledger: linear layers on an early decoder layer's states, thrown away after training.
+"""The ledger: linear layers on early decoder layers' states, thrown away after training.
 
-At each card they learn how many came before it and which colour the last one had ("after", "order" and "how many" are
-answered from that) and what is on it ("what", "which way"); at every visual token the time of its group ("when"), and
-one layer before at the stamp's last token, from where it has to come; and where an answer begins which colour was
-asked about: what is to be looked for in the next layers. The answers alone teach all this too slowly.
+The answers alone teach too slowly what the layers before the grounded one have to work out, so it is told, layer by
+layer. Into the second layer: at the last token of a stamp, its digits. Into the last one before the grounded layer:
+which colours the cards so far had, and how many that makes, at a card and where an answer begins. Into the grounded
+layer: at a card which colour the one before had ("after" and "order" are answered from that) and what is on it ("what",
+"which way"); at every visual token the time of its group ("when"); and where an answer begins which colour was asked
+about, that is what is to be looked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
 
 import numpy as np
 import torch
@@ -23,42 +25,43 @@ from longtake.train.reading import ATTRIBUTES, IGNORE, labels
 from longtake.train.rows import Batch, Lesson, event_groups
 
 READ = ("kind", "tens", "units", "letter", "symbol", "colour", "direction", "onset")
-CLOCK_DIGITS = 5
+CLOCK = ("seconds", "tens of seconds", "hundreds", "thousands", "ten thousands")
+NOTED = {"before": len(COLOURS) + 1, **{name: ATTRIBUTES[name] for name in READ}, **dict.fromkeys(CLOCK, 11)}
+
+Figures = dict[str, float]
 
 
 class Ledger(nn.Module):
-    """One linear layer on normalised states ``(tokens, hidden)`` for each thing to be noted.
+    """Linear layers on normalised states ``(tokens, hidden)``, by where they are read.
 
-    count, colour: at a card, how many cards came before (0 to 6), and the last one's colour (8: none).
-    asked: where an answer's tokens are predicted, the colour in the question.
-    read: at a needle, its attributes, as the reading heads have them. clock: the digits of a group's time, units first.
-    stamp: the same at the last token of a group's stamp, one layer before.
+    stamp: the digits of a group's time at the last token of its stamp; 10 is no digit.
+    seen, count: which colours the cards had so far (one logit each), and how many there were (0 to 6).
+    noted: at a visual token the colour of the card before (8: none), attributes of what is there, and the clock.
+    asked: the colour in a question.
     """
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.count, self.colour = nn.Linear(hidden, MAX_CARDS + 1), nn.Linear(hidden, len(COLOURS) + 1)
+        self.stamp = nn.ModuleDict({name: nn.Linear(hidden, 11) for name in CLOCK})
+        self.seen, self.count = nn.Linear(hidden, len(COLOURS)), nn.Linear(hidden, MAX_CARDS + 1)
+        self.noted = nn.ModuleDict({name: nn.Linear(hidden, classes) for name, classes in NOTED.items()})
         self.asked = nn.Linear(hidden, len(COLOURS))
-        self.read = nn.ModuleDict({name: nn.Linear(hidden, ATTRIBUTES[name]) for name in READ})
-        self.clock = nn.ModuleList(nn.Linear(hidden, 11) for _ in range(CLOCK_DIGITS))
-        self.stamp = nn.ModuleList(nn.Linear(hidden, 11) for _ in range(CLOCK_DIGITS))
-
-    def forward(self, states: Tensor, targets: Tensor) -> Tensor:
-        """Sum of the cross-entropies, each over the tokens that have a target.
-
-        states: ``(tokens, hidden)``; targets: int ``(tokens, columns)`` of ``ledger_targets``, IGNORE for none.
-        """
-        states = normalised(states)
-        return _cross_entropies([self.count, self.colour, *self.read.values(), *self.clock], states, targets)
 
 
-def _cross_entropies(heads: Iterable[nn.Module], states: Tensor, targets: Tensor) -> Tensor:
-    """Sum over heads; a column of ``targets`` ``(tokens, heads)`` belongs to each, with IGNORE for none."""
-    total = states.sum() * 0
-    for head, wanted in zip(heads, targets.T, strict=True):
-        if (wanted != IGNORE).any():
-            total = total + F.cross_entropy(head(states), wanted, ignore_index=IGNORE)
-    return total
+def read_heads(heads: nn.ModuleDict, states: Tensor, targets: Tensor) -> tuple[Tensor, Figures]:
+    """Sum over heads of the mean cross-entropy of the rows that have a target, and each head's share of right ones.
+
+    states: ``(rows, hidden)``. targets: int ``(rows, heads)``, IGNORE for none.
+    """
+    states = normalised(states)
+    total, right = states.sum() * 0, {}
+    for (name, head), wanted in zip(heads.items(), targets.T, strict=True):
+        rows = wanted != IGNORE
+        if rows.any():
+            logits = head(states[rows])
+            total = total + F.cross_entropy(logits, wanted[rows])
+            right[name] = float((logits.argmax(1) == wanted[rows]).float().mean())
+    return total, right
 
 
 def normalised(states: Tensor) -> Tensor:
@@ -66,45 +69,92 @@ def normalised(states: Tensor) -> Tensor:
     return F.rms_norm(states.float(), states.shape[-1:])
 
 
-def ledger_targets(mix: Mix) -> NDArray[np.int64]:
-    """``(groups, columns)``: cards before the one in the group, the last one's colour, what is in it, and its time.
+def noted_targets(mix: Mix, per_group: int) -> NDArray[np.int64]:
+    """``(groups, per_group, columns)`` in the order of ``NOTED``.
 
-    All but the time are IGNORE unless there is just one card or mover in the group.
+    Where a group shows one card or mover, all of its tokens tell it; of more than one, each is told by the tokens in
+    which it has its middle, where they are its alone.
     """
-    groups = len(mix.groups)
-    noted, read = np.full((groups, 2), IGNORE), np.full((groups, len(READ)), IGNORE)
+    groups, side = len(mix.groups), math.isqrt(per_group)
+    told = np.full((groups, per_group, 1 + len(READ)), IGNORE)
+    things = [(event, places) for event, places in zip(mix.video.events, mix.places, strict=True) if event.what]
     shown = np.zeros(groups, np.int64)
-    places = [list(ATTRIBUTES).index(name) for name in READ]
-    number, previous = 0, len(COLOURS)
-    for event in mix.video.events:
-        if event.what is None:
-            continue
-        span = event_groups(mix, event)
-        shown[span] += 1
-        read[span] = np.take(labels(event.what, onset=GROUP, moving=True), places)
-        read[span.start] = np.take(labels(event.what, onset=mix.frames_of(event)[0] % GROUP, moving=True), places)
+    for event, _ in things:
+        shown[event_groups(mix, event)] += 1
+    taken = np.zeros((groups, per_group), np.bool_)
+    columns = [list(ATTRIBUTES).index(name) for name in READ]
+    before = len(COLOURS)
+    for event, places in things:
+        first, stop = mix.frames_of(event)
+        is_card = isinstance(event.what, Card)
+        for group in range(first // GROUP, (stop - 1) // GROUP + 1):
+            begin = group * GROUP
+            own = np.ones(per_group, np.bool_)
+            if shown[group] > 1:
+                middles = places[max(0, begin - first) : begin + GROUP - first]
+                own[:] = False
+                own[[int(y * side) * side + int(x * side) for x, y in middles]] = True
+            onset = first - begin if first >= begin else GROUP
+            attributes = np.take(labels(event.what, onset=onset, moving=True), columns)
+            told[group, own] = [before if is_card else IGNORE, *attributes]
+            told[group, own & taken[group]] = IGNORE
+            taken[group] |= own
         if isinstance(event.what, Card):
-            noted[span] = (min(number, MAX_CARDS), previous)
-            number, previous = number + 1, list(COLOURS).index(event.what.colour)
-    noted[shown != 1] = read[shown != 1] = IGNORE
-    return np.concatenate([noted, read, clock_digits(mix)], axis=1)
+            before = list(COLOURS).index(event.what.colour)
+    clock = np.broadcast_to(clock_digits(mix)[:, None], (groups, per_group, len(CLOCK)))
+    return np.concatenate([told, clock], axis=2)
 
 
 def clock_digits(mix: Mix) -> NDArray[np.int64]:
-    """``(groups, CLOCK_DIGITS)``: the digits of each group's stamp, units first; 10 where it has none."""
+    """``(groups, digits)``: the digits of each group's stamp, units first; 10 where it has none."""
     seconds = mix.group_seconds.astype(np.int64)[:, None]
-    power = 10 ** np.arange(CLOCK_DIGITS)
+    power = 10 ** np.arange(len(CLOCK))
     return np.where((seconds >= power) | (power == 1), seconds // power % 10, 10)
 
 
-def ledger_loss(ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Lesson], per_group: int) -> Tensor:
-    """The ledger's loss over all visual tokens; states ``(batch, columns, hidden)``."""
-    targets = torch.from_numpy(np.stack([ledger_targets(mix) for mix, _ in lessons]))
-    group = (batch.visual // per_group).clamp_min(0)
-    spread = targets.gather(1, group[..., None].expand(-1, -1, targets.shape[2]))
-    chosen = batch.visual >= 0
-    loss: Tensor = ledger(states[chosen], spread[chosen])
-    return loss
+def noted_loss(
+    ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Lesson], per_group: int
+) -> tuple[Tensor, Figures]:
+    """What visual tokens note, with shares of right ones; states ``(batch, columns, hidden)``."""
+    targets = torch.from_numpy(np.stack([noted_targets(mix, per_group) for mix, _ in lessons])).flatten(1, 2)
+    place, column = (batch.visual >= 0).nonzero(as_tuple=True)
+    return read_heads(ledger.noted, states[place, column], targets[place, batch.visual[place, column]])
+
+
+def seen_colours(mix: Mix) -> NDArray[np.bool_]:
+    """``(groups + 1, colours)``: at groups with a card the colours of all cards so far; none elsewhere; last, all."""
+    table = np.zeros((len(mix.groups) + 1, len(COLOURS)), np.bool_)
+    colours: list[int] = []
+    for card, event in mix.video.cards:
+        colours.append(list(COLOURS).index(card.colour))
+        table[event_groups(mix, event), colours] = True
+    table[-1, colours] = True
+    return table
+
+
+def seen_loss(
+    ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Lesson], per_group: int
+) -> tuple[Tensor, Figures]:
+    """Which colours and how many cards so far, at cards and, of the whole video, where answers are predicted.
+
+    states: ``(batch, columns, hidden)``. Rows without their video count nothing. The share of right counts is told
+    for cards and for answers.
+    """
+    tables = torch.from_numpy(np.stack([seen_colours(mix) for mix, _ in lessons]))
+    group = torch.where(batch.visual >= 0, batch.visual // per_group, tables.shape[1] - 1)
+    wanted = tables.gather(1, group[..., None].expand(-1, -1, tables.shape[2]))
+    cards = (batch.visual >= 0) & wanted.any(-1)
+    answers = F.pad(batch.labels[:, 1:] != IGNORE, (0, 1)) & (batch.visual >= 0).any(1, keepdim=True)
+    total, right = states.sum() * 0, {}
+    for name, chosen in (("count", cards), ("answers_count", answers)):
+        if chosen.any():
+            known, colours = normalised(states[chosen]), wanted[chosen]
+            logits, count = ledger.count(known), colours.sum(-1)
+            total = total + F.cross_entropy(logits, count) + len(COLOURS) * F.binary_cross_entropy_with_logits(
+                ledger.seen(known), colours.float()
+            )  # fmt: skip
+            right[name] = float((logits.argmax(1) == count).float().mean())
+    return total, right
 
 
 def stamp_loss(ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Lesson], per_group: int) -> Tensor:
@@ -113,7 +163,7 @@ def stamp_loss(ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Lesso
     ends = (batch.visual[:, :-1] < 0) & (following >= 0)
     clocks = torch.from_numpy(np.stack([clock_digits(mix) for mix, _ in lessons]))
     targets = clocks[ends.nonzero()[:, 0], following[ends] // per_group]
-    return _cross_entropies(ledger.stamp, normalised(states[:, :-1][ends]), targets)
+    return read_heads(ledger.stamp, states[:, :-1][ends], targets)[0]
 
 
 def asked_loss(ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Lesson]) -> Tensor:

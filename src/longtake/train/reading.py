@@ -108,7 +108,7 @@ def reading_loss(logits: Mapping[str, Tensor], targets: Tensor) -> Tensor:
     total = torch.zeros((), device=targets.device)
     for column, values in enumerate(logits.values()):
         loss = F.cross_entropy(values.float(), targets[:, column], ignore_index=IGNORE, reduction="sum")
-        total = total + loss / len(targets)
+        total = total + loss / max(1, len(targets))
     return total
 
 

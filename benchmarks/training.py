@@ -4,8 +4,8 @@
     python benchmarks/training.py attention
 
 ``optimiser`` trains the first stage (``school``) for some steps with AdamW alone and with Muon at two rates, and reads
-windows with cards of the test split's fonts and triples. ``attention`` times forward and backward passes: the tower's,
-fused and written out, by patches; and one attention over a video's columns, with a mask and without.
+windows of the test split (other fonts, triples and footage). ``attention`` times forward and backward passes: the
+tower's, fused and written out, by patches; and one attention over a video's columns, with a mask and without.
 """
 
 from __future__ import annotations
@@ -18,17 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import SiglipVisionModel
 
-from longtake.data.haystack import load_clips
-from longtake.data.needles import card_picture, draw_card_choice, fonts
 from longtake.recipes import embedded
 from longtake.train import optimiser
-from longtake.train.reading import ReadingHead, labels, reading_accuracy
+from longtake.train.reading import ReadingHead, reading_accuracy
 from longtake.train.school import Pool, draw_pool, train_school, window_states, windows
 
 SHOWN = ("letter", "symbol", "tens", "units")
@@ -41,40 +38,23 @@ def compare_optimisers(footage: Path | None, steps: int, seed: int) -> None:
     recipe = dataclasses.replace(embedded.school(), steps=steps, seed=seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        clips = load_clips("train", None, folder)
-        if footage is not None:
-            clips = load_clips("train", footage, folder / "haystack") + clips
-        pool = draw_pool(recipe, clips)
+        pool = draw_pool(dataclasses.replace(recipe, cards=TEST_CARDS), embedded.clips("test", footage, folder), "test")
         for muon_lr in (None, 2e-3, 5e-3):
             # with no matrix large enough for Muon, AdamW has them all
             smallest = 10**9 if muon_lr is None else optimiser.SMALLEST_MATRIX
             chosen = recipe if muon_lr is None else dataclasses.replace(recipe, muon_lr=muon_lr)
             work = folder / str(muon_lr)
-            once = patch("longtake.train.school.draw_pool", return_value=pool)
-            with patch.object(optimiser, "SMALLEST_MATRIX", smallest), once:
-                tower = train_school(chosen, clips, work)
+            with patch.object(optimiser, "SMALLEST_MATRIX", smallest):
+                tower = train_school(chosen, embedded.clips("train", footage, folder), work)
             head = ReadingHead(recipe.vision.hidden_size)
             head.load_state_dict(torch.load(work / "checkpoint.pt", weights_only=True)["modules"]["head"])
-            read = read_test_windows(tower, head, test_pool(pool))
+            read = read_windows(tower, head, pool)
             called = f"AdamW {recipe.lr}" if muon_lr is None else f"Muon {muon_lr}"
-            print(called, "on the test's fonts:", {name: round(read[name], 3) for name in SHOWN}, flush=True)
-
-
-def test_pool(train: Pool) -> Pool:
-    """Cards of the test split before the same backgrounds."""
-    rng = np.random.default_rng(99)
-    side = train.pictures.shape[-1]
-    cards = [draw_card_choice(rng, "test") for _ in range(TEST_CARDS)]
-    drawn = [np.asarray(card_picture(card, side, str(rng.choice(fonts("test"))), rng)) for card in cards]
-    return Pool(
-        pictures=torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2),
-        targets=torch.tensor([labels(card) for card in cards]),
-        backgrounds=train.backgrounds,
-    )
+            print(called, "on the test split:", {name: round(read[name], 3) for name in SHOWN}, flush=True)
 
 
 @torch.no_grad()
-def read_test_windows(tower: SiglipVisionModel, head: ReadingHead, pool: Pool) -> dict[str, float]:
+def read_windows(tower: SiglipVisionModel, head: ReadingHead, pool: Pool) -> dict[str, float]:
     """Accuracy by attribute."""
     generator = torch.Generator().manual_seed(5)
     config = tower.config

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from longtake.data.haystack import Clip, random_shot
-from longtake.data.needles import card_picture, draw_card_choice, draw_mover_choice, fonts, mover_picture
+from longtake.data.needles import Split, card_picture, draw_card_choice, draw_mover_choice, fonts, mover_picture
 from longtake.train import checkpoint
 from longtake.train.optimiser import Optimiser
 from longtake.train.reading import IGNORE, AttributeHeads, ReadingHead, labels, reading_accuracy, reading_loss
@@ -55,17 +55,17 @@ class Pool:
     backgrounds: Tensor
 
 
-def draw_pool(recipe: SchoolRecipe, clips: list[Clip]) -> Pool:
-    """The pool of one seed: cards with all fonts of the training split, one in eight a mover, and backgrounds."""
+def draw_pool(recipe: SchoolRecipe, clips: list[Clip], split: Split = "train") -> Pool:
+    """The pool of one seed: cards with all fonts of a split, one in eight a mover, and backgrounds."""
     rng = np.random.default_rng([recipe.seed, 21])
     pictures, targets = [], []
     for number in range(recipe.cards):
         if number % 8 == 0:
-            mover = draw_mover_choice(rng, "train")
+            mover = draw_mover_choice(rng, split)
             drawn, target = mover_picture(mover, recipe.side, rng), labels(mover)
         else:
-            card = draw_card_choice(rng, "train")
-            drawn, target = card_picture(card, recipe.side, str(rng.choice(fonts("train"))), rng), labels(card)
+            card = draw_card_choice(rng, split)
+            drawn, target = card_picture(card, recipe.side, str(rng.choice(fonts(split))), rng), labels(card)
         pictures.append(np.asarray(drawn))
         targets.append(target)
     backs = [np.asarray(random_shot(rng, clips, 0.0).picture(0.0, (96, 96))) for _ in range(recipe.backgrounds)]

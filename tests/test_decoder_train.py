@@ -344,16 +344,15 @@ def test_the_seen_loss_by_hand(text):
     ledger, video = Ledger(32), mix(EVENTS, 7)
     blind = make_row(text, video, [QUESTION], PER_GROUP, np.zeros((7, PER_GROUP), bool), np.zeros(7, np.int64))
     batch = Batch([make_row(text, video, [QUESTION], PER_GROUP, *plain(7)), blind])
-    states = torch.randn(*batch.ids.shape, 32)
+    before, states = torch.randn(2, *batch.ids.shape, 32)
     lessons = [(video, [QUESTION])] * 2
     table = seen_colours(video)
 
     @torch.no_grad()
     def cross_entropies(column: int, colours: np.ndarray) -> float:
-        known = normed(states[0, column])
-        bits = ledger.seen(known).sigmoid()
+        bits = ledger.seen(normed(before[0, column])).sigmoid()
         of_bits = -torch.where(torch.from_numpy(colours), bits, 1 - bits).log().sum()
-        return float(of_bits - ledger.count(known).log_softmax(0)[int(colours.sum())])
+        return float(of_bits - ledger.count(normed(states[0, column])).log_softmax(0)[int(colours.sum())])
 
     cards, answers = [], []
     for column, visual in enumerate(batch.visual[0].tolist()):
@@ -362,7 +361,7 @@ def test_the_seen_loss_by_hand(text):
         if column + 1 < batch.labels.shape[1] and int(batch.labels[0, column + 1]) != X:
             answers.append(cross_entropies(column, table[-1]))
     assert (len(cards), len(answers)) == (5 * PER_GROUP, 2)
-    loss, right = seen_loss(ledger, batch, states, lessons, PER_GROUP)
+    loss, right = seen_loss(ledger, batch, before, states, lessons, PER_GROUP)
     assert loss.item() == pytest.approx(np.mean(cards) + np.mean(answers), rel=1e-4)
     assert set(right) == {"count", "answers_count"}
 

@@ -276,7 +276,10 @@ class Mixer:
         self.plain = [u for u in units if not u.events]
 
     def mix(self, rng: np.random.Generator, num_groups: int, max_cards: int, mover: float) -> Mix:
-        """One video of ``num_groups`` groups with up to ``max_cards`` cards, and a mover with probability ``mover``."""
+        """One video of ``num_groups`` groups with up to ``max_cards`` cards, and a mover with probability ``mover``.
+
+        Many cards are likelier than few (the larger of two draws): they are harder to count and to put in order.
+        """
         chosen = self._choose(rng, num_groups, max_cards, mover)
         room = num_groups - sum(unit.groups for unit in chosen)
         order = [chosen[i] for i in rng.permutation(len(chosen))]
@@ -308,7 +311,7 @@ class Mixer:
         """Units with cards, a mover and cuts that fit ``room`` groups; card colours differ, and one mover at most."""
         chosen: list[Unit] = []
         colours: set[str] = set()
-        wanted = int(rng.integers(1, max_cards + 1))
+        wanted = int(rng.integers(1, max_cards + 1, 2).max())
         if rng.random() < mover:
             unit = self.moving[rng.integers(len(self.moving))]
             if unit.groups <= room:

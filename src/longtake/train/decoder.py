@@ -159,7 +159,7 @@ def train_step(
     loss = F.cross_entropy(logits, wanted)
     figures = {"lm": loss.item(), **answers_right(batch, at, logits, wanted, lessons)}
     stamped = stamp_loss(ledger, batch, first, lessons, per_group)
-    seen, counted = seen_loss(ledger, batch, before, lessons, per_group)
+    seen, counted = seen_loss(ledger, batch, before, states, lessons, per_group)
     noted, right = noted_loss(ledger, batch, states, lessons, per_group)
     asked = asked_loss(ledger, batch, states, lessons)
     figures |= {"stamp": stamped.item(), "seen": seen.item(), "noted": noted.item(), "asked": asked.item()}

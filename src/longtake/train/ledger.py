@@ -2,10 +2,10 @@
 
 The answers alone teach too slowly what the layers before the grounded one have to work out, so it is told, layer by
 layer. Into the second layer: at the last token of a stamp, its digits. Into the last one before the grounded layer:
-which colours the cards so far had, and how many that makes, at a card and where an answer begins. Into the grounded
-layer: at a card which colour the one before had ("after" and "order" are answered from that) and what is on it ("what",
-"which way"); at every visual token the time of its group ("when"); and where an answer begins which colour was asked
-about, that is what is to be looked for.
+which colours the cards so far had, at a card and where an answer begins. Into the grounded layer: how many that makes
+(a sum of eight bits takes one layer more); at a card which colour the one before had ("after" and "order" are answered
+from that) and what is on it ("what", "which way"); at every visual token the time of its group ("when"); and where an
+answer begins which colour was asked about, that is what is to be looked for.
 """
 
 from __future__ import annotations
@@ -133,12 +133,12 @@ def seen_colours(mix: Mix) -> NDArray[np.bool_]:
 
 
 def seen_loss(
-    ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Lesson], per_group: int
+    ledger: Ledger, batch: Batch, before: Tensor, states: Tensor, lessons: list[Lesson], per_group: int
 ) -> tuple[Tensor, Figures]:
     """Which colours and how many cards so far, at cards and, of the whole video, where answers are predicted.
 
-    states: ``(batch, columns, hidden)``. Rows without their video count nothing. The share of right counts is told
-    for cards and for answers.
+    before, states: what goes into the layer before the grounded one and into that, ``(batch, columns, hidden)`` each.
+    Rows without their video count nothing. The share of right counts is told for cards and for answers.
     """
     tables = torch.from_numpy(np.stack([seen_colours(mix) for mix, _ in lessons]))
     group = torch.where(batch.visual >= 0, batch.visual // per_group, tables.shape[1] - 1)
@@ -148,12 +148,11 @@ def seen_loss(
     total, right = states.sum() * 0, {}
     for name, chosen in (("count", cards), ("answers_count", answers)):
         if chosen.any():
-            known, colours = normalised(states[chosen]), wanted[chosen]
-            logits, count = ledger.count(known), colours.sum(-1)
-            total = total + F.cross_entropy(logits, count) + len(COLOURS) * F.binary_cross_entropy_with_logits(
-                ledger.seen(known), colours.float()
-            )  # fmt: skip
-            right[name] = float((logits.argmax(1) == count).float().mean())
+            colours = wanted[chosen]
+            bits, count = ledger.seen(normalised(before[chosen])), ledger.count(normalised(states[chosen]))
+            total = total + len(COLOURS) * F.binary_cross_entropy_with_logits(bits, colours.float())
+            total = total + F.cross_entropy(count, colours.sum(-1))
+            right[name] = float((count.argmax(1) == colours.sum(-1)).float().mean())
     return total, right
 
 

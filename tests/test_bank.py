@@ -220,8 +220,14 @@ def test_mixes_have_their_length_and_different_colours(mixer):
         assert all(before[1] <= after[0] for before, after in zip(times, times[1:], strict=False))
         seen.update(len(colours) for _ in mix.video.cards[:1])
         seen["mover"] += len(mix.video.movers)
+        assert mix.start_seconds % (GROUP * mix.frame_seconds) == 0
+        assert mix.group_seconds[0] == mix.start_seconds
+        seen["late"] += mix.start_seconds > 0
+        for _, event in mix.video.cards:
+            assert 0 <= mix.frames_of(event)[0] < mix.video.num_frames
         seen[mix.frame_seconds] += 1
     assert all(seen[what] for what in (1, 2, 3, 4, 5, "mover", 0.5, 1.0, 2.0))
+    assert 10 <= seen["late"] <= 30
 
 
 def test_every_row_of_a_mix_shows_what_its_events_say(mixer, bank):
@@ -232,7 +238,7 @@ def test_every_row_of_a_mix_shows_what_its_events_say(mixer, bank):
             video, place = divmod(group, 10)
             on_bank = place * GROUP + frame % GROUP
             recorded = [e.what for e in bank[video][1] if e.first <= on_bank < e.stop]
-            at = frame * mix.frame_seconds
+            at = mix.start_seconds + frame * mix.frame_seconds
             said = [e.what for e in mix.video.events if e.start_seconds <= at < e.stop_seconds]
             assert said == recorded
 

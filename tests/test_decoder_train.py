@@ -77,7 +77,8 @@ def mix(events: list[Event], groups: int, frame_seconds: float = 1.0) -> Mix:
     video = ProbeVideo(seed=0, split="train", fps=1 / frame_seconds, num_frames=4 * groups, size=(0, 0), shots=(),
                        events=tuple(events), foreign=())  # fmt: skip
     middles = tuple(((0.2, 0.7),) * 40 for _ in events)
-    return Mix(groups=np.arange(groups), video=video, frame_seconds=frame_seconds, places=middles)
+    return Mix(groups=np.arange(groups), video=video, frame_seconds=frame_seconds, start_seconds=0.0,
+               places=middles)  # fmt: skip
 
 
 RED, BLUE, PINK = (Card(content="7", colour=colour, outline="round") for colour in ("red", "blue", "pink"))

@@ -25,6 +25,7 @@ from longtake.data.needles import COLOURS, CONTENTS, Card, Mover, Split, draw_ca
 from longtake.data.probe import SIZES, Event, ProbeVideo, centre
 
 GROUP = 4  # frames
+LATEST_START = 2000  # groups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,22 +248,25 @@ def _runs(placed: list[Placed], groups: int) -> NDArray[np.int64]:
 class Mix:
     """A training video put together from units: its groups in the bank, and itself as a probe video for asking.
 
+    start_seconds: the time of its first frame, as if it were a part of a longer video; a whole number of groups.
     places: for each event of the video its middle on each of its frames, as in ``Placed``.
     """
 
     groups: NDArray[np.int64]
     video: ProbeVideo
     frame_seconds: float
+    start_seconds: float
     places: tuple[tuple[tuple[float, float], ...], ...]
 
     @property
     def group_seconds(self) -> NDArray[np.floating]:
         """When each group begins, ``(groups,)``."""
-        return np.arange(len(self.groups)) * GROUP * self.frame_seconds
+        return self.start_seconds + np.arange(len(self.groups)) * GROUP * self.frame_seconds
 
     def frames_of(self, event: Event) -> tuple[int, int]:
         """The frames ``[first, stop)`` that show an event."""
-        return round(event.start_seconds / self.frame_seconds), round(event.stop_seconds / self.frame_seconds)
+        first, stop = event.start_seconds - self.start_seconds, event.stop_seconds - self.start_seconds
+        return round(first / self.frame_seconds), round(stop / self.frame_seconds)
 
 
 class Mixer:
@@ -278,19 +282,21 @@ class Mixer:
     def mix(self, rng: np.random.Generator, num_groups: int, max_cards: int, mover: float) -> Mix:
         """One video of ``num_groups`` groups with up to ``max_cards`` cards, and a mover with probability ``mover``.
 
-        Many cards are likelier than few (the larger of two draws): they are harder to count and to put in order.
+        Many cards are likelier than few (the larger of two draws): they are harder to count and to put in order. Every
+        other video begins late, so that times of three and four digits are met in short ones too.
         """
         chosen = self._choose(rng, num_groups, max_cards, mover)
         room = num_groups - sum(unit.groups for unit in chosen)
         order = [chosen[i] for i in rng.permutation(len(chosen))]
         gaps = np.diff(np.sort(rng.integers(0, room + 1, len(order))), prepend=0, append=room)
         frame_seconds = float(rng.choice([1.0, 1.0, 1.0, 1.0, 0.5, 2.0]))
+        start = GROUP * int(np.exp(rng.uniform(0, np.log(LATEST_START)))) if rng.random() < 0.5 else 0
         rows: list[int] = []
         events: list[Event] = []
         places: list[tuple[tuple[float, float], ...]] = []
         for unit, gap in zip(order, gaps[:-1], strict=True):
             rows += self._filler(rng, int(gap))
-            base = len(rows) * GROUP
+            base = start + len(rows) * GROUP
             events += [_event(e, base, frame_seconds) for e in unit.events]
             places += [e.centres for e in unit.events]
             rows += range(unit.first_group, unit.first_group + unit.groups)
@@ -305,7 +311,13 @@ class Mixer:
             events=tuple(events),
             foreign=(),
         )
-        return Mix(groups=np.asarray(rows), video=video, frame_seconds=frame_seconds, places=tuple(places))
+        return Mix(
+            groups=np.asarray(rows),
+            video=video,
+            frame_seconds=frame_seconds,
+            start_seconds=start * frame_seconds,
+            places=tuple(places),
+        )
 
     def _choose(self, rng: np.random.Generator, room: int, max_cards: int, mover: float) -> list[Unit]:
         """Units with cards, a mover and cuts that fit ``room`` groups; card colours differ, and one mover at most."""

@@ -83,7 +83,7 @@ def tower() -> TowerRecipe:
 
 
 def bank() -> BankRecipe:
-    """128,000 frames of training footage with needles."""
+    """160,000 frames of training footage with needles."""
     return BankRecipe()
 
 

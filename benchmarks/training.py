@@ -38,14 +38,15 @@ def compare_optimisers(footage: Path | None, steps: int, seed: int) -> None:
     recipe = dataclasses.replace(embedded.school(), steps=steps, seed=seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        pool = draw_pool(dataclasses.replace(recipe, cards=TEST_CARDS), embedded.clips("test", footage, folder), "test")
+        train, test = (embedded.clips(split, footage, folder) for split in ("train", "test"))
+        pool = draw_pool(dataclasses.replace(recipe, cards=TEST_CARDS), test, "test")
         for muon_lr in (None, 2e-3, 5e-3):
             # with no matrix large enough for Muon, AdamW has them all
             smallest = 10**9 if muon_lr is None else optimiser.SMALLEST_MATRIX
             chosen = recipe if muon_lr is None else dataclasses.replace(recipe, muon_lr=muon_lr)
             work = folder / str(muon_lr)
             with patch.object(optimiser, "SMALLEST_MATRIX", smallest):
-                tower = train_school(chosen, embedded.clips("train", footage, folder), work)
+                tower = train_school(chosen, train, work)
             head = ReadingHead(recipe.vision.hidden_size)
             head.load_state_dict(torch.load(work / "checkpoint.pt", weights_only=True)["modules"]["head"])
             read = read_windows(tower, head, pool)
@@ -55,7 +56,7 @@ def compare_optimisers(footage: Path | None, steps: int, seed: int) -> None:
 
 @torch.no_grad()
 def read_windows(tower: SiglipVisionModel, head: ReadingHead, pool: Pool) -> dict[str, float]:
-    """Accuracy by attribute."""
+    """Accuracy by attribute on ``TEST_WINDOWS`` windows of a pool."""
     generator = torch.Generator().manual_seed(5)
     config = tower.config
     pixels, targets, _ = windows(pool, TEST_WINDOWS, config.patch_size, generator)

@@ -76,9 +76,12 @@ def event(what: Card | Mover | None, first: int, stop: int, frame_seconds: float
 def mix(events: list[Event], groups: int, frame_seconds: float = 1.0) -> Mix:
     video = ProbeVideo(seed=0, split="train", fps=1 / frame_seconds, num_frames=4 * groups, size=(0, 0), shots=(),
                        events=tuple(events), foreign=())  # fmt: skip
-    middles = tuple(((0.2, 0.7),) * 40 for _ in events)
-    return Mix(groups=np.arange(groups), video=video, frame_seconds=frame_seconds, start_seconds=0.0,
-               places=middles)  # fmt: skip
+    placed = tuple(
+        Placed(what=e.what, first=round(e.start_seconds / frame_seconds), stop=round(e.stop_seconds / frame_seconds),
+               centres=((0.2, 0.7),) * 40)
+        for e in events
+    )  # fmt: skip
+    return Mix(groups=np.arange(groups), video=video, frame_seconds=frame_seconds, start_seconds=0.0, placed=placed)
 
 
 RED, BLUE, PINK = (Card(content="7", colour=colour, outline="round") for colour in ("red", "blue", "pink"))
@@ -290,8 +293,12 @@ def test_what_tokens_note_by_hand():
 
 
 def test_of_two_cards_in_a_group_each_is_noted_where_it_is():
-    upper, lower = ((0.9, 0.1),) * 3, ((0.3, 0.8),) * 3
-    video = dataclasses.replace(mix([event(RED, 0, 2), event(BLUE, 3, 6)], 2), places=(upper[:2], lower))
+    video = mix([event(RED, 0, 2), event(BLUE, 3, 6)], 2)
+    upper, lower = (
+        dataclasses.replace(thing, centres=(middle,) * 3)
+        for thing, middle in zip(video.placed, ((0.9, 0.1), (0.3, 0.8)), strict=True)
+    )
+    video = dataclasses.replace(video, placed=(upper, lower))
     targets = noted_targets(video, PER_GROUP)[:, :, [0, 6, 8]]  # the card before, the colour, the onset
     nothing = [X, X, X]
     assert targets[0].tolist() == [nothing, [8, 0, 0], [0, 5, 3], nothing]  # rows of two

@@ -173,6 +173,14 @@ class Placed:
     stop: int
     centres: tuple[tuple[float, float], ...] = ()
 
+    def onset_in(self, begin: int) -> int:
+        """On which of the four frames from ``begin`` on it first shows; 4: it was on before."""
+        return self.first - begin if self.first >= begin else GROUP
+
+    def centres_in(self, begin: int) -> tuple[tuple[float, float], ...]:
+        """Where it is on those of the four frames from ``begin`` on that show it."""
+        return self.centres[max(0, begin - self.first) : begin + GROUP - self.first]
+
 
 def read_events(folder: Path) -> list[tuple[float, list[Placed]]]:
     """For each video of a bank its fps and its events in order."""
@@ -249,14 +257,14 @@ class Mix:
     """A training video put together from units: its groups in the bank, and itself as a probe video for asking.
 
     start_seconds: the time of its first frame, as if it were a part of a longer video; a whole number of groups.
-    places: for each event of the video its middle on each of its frames, as in ``Placed``.
+    placed: the video's events by frames of the video, in the same order.
     """
 
     groups: NDArray[np.int64]
     video: ProbeVideo
     frame_seconds: float
     start_seconds: float
-    places: tuple[tuple[tuple[float, float], ...], ...]
+    placed: tuple[Placed, ...]
 
     @property
     def group_seconds(self) -> NDArray[np.floating]:
@@ -292,13 +300,11 @@ class Mixer:
         frame_seconds = float(rng.choice([1.0, 1.0, 1.0, 1.0, 0.5, 2.0]))
         start = GROUP * int(np.exp(rng.uniform(0, np.log(LATEST_START)))) if rng.random() < 0.5 else 0
         rows: list[int] = []
-        events: list[Event] = []
-        places: list[tuple[tuple[float, float], ...]] = []
+        placed: list[Placed] = []
         for unit, gap in zip(order, gaps[:-1], strict=True):
             rows += self._filler(rng, int(gap))
-            base = start + len(rows) * GROUP
-            events += [_event(e, base, frame_seconds) for e in unit.events]
-            places += [e.centres for e in unit.events]
+            base = len(rows) * GROUP
+            placed += [replace(e, first=base + e.first, stop=base + e.stop) for e in unit.events]
             rows += range(unit.first_group, unit.first_group + unit.groups)
         rows += self._filler(rng, int(gaps[-1]))
         video = ProbeVideo(
@@ -308,7 +314,7 @@ class Mixer:
             num_frames=num_groups * GROUP,
             size=(0, 0),
             shots=(),
-            events=tuple(events),
+            events=tuple(_event(e, start, frame_seconds) for e in placed),
             foreign=(),
         )
         return Mix(
@@ -316,7 +322,7 @@ class Mixer:
             video=video,
             frame_seconds=frame_seconds,
             start_seconds=start * frame_seconds,
-            places=tuple(places),
+            placed=tuple(placed),
         )
 
     def _choose(self, rng: np.random.Generator, room: int, max_cards: int, mover: float) -> list[Unit]:
@@ -357,6 +363,6 @@ def _count(unit: Unit, kind: type[Card | Mover]) -> int:
 
 
 def _event(placed: Placed, base: int, frame_seconds: float) -> Event:
-    """An event of a unit that begins at frame ``base``."""
+    """An event whose frames count from frame ``base`` on."""
     start, stop = (base + placed.first) * frame_seconds, (base + placed.stop) * frame_seconds
     return Event(what=placed.what, start_seconds=start, stop_seconds=stop, seed=0)

@@ -32,6 +32,7 @@ from longtake.train.reading import (
     labels,
     reading_accuracy,
     reading_loss,
+    tokens_at,
 )
 
 # labels for the card head and the mover head, int64 (windows, attributes) each, and (windows, tokens, attributes)
@@ -121,7 +122,7 @@ def token_labels(events: list[Placed], begin: int, side: int) -> NDArray[np.int8
     rows = np.full((side * side, len(ATTRIBUTES)), IGNORE, np.int8)
     taken: set[int] = set()
     for frames, event in _shown(events, begin):
-        own = {int(y * side) * side + int(x * side) for x, y in _centres(event, begin)}
+        own = set(tokens_at(event.centres_in(begin), side))
         rows[list(own)] = _event_labels(event, begin, frames)
         rows[list(own & taken)] = IGNORE
         taken |= own
@@ -138,13 +139,8 @@ def _shown(events: list[Placed], begin: int) -> Iterator[tuple[int, Placed]]:
 
 def _event_labels(event: Placed, begin: int, frames: int) -> list[int]:
     """Labels of an event that shows on ``frames`` of the four from ``begin`` on; one frame shows no direction."""
-    onset = event.first - begin if event.first >= begin else GROUP  # it was on before
-    return labels(event.what, onset=onset, moving=frames >= 2, centres=_centres(event, begin))
-
-
-def _centres(event: Placed, begin: int) -> tuple[tuple[float, float], ...]:
-    """Where an event is on its frames within the window that begins at a frame."""
-    return event.centres[max(0, begin - event.first) : begin + GROUP - event.first]
+    places = event.centres_in(begin)
+    return labels(event.what, onset=event.onset_in(begin), moving=frames >= 2, centres=places)
 
 
 def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) -> DynamicTokenSynthesizer:
@@ -246,7 +242,7 @@ def encode_groups(dts: DynamicTokenSynthesizer, bank: FeatureBank, pool: int) ->
 
 
 def compress(dts: nn.Module, features: Tensor, pool: int) -> Tensor:
-    """Windows of a square grid's features ``(groups, 4, tokens, dim)`` to ``(groups, tokens / pool^2, dim)``."""
-    groups, frames, tokens, dim = features.shape
+    """Windows of a square grid's features ``(windows, 4, tokens, dim)`` to ``(windows, tokens / pool^2, dim)``."""
+    windows, frames, tokens, dim = features.shape
     side = math.isqrt(tokens)
-    return average_pool(dts(features.reshape(groups, frames, side, side, dim)), pool).flatten(1, 2)
+    return average_pool(dts(features.reshape(windows, frames, side, side, dim)), pool).flatten(1, 2)

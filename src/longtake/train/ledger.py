@@ -11,6 +11,7 @@ answer begins which colour was asked about, that is what is to be looked for.
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from longtake.data.bank import GROUP, Mix
 from longtake.data.needles import COLOURS, Card
 from longtake.data.probe import MAX_CARDS
-from longtake.train.reading import ATTRIBUTES, IGNORE, labels
+from longtake.train.reading import ATTRIBUTES, IGNORE, labels, tokens_at
 from longtake.train.rows import Batch, Lesson, event_groups
 
 READ = ("kind", "tens", "units", "letter", "symbol", "colour", "direction", "onset")
@@ -77,30 +78,23 @@ def noted_targets(mix: Mix, per_group: int) -> NDArray[np.int64]:
     """
     groups, side = len(mix.groups), math.isqrt(per_group)
     told = np.full((groups, per_group, 1 + len(READ)), IGNORE)
-    things = [(event, places) for event, places in zip(mix.video.events, mix.places, strict=True) if event.what]
-    shown = np.zeros(groups, np.int64)
-    for event, _ in things:
-        shown[event_groups(mix, event)] += 1
+    things = [thing for thing in mix.placed if thing.what]
+    spans = [range(thing.first // GROUP, (thing.stop - 1) // GROUP + 1) for thing in things]
+    shown = Counter(group for span in spans for group in span)
     taken = np.zeros((groups, per_group), np.bool_)
     columns = [list(ATTRIBUTES).index(name) for name in READ]
     before = len(COLOURS)
-    for event, places in things:
-        first, stop = mix.frames_of(event)
-        is_card = isinstance(event.what, Card)
-        for group in range(first // GROUP, (stop - 1) // GROUP + 1):
+    for thing, span in zip(things, spans, strict=True):
+        is_card = isinstance(thing.what, Card)
+        for group in span:
             begin = group * GROUP
-            own = np.ones(per_group, np.bool_)
-            if shown[group] > 1:
-                middles = places[max(0, begin - first) : begin + GROUP - first]
-                own[:] = False
-                own[[int(y * side) * side + int(x * side) for x, y in middles]] = True
-            onset = first - begin if first >= begin else GROUP
-            attributes = np.take(labels(event.what, onset=onset, moving=True), columns)
+            own = range(per_group) if shown[group] == 1 else tokens_at(thing.centres_in(begin), side)
+            attributes = np.take(labels(thing.what, onset=thing.onset_in(begin), moving=True), columns)
             told[group, own] = [before if is_card else IGNORE, *attributes]
-            told[group, own & taken[group]] = IGNORE
-            taken[group] |= own
-        if isinstance(event.what, Card):
-            before = list(COLOURS).index(event.what.colour)
+            told[group, [token for token in own if taken[group, token]]] = IGNORE
+            taken[group, own] = True
+        if isinstance(thing.what, Card):
+            before = list(COLOURS).index(thing.what.colour)
     clock = np.broadcast_to(clock_digits(mix)[:, None], (groups, per_group, len(CLOCK)))
     return np.concatenate([told, clock], axis=2)
 

@@ -73,6 +73,11 @@ def labels(
     return list(row.values())
 
 
+def tokens_at(places: Sequence[tuple[float, float]], side: int) -> list[int]:
+    """The tokens of a ``side x side`` grid, row by row, that hold places given as shares of width and height."""
+    return sorted({int(y * side) * side + int(x * side) for x, y in places})
+
+
 class AttributeHeads(nn.Module):
     """A hidden layer, then a linear layer for each attribute: ``(rows, dim)`` to logits by attribute."""
 

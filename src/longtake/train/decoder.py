@@ -22,7 +22,7 @@ from longtake.models.scorer import QueryScorer, min_max, straight_through
 from longtake.models.video_llm import VideoLLM
 from longtake.train import checkpoint
 from longtake.train.grounding import grounding_loss
-from longtake.train.ledger import Ledger, asked_loss, noted_loss, seen_loss, stamp_loss
+from longtake.train.ledger import Ledger, ledger_loss
 from longtake.train.optimiser import Optimiser
 from longtake.train.reading import IGNORE
 from longtake.train.rows import Batch, Lesson, Text, event_groups, make_row, relevant_groups, states_of
@@ -152,22 +152,18 @@ def train_step(
         tokens = model.projector(features).flatten(1, 2)
         embeddings = fill(model, batch, through_scores(model, text, tokens, lessons))
         layers = 1, recipe.grounded_layer - 1, recipe.grounded_layer
-        (first, before, states), last = states_of(model.language_model.model, batch, embeddings, layers)
+        into, last = states_of(model.language_model.model, batch, embeddings, layers)
         at = batch.labels[:, 1:] != IGNORE
         logits = model.language_model.lm_head(last[:, :-1][at[:, batch.video :]]).float()
     wanted = batch.labels[:, 1:][at]
     loss = F.cross_entropy(logits, wanted)
     figures = {"lm": loss.item(), **answers_right(batch, at, logits, wanted, lessons)}
-    stamped = stamp_loss(ledger, batch, first, lessons, per_group)
-    seen, counted = seen_loss(ledger, batch, before, states, lessons, per_group)
-    noted, right = noted_loss(ledger, batch, states, lessons, per_group)
-    asked = asked_loss(ledger, batch, states, lessons)
-    figures |= {"stamp": stamped.item(), "seen": seen.item(), "noted": noted.item(), "asked": asked.item()}
-    figures |= {f"noted_{name}": value for name, value in (counted | right).items()}
-    total = loss + recipe.ledger * (stamped + seen + noted + asked)
+    told, more = ledger_loss(ledger, batch, into, lessons, per_group)
+    figures |= more
+    total = loss + recipe.ledger * told
     if recipe.grounding:
         grounded = grounding_loss(
-            model.language_model, recipe.grounded_layer, states.float(), batch, lessons, per_group, text.comma
+            model.language_model, recipe.grounded_layer, into[-1].float(), batch, lessons, per_group, text.comma
         )
         figures["grounding"] = grounded.item()
         total = total + recipe.grounding * grounded

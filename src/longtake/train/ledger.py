@@ -49,6 +49,22 @@ class Ledger(nn.Module):
         self.asked = nn.Linear(hidden, len(COLOURS))
 
 
+def ledger_loss(
+    ledger: Ledger, batch: Batch, into: list[Tensor], lessons: list[Lesson], per_group: int
+) -> tuple[Tensor, Figures]:
+    """The sum of the ledger's losses; each loss, and shares of what is told right, by name.
+
+    into: what goes into the second layer, the one before the grounded one and that, ``(batch, columns, hidden)`` each.
+    """
+    second, before, grounded = into
+    stamp = stamp_loss(ledger, batch, second, lessons, per_group)
+    seen, counted = seen_loss(ledger, batch, before, grounded, lessons, per_group)
+    noted, right = noted_loss(ledger, batch, grounded, lessons, per_group)
+    asked = asked_loss(ledger, batch, grounded, lessons)
+    figures = {"stamp": stamp.item(), "seen": seen.item(), "noted": noted.item(), "asked": asked.item()}
+    return stamp + seen + noted + asked, figures | {f"noted_{k}": v for k, v in (counted | right).items()}
+
+
 def read_heads(heads: nn.ModuleDict, states: Tensor, targets: Tensor) -> tuple[Tensor, Figures]:
     """Sum over heads of the mean cross-entropy of the rows that have a target, and each head's share of right ones.
 
@@ -127,11 +143,11 @@ def seen_colours(mix: Mix) -> NDArray[np.bool_]:
 
 
 def seen_loss(
-    ledger: Ledger, batch: Batch, before: Tensor, states: Tensor, lessons: list[Lesson], per_group: int
+    ledger: Ledger, batch: Batch, before: Tensor, grounded: Tensor, lessons: list[Lesson], per_group: int
 ) -> tuple[Tensor, Figures]:
     """Which colours and how many cards so far, at cards and, of the whole video, where answers are predicted.
 
-    before, states: what goes into the layer before the grounded one and into that, ``(batch, columns, hidden)`` each.
+    before, grounded: what goes into the layer before the grounded one and into that, ``(batch, columns, hidden)`` each.
     Rows without their video count nothing. The share of right counts is told for cards and for answers.
     """
     tables = torch.from_numpy(np.stack([seen_colours(mix) for mix, _ in lessons]))
@@ -139,11 +155,11 @@ def seen_loss(
     wanted = tables.gather(1, group[..., None].expand(-1, -1, tables.shape[2]))
     cards = (batch.visual >= 0) & wanted.any(-1)
     answers = F.pad(batch.labels[:, 1:] != IGNORE, (0, 1)) & (batch.visual >= 0).any(1, keepdim=True)
-    total, right = states.sum() * 0, {}
+    total, right = grounded.sum() * 0, {}
     for name, chosen in (("count", cards), ("answers_count", answers)):
         if chosen.any():
             colours = wanted[chosen]
-            bits, count = ledger.seen(normalised(before[chosen])), ledger.count(normalised(states[chosen]))
+            bits, count = ledger.seen(normalised(before[chosen])), ledger.count(normalised(grounded[chosen]))
             total = total + len(COLOURS) * F.binary_cross_entropy_with_logits(bits, colours.float())
             total = total + F.cross_entropy(count, colours.sum(-1))
             right[name] = float((count.argmax(1) == colours.sum(-1)).float().mean())

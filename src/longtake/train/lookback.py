@@ -22,6 +22,8 @@ def start_looking_back(decoder: Qwen2Model) -> None:
 
     With a query (a, 0) and a key turned by n + 1 places in each of some rotary pairs, the logit is a sum of
     a^2 cos(frequency x (distance - n - 1)), largest at that distance and nowhere near it in 8,192 places.
+
+    Raises ValueError when heads share keys.
     """
     attention = cast(Qwen2Attention, decoder.layers[0].self_attn)
     size = attention.head_dim

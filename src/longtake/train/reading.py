@@ -109,7 +109,10 @@ class ReadingHead(nn.Module):
 
 
 def reading_loss(logits: Mapping[str, Tensor], targets: Tensor) -> Tensor:
-    """Sum of the attributes' cross-entropies, each averaged over the batch; targets ``(batch, attributes)``."""
+    """Sum of the attributes' cross-entropies, each averaged over the batch; 0 for an empty one.
+
+    targets: ``(batch, attributes)``.
+    """
     total = torch.zeros((), device=targets.device)
     for column, values in enumerate(logits.values()):
         loss = F.cross_entropy(values.float(), targets[:, column], ignore_index=IGNORE, reduction="sum")

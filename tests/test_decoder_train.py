@@ -19,6 +19,7 @@ from longtake.models import VideoLLM
 from longtake.models.processor import VideoLLMProcessor
 from longtake.recipes import embedded
 from longtake.train import checkpoint
+from longtake.train.checkpoint import Cycle
 from longtake.train.decoder import (
     DecoderRecipe,
     Phase,
@@ -203,7 +204,7 @@ def test_a_blind_row_equals_the_questions_asked_without_a_video():
     text = Text(tiny.tokenizer(), model.config.video_token_id)
     video = mix(EVENTS, 6, 2.0)
     questions = ask_all(video.video, np.random.default_rng(0), 3)
-    recipe = DecoderRecipe(phases=(PHASE,), blind=1.0)
+    recipe = DecoderRecipe(phases=(PHASE,), cycles=(Cycle(until_step=2),), blind=1.0)
     batch = draw_rows(recipe, text, [(video, questions)], PER_GROUP, 99, 2000, np.random.default_rng(0))
     assert not (batch.visual >= 0).any()
     for number, question in enumerate(questions, start=1):
@@ -285,7 +286,7 @@ def test_what_tokens_note_by_hand():
     shared, targets = targets[4, 0], np.delete(targets[:, 0], 4, axis=0)
     assert targets[:, 0].tolist() == [8, 8, 0, X, 5, X]
     # kind, tens, units, letter, symbol, colour, direction, onset
-    seven, none = [1, 10, 7, X, X], [X] * 8
+    seven, none = [1, 10, 7, X, X], [0] + [X] * 7
     red, blue, pink = [*seven, 0, X, 2], [*seven, 5, X, 1], [*seven, 7, X, 4]
     red_later, mover = [*seven, 0, X, 4], [4, X, X, X, 3, 0, 2, 0]
     assert targets[:, 1:9].tolist() == [red, red_later, blue, mover, pink, none]
@@ -517,7 +518,7 @@ def test_lessons_keep_to_their_phase(mixer):
 
 
 def test_rows_drop_tokens_in_every_other_batch_and_leap_within_the_context(text):
-    recipe = DecoderRecipe(phases=(PHASE,), jumps=0.5, blind=0.0)
+    recipe = DecoderRecipe(phases=(PHASE,), cycles=(Cycle(until_step=2),), jumps=0.5, blind=0.0)
     lessons = [(mix([], 40), [QUESTION])]
     shares, furthest = [], []
     for seed in range(100):
@@ -559,7 +560,8 @@ def test_longer_videos_are_thinned_to_their_columns_but_keep_their_cards(mixer, 
 
 def debug(**changes) -> DecoderRecipe:
     phases = (PHASE, dataclasses.replace(PHASE, until_step=4, groups=(3, 6), cards=4))
-    recipe = DecoderRecipe(phases=phases, grounded_layer=2, warmup=1, log_every=2, save_every=2)
+    cycles = (Cycle(until_step=3), Cycle(until_step=4))
+    recipe = DecoderRecipe(phases=phases, cycles=cycles, grounded_layer=2, warmup=1, log_every=2, save_every=2)
     return dataclasses.replace(recipe, **changes)
 
 
@@ -599,7 +601,7 @@ def test_a_step_learns(mixer):
     model = tiny.video_llm()
     torch.nn.init.normal_(model.language_model.lm_head.weight, std=0.02)
     ledger, text, bank = Ledger(32), Text(tiny.tokenizer(), model.config.video_token_id), tokens()
-    lessons, columns = draw_lessons(debug(), PHASE, mixer, np.random.default_rng(6), PER_GROUP)  # of every kind
+    lessons, columns = draw_lessons(debug(), PHASE, mixer, np.random.default_rng(7), PER_GROUP)  # of every kind
     modules = {"p": model.projector, "d": model.language_model, "l": ledger, "s": model.scorer}
     optimiser = Optimiser(modules, 3e-3, 3e-3, 0.0)
     losses = []

@@ -19,10 +19,12 @@ from longtake.data.needles import Card, Mover
 from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.models.video_llm import average_pool
 from longtake.train import checkpoint, tower
+from longtake.train.checkpoint import Cycle, in_cycle
 from longtake.train.compressor import (
     CompressorRecipe,
     FeatureBank,
     compress,
+    compressor_loss,
     encode_groups,
     run_backwards,
     start_as_mean,
@@ -46,6 +48,7 @@ X = IGNORE
 NAMES = list(ATTRIBUTES)
 VISION = SiglipVisionConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
                             image_size=32, patch_size=4, vision_use_head=False)  # fmt: skip
+CYCLES = (Cycle(until_step=3), Cycle(until_step=5))
 SCHOOL = SchoolRecipe(vision=VISION, cards=24, backgrounds=5, side=16, steps=1, batch=4, warmup=1)
 
 
@@ -158,6 +161,13 @@ def test_the_rate_warms_up_and_falls_to_its_floor():
     assert checkpoint.cosine(999, 110, 10, floor=0.3) == pytest.approx(0.3)
 
 
+def test_each_cycle_begins_anew():
+    cycles = (Cycle(until_step=3), Cycle(until_step=5, peak=0.5))
+    assert [in_cycle(cycles, step) for step in (0, 2, 3, 4)] == [(0, 3, 1.0), (2, 3, 1.0), (0, 2, 0.5), (1, 2, 0.5)]
+    with pytest.raises(ValueError, match="step 5 is not in"):
+        in_cycle(cycles, 5)
+
+
 def test_the_flat_rate_warms_up_and_ends_at_zero():
     rates = [checkpoint.trapezoid(s, 100, 10, cooldown=0.2) for s in (0, 9, 50, 80, 90, 100, 120)]
     assert rates == pytest.approx([0.1, 1.0, 1.0, 1.0, 0.5, 0.0, 0.0])
@@ -197,9 +207,11 @@ def test_pictures_carry_needles_where_patches_are_covered():
     kinds = targets[:, 0]
     assert (kinds == 0).float().mean().item() == pytest.approx(0.15, abs=0.06)
     assert (kinds == 4).float().mean().item() == pytest.approx(0.15, abs=0.06)
-    assert torch.equal(covered.any(1), kinds > 0)
+    assert covered[kinds > 0].any(1).all()
+    assert covered[kinds == 0].float().mean().item() == pytest.approx(0.2, abs=0.04)  # anywhere: there is nothing
     square = covered.unflatten(1, (8, 8))
-    assert torch.equal(square, square.any(2, keepdim=True) & square.any(1, keepdim=True))
+    box = square[kinds > 0]
+    assert torch.equal(box, box.any(2, keepdim=True) & box.any(1, keepdim=True))
     cards = square[(kinds > 0) & (kinds < 4)]
     down, across = cards.any(2).sum(1), cards.any(1).sum(1)
     # the smallest card is 57 pixels: 3.2 patches of 144 pixels' sides and 1.8 of 256's; the largest 129: 7.2 of 144
@@ -261,7 +273,7 @@ def test_windows_are_a_card_before_a_background():
 
 
 def test_tower_resumed_is_bit_equal(tmp_path):
-    recipe = TowerRecipe(vision=VISION, cycles=(3, 5), whole_steps=1, batch=4, easy_steps=3,
+    recipe = TowerRecipe(vision=VISION, cycles=CYCLES, whole_steps=1, batch=4, easy_steps=3,
                          part_patches=20, warmup=1, log_every=5, save_every=2, workers=1, held_out=6)  # fmt: skip
     train_school(SCHOOL, world.clips(), tmp_path / "school")
     with pytest.MonkeyPatch.context() as patch:
@@ -351,12 +363,32 @@ def test_a_group_that_runs_backwards_moves_the_other_way():
 
 
 def test_compressor_resumed_is_bit_equal(features, tmp_path):
-    recipe = CompressorRecipe(dim=32, steps=4, batch=8, warmup=1, log_every=2, save_every=2)
+    recipe = CompressorRecipe(dim=32, cycles=CYCLES, batch=8, warmup=1, log_every=2, save_every=2)
     whole = train_compressor(recipe, features, tmp_path / "whole")
     interrupted(recipe, 2, lambda r: train_compressor(r, features, tmp_path / "parts"))
     parts = train_compressor(recipe, features, tmp_path / "parts")
     assert_equal_weights(tmp_path / "whole", tmp_path / "parts")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
+
+
+def test_each_token_of_a_window_with_nothing_in_it_must_tell_that(features):
+    """A token head that says "number" everywhere is wrong on all tokens of plain windows and right on numbers'."""
+    torch.manual_seed(0)
+    heads = {"card": ReadingHead(32), "mover": ReadingHead(32), "token": AttributeHeads(32)}
+    with torch.no_grad():
+        kind = heads["token"].heads["kind"]
+        kind.weight.zero_()
+        kind.bias.copy_(torch.tensor([0.0, 3, 0, 0, 0]))
+    modules = {"dts": DynamicTokenSynthesizer(32), **heads}
+    plain = np.flatnonzero((features.card_targets[:, 0] == 0) & (features.mover_targets[:, 0] == 0))[:3]
+    loss, figures = compressor_loss(modules, features.read(plain), features.targets(plain), 2)
+    assert figures["plain_kind"] == 0.0
+    assert not [name for name in figures if name.startswith("token_")]
+    with torch.no_grad():
+        kind.bias.copy_(torch.tensor([3.0, 0, 0, 0, 0]))
+    better, figures = compressor_loss(modules, features.read(plain), features.targets(plain), 2)
+    assert figures["plain_kind"] == 1.0
+    assert (loss - better).item() == pytest.approx(3.0, abs=1e-3)  # the difference of the two logits
 
 
 def test_group_tokens_are_the_models_own(features):

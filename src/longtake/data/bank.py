@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from longtake.data.haystack import Clip, random_shot
+from longtake.data.decoys import vivid_shot
+from longtake.data.haystack import Clip
 from longtake.data.needles import COLOURS, CONTENTS, Card, Mover, Split, draw_card_choice, draw_mover_choice
 from longtake.data.probe import SIZES, Event, ProbeVideo, centre
 
@@ -33,7 +34,7 @@ class BankRecipe:
     """How many videos of how many frames, and from which seed."""
 
     split: Split = "train"
-    videos: int = 4000
+    videos: int = 6000
     frames: int = 40
     seed: int = 0
     side: int = 128
@@ -66,7 +67,7 @@ def bank_video(recipe: BankRecipe, clips: list[Clip], number: int) -> ProbeVideo
     fps = 2.0 if rng.random() < 0.2 else 1.0
     shots, events = [], []
     for pair in range(0, recipe.frames, 2 * GROUP):
-        shots.append(random_shot(rng, clips, pair / fps))
+        shots.append(vivid_shot(rng, clips, pair / fps))
         for plan in plan_pair(rng, recipe.split, with_movers=fps == 1.0):
             begin, end = (pair + plan.first - 0.5) / fps, (pair + plan.stop - 0.5) / fps
             events.append(Event(what=plan.what, start_seconds=begin, stop_seconds=end, seed=int(rng.integers(2**31))))
@@ -78,7 +79,7 @@ def bank_video(recipe: BankRecipe, clips: list[Clip], number: int) -> ProbeVideo
         size=SIZES[int(rng.integers(len(SIZES)))],
         shots=tuple(shots),
         events=tuple(events),
-        foreign=tuple(random_shot(rng, clips, event.start_seconds) for event in events),
+        foreign=tuple(vivid_shot(rng, clips, event.start_seconds) for event in events),
     )
 
 

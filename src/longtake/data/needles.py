@@ -114,34 +114,49 @@ def fonts(split: Split) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+def font_of(name: str, size: int) -> ImageFont.FreeTypeFont:
+    """A font of ``fonts`` at a size in pixels; the procedural one has no file."""
     return ImageFont.truetype(str(FONT_FOLDER / name), size)
 
 
 def card_picture(card: Card, side: int, font: str, rng: np.random.Generator) -> Image.Image:
     """The card as an RGBA picture about ``side`` pixels high, slightly turned; drawn at twice the size first."""
-    big = 2 * side
-    picture = Image.new("RGBA", (big, big), (0, 0, 0, 0))
-    pen = ImageDraw.Draw(picture)
-    fill = _jitter(COLOURS[card.colour], rng)
-    rim = (250, 250, 250) if rng.random() < 0.5 else (25, 25, 25) if rng.random() < 0.5 else fill
-    width = max(1, int(big * rng.uniform(0.01, 0.04)))
-    box = (1, 1, big - 2, big - 2)
-    if card.outline == "square":
-        pen.rounded_rectangle(box, radius=big * rng.uniform(0.0, 0.2), fill=fill, outline=rim, width=width)
-        room = rng.uniform(0.7, 0.86)
-    elif card.outline == "round":
-        pen.ellipse(box, fill=fill, outline=rim, width=width)
-        room = rng.uniform(0.58, 0.7)
-    else:
-        turn = 30 * int(rng.integers(2))
-        pen.regular_polygon((big / 2, big / 2, big / 2 - 1), 6, rotation=turn, fill=fill, outline=rim)
-        room = rng.uniform(0.56, 0.68)
+    picture, room = _plate(card.outline, _jitter(COLOURS[card.colour], rng), 2 * side, rng)
     dark = card.colour in ("yellow", "cyan", "pink", "orange") if rng.random() < 0.85 else rng.random() < 0.3
     dark = dark and card.colour not in ("blue", "purple")
     bright = not dark and card.colour != "yellow"
     ink = (248, 248, 248) if bright else (15, 15, 15)
-    _content(picture, card, big * room, font, ink, rng)
+    _content(picture, card, 2 * side * room, font, ink, rng)
+    return _turned(picture, side, rng)
+
+
+def blank_card(colour: tuple[int, int, int], side: int, rng: np.random.Generator) -> Image.Image:
+    """The same of any colour and outline, with nothing on it."""
+    return _turned(_plate(str(rng.choice(OUTLINES)), colour, 2 * side, rng)[0], side, rng)
+
+
+def _plate(
+    outline: str, fill: tuple[int, int, int], big: int, rng: np.random.Generator
+) -> tuple[Image.Image, float]:
+    """An empty card ``big`` pixels high, and the share of it that has room for a content."""
+    picture = Image.new("RGBA", (big, big), (0, 0, 0, 0))
+    pen = ImageDraw.Draw(picture)
+    rim = (250, 250, 250) if rng.random() < 0.5 else (25, 25, 25) if rng.random() < 0.5 else fill
+    width = max(1, int(big * rng.uniform(0.01, 0.04)))
+    box = (1, 1, big - 2, big - 2)
+    if outline == "square":
+        pen.rounded_rectangle(box, radius=big * rng.uniform(0.0, 0.2), fill=fill, outline=rim, width=width)
+        return picture, rng.uniform(0.7, 0.86)
+    if outline == "round":
+        pen.ellipse(box, fill=fill, outline=rim, width=width)
+        return picture, rng.uniform(0.58, 0.7)
+    turn = 30 * int(rng.integers(2))
+    pen.regular_polygon((big / 2, big / 2, big / 2 - 1), 6, rotation=turn, fill=fill, outline=rim)
+    return picture, rng.uniform(0.56, 0.68)
+
+
+def _turned(picture: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
+    """A drawn card slightly turned, at its size."""
     turned = picture.rotate(float(rng.uniform(-8, 8)), Image.Resampling.BILINEAR)
     return turned.resize((side, side), Image.Resampling.BOX)
 
@@ -190,13 +205,13 @@ def _text(
     if name.startswith("train"):
         stretch, slant, stroke = rng.uniform(0.8, 1.25), rng.uniform(-0.08, 0.2), max(0.0, rng.uniform(-0.04, 0.04))
     middle = picture.width / 2
-    left, top, right, bottom = _font(name, 64).getbbox(text)
+    left, top, right, bottom = font_of(name, 64).getbbox(text)
     height = bottom - top + 128 * stroke
     width = (right - left + 128 * stroke) * stretch + abs(slant) * height
     size = max(6, 2 * int(32 * min(room / width, room / height)))
     mask = Image.new("L", picture.size, 0)
     pen = ImageDraw.Draw(mask)
-    pen.text((middle, middle), text, font=_font(name, size), fill=255, anchor="mm", stroke_width=stroke * size)
+    pen.text((middle, middle), text, font=font_of(name, size), fill=255, anchor="mm", stroke_width=stroke * size)
     if name.startswith("train"):  # from where each pixel comes: x / stretch + slant y about the middle
         back = (1 / stretch, slant / stretch, middle - (1 + slant) * middle / stretch, 0.0, 1.0, 0.0)
         mask = mask.transform(mask.size, Image.Transform.AFFINE, back, Image.Resampling.BILINEAR)

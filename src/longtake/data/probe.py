@@ -15,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageFilter
 
+from longtake.data.decoys import VividShot
 from longtake.data.haystack import Clip, Shot, random_shot
 from longtake.data.needles import (
     COLOURS,
@@ -52,9 +53,9 @@ class ProbeVideo:
     fps: float
     num_frames: int
     size: tuple[int, int]  # (height, width)
-    shots: tuple[Shot, ...]
+    shots: tuple[Shot | VividShot, ...]
     events: tuple[Event, ...]
-    foreign: tuple[Shot, ...]  # one for each event, used by the cuts
+    foreign: tuple[Shot | VividShot, ...]  # one for each event, used by the cuts
 
     @property
     def cards(self) -> tuple[tuple[Card, Event], ...]:

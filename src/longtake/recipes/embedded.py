@@ -20,6 +20,7 @@ from longtake.data.haystack import Clip, describe, load_clips
 from longtake.data.needles import Split
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM, VideoLLMConfig
+from longtake.train.checkpoint import Cycle
 from longtake.train.compressor import CompressorRecipe, FeatureBank, encode_groups, train_compressor
 from longtake.train.decoder import DecoderRecipe, Phase, train_decoder
 from longtake.train.lookback import start_looking_back
@@ -83,7 +84,7 @@ def tower() -> TowerRecipe:
 
 
 def bank() -> BankRecipe:
-    """160,000 frames of training footage with needles."""
+    """240,000 frames of training footage with needles."""
     return BankRecipe()
 
 
@@ -101,7 +102,9 @@ def decoder() -> DecoderRecipe:
             Phase(until_step=1100, groups=(3, 16), cards=6, tasks=ALL_TASKS, tokens=4096, questions=12, stretch=8),
             Phase(until_step=1700, groups=(4, 64), cards=6, tasks=ALL_TASKS, tokens=6144, questions=16, stretch=16),
             Phase(until_step=2850, groups=(8, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=20, stretch=8),
-        )
+            Phase(until_step=4700, groups=(8, 384), cards=6, tasks=ALL_TASKS, tokens=8192, questions=20, stretch=8),
+        ),
+        cycles=(Cycle(until_step=2850), Cycle(until_step=4700, peak=0.5)),
     )
 
 

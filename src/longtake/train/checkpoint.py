@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,27 @@ def resume(folder: Path, modules: Mapping[str, nn.Module], optimiser: Optimiser)
     optimiser.load_state_dict(state["optimiser"])
     torch.set_rng_state(state["rng"])
     return int(state["step"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cycle:
+    """A part of a training over which the learning rate goes up and comes down again.
+
+    until_step: where it ends. peak: the highest rate, as a share of the recipe's.
+    """
+
+    until_step: int
+    peak: float = 1.0
+
+
+def in_cycle(cycles: Sequence[Cycle], step: int) -> tuple[int, int, float]:
+    """How many steps a step is into its cycle, how many that has, and its peak."""
+    begin = 0
+    for cycle in cycles:
+        if step < cycle.until_step:
+            return step - begin, cycle.until_step - begin, cycle.peak
+        begin = cycle.until_step
+    raise ValueError(f"step {step} is not in {cycles}")
 
 
 def cosine(step: int, total: int, warmup: int, floor: float = 0.02) -> float:

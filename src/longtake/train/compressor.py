@@ -2,7 +2,8 @@
 
 The tower is frozen: windows of four frames of its features come from a bank. After the DTS and the 2x2 pool, reading
 heads must still tell content, colour, places, onset within the window and direction of motion: one for cards and one
-for movers, from all tokens together, and one from each token in which a card or a mover has its middle.
+for movers, from all tokens together, and one from each token in which a card or a mover has its middle. From each
+token of a window with nothing in it that head must tell just that.
 (ReCoT, the paper's self-supervised stage, is a stage of its own.)
 """
 
@@ -23,6 +24,7 @@ from longtake.data.needles import Mover
 from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.models.video_llm import average_pool
 from longtake.train import checkpoint
+from longtake.train.checkpoint import Cycle
 from longtake.train.optimiser import Optimiser
 from longtake.train.reading import (
     ATTRIBUTES,
@@ -45,9 +47,9 @@ class CompressorRecipe:
 
     dim: int = 192
     pool: int = 2
-    steps: int = 1600
+    cycles: tuple[Cycle, ...] = (Cycle(until_step=1600), Cycle(until_step=3400, peak=0.5))
     batch: int = 64  # windows of four frames
-    plain: float = 0.15  # share of windows with nothing in them
+    plain: float = 0.2  # share of windows with nothing in them
     noise: float = 0.2  # of a feature's standard deviation
     reverse: float = 0.5  # share of windows that run backwards
     lr: float = 1.0e-3
@@ -57,6 +59,11 @@ class CompressorRecipe:
     seed: int = 0
     log_every: int = 50
     save_every: int = 300
+
+    @property
+    def steps(self) -> int:
+        """All cycles together."""
+        return self.cycles[-1].until_step
 
 
 class FeatureBank:
@@ -163,16 +170,17 @@ def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) 
         which = torch.from_numpy(rng.random(len(rows)) < recipe.reverse)
         features, targets = run_backwards(bank.read(rows), bank.targets(rows), which)
         features = features + recipe.noise * features.std() * torch.randn_like(features)
-        loss, figures = _loss(modules, features, targets, recipe.pool)
-        optimiser.update(loss, checkpoint.cosine(step, recipe.steps, recipe.warmup))
+        loss, figures = compressor_loss(modules, features, targets, recipe.pool)
+        within, length, peak = checkpoint.in_cycle(recipe.cycles, step)
+        optimiser.update(loss, peak * checkpoint.cosine(within, length, recipe.warmup))
         log.add(loss=loss.item(), **figures)
         if (step + 1) % recipe.log_every == 0:
             log.write(step + 1)
         if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
             checkpoint.save(folder, step + 1, modules, optimiser)
-            held = bank.groups[(bank.groups >= last) & ~nothing[bank.groups]][:1500]
+            held = bank.groups[bank.groups >= last][:2000]
             with torch.no_grad():
-                _, figures = _loss(modules, bank.read(held), bank.targets(held), recipe.pool)
+                _, figures = compressor_loss(modules, bank.read(held), bank.targets(held), recipe.pool)
             log.write(step + 1, **{f"held_{name}": round(value, 4) for name, value in figures.items()})
     return dts
 
@@ -212,18 +220,21 @@ def _backwards(target: Tensor, which: Tensor) -> Tensor:
     return target
 
 
-def _loss(
+def compressor_loss(
     modules: dict[str, nn.Module], features: Tensor, targets: Targets, pool: int
 ) -> tuple[Tensor, dict[str, float]]:
     """All heads' loss and accuracies on windows of features ``(windows, 4, tokens, dim)``."""
     cards, movers, spread = targets
     labelled = spread[..., 0] != IGNORE
+    nothing = (cards[:, 0] == 0) & (movers[:, 0] == 0)
     with torch.autocast("cpu", torch.bfloat16):
         tokens = compress(modules["dts"], features, pool)
+        plain = tokens[nothing].flatten(0, 1)
         seen = [
             ("card", modules["card"](tokens), cards),
             ("mover", modules["mover"](tokens), movers),
             ("token", modules["token"](tokens[labelled]), spread[labelled]),
+            ("plain", modules["token"](plain), torch.tensor(labels(None)).expand(len(plain), -1)),
         ]
     loss = sum((reading_loss(logits, wanted) for _, logits, wanted in seen), torch.zeros(()))
     figures = {f"{name}_{k}": v for name, logits, wanted in seen for k, v in reading_accuracy(logits, wanted).items()}

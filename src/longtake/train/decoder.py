@@ -21,6 +21,7 @@ from longtake.data.questions import Question, ask_all
 from longtake.models.scorer import QueryScorer, min_max, straight_through
 from longtake.models.video_llm import VideoLLM
 from longtake.train import checkpoint
+from longtake.train.checkpoint import Cycle
 from longtake.train.grounding import grounding_loss
 from longtake.train.ledger import Ledger, ledger_loss
 from longtake.train.optimiser import Optimiser
@@ -50,6 +51,8 @@ class DecoderRecipe:
     """Hyper-parameters of stage 3."""
 
     phases: tuple[Phase, ...]
+    cycles: tuple[Cycle, ...]
+    cooldown: float = 0.4  # share of a cycle over which it comes down
     lr: float = 8e-4
     muon_lr: float = 3e-3
     weight_decay: float = 0.05
@@ -67,10 +70,14 @@ class DecoderRecipe:
     log_every: int = 50
     save_every: int = 250
 
+    def __post_init__(self) -> None:
+        if self.steps != self.phases[-1].until_step:
+            raise ValueError(f"cycles end at step {self.steps}, phases at {self.phases[-1].until_step}")
+
     @property
     def steps(self) -> int:
-        """All phases together."""
-        return self.phases[-1].until_step
+        """All cycles together."""
+        return self.cycles[-1].until_step
 
 
 def train_decoder(
@@ -97,7 +104,8 @@ def train_decoder(
         phase = next(p for p in recipe.phases if step < p.until_step)
         lessons, columns = draw_lessons(recipe, phase, mixer, rng, bank.shape[1])
         loss, figures = train_step(recipe, model, ledger, text, bank, scale, lessons, columns, rng)
-        optimiser.update(loss, checkpoint.trapezoid(step, recipe.steps, recipe.warmup))
+        within, length, peak = checkpoint.in_cycle(recipe.cycles, step)
+        optimiser.update(loss, peak * checkpoint.trapezoid(within, length, recipe.warmup, recipe.cooldown))
         log.add(loss=loss.item(), **figures)
         if (step + 1) % recipe.log_every == 0:
             log.write(step + 1)

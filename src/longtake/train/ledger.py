@@ -90,13 +90,14 @@ def noted_targets(mix: Mix, per_group: int) -> NDArray[np.int64]:
     """``(groups, per_group, columns)`` in the order of ``NOTED``.
 
     Where a group shows one card or mover, all of its tokens tell it; of more than one, each is told by the tokens in
-    which it has its middle, where they are its alone.
+    which it has its middle, where they are its alone. All tokens of a group that shows none tell that.
     """
     groups, side = len(mix.groups), math.isqrt(per_group)
     told = np.full((groups, per_group, 1 + len(READ)), IGNORE)
     things = [thing for thing in mix.placed if thing.what]
     spans = [range(thing.first // GROUP, (thing.stop - 1) // GROUP + 1) for thing in things]
     shown = Counter(group for span in spans for group in span)
+    told[[group for group in range(groups) if not shown[group]], :, 1 + READ.index("kind")] = 0
     taken = np.zeros((groups, per_group), np.bool_)
     columns = [list(ATTRIBUTES).index(name) for name in READ]
     before = len(COLOURS)

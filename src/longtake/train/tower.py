@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -21,10 +21,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from longtake.data.decoys import vivid_shot
 from longtake.data.haystack import Clip, random_shot
-from longtake.data.needles import Split, draw_card_choice, draw_mover_choice
+from longtake.data.needles import Card, Split, draw_card_choice, draw_mover_choice
 from longtake.data.probe import SIZES, Event, place_event
 from longtake.train import checkpoint
+from longtake.train.checkpoint import Cycle
 from longtake.train.optimiser import Optimiser
 from longtake.train.reading import IGNORE, AttributeHeads, ReadingHead, labels, reading_accuracy, reading_loss
 
@@ -38,7 +40,7 @@ class TowerRecipe:
     """Hyper-parameters of stage 1."""
 
     vision: SiglipVisionConfig
-    cycles: tuple[int, ...] = (2400, 5400)  # steps after which the learning rate has come down; it starts again
+    cycles: tuple[Cycle, ...] = (Cycle(until_step=2400), Cycle(until_step=5400), Cycle(until_step=7800, peak=0.5))
     batch: int = 32  # fresh pictures a step
     easy_steps: int = 300  # over which large cards give way to cards of all sizes
     whole_steps: int = 500  # at the end of each cycle; before them only some patches of a picture go in
@@ -57,11 +59,7 @@ class TowerRecipe:
     @property
     def steps(self) -> int:
         """All cycles together."""
-        return self.cycles[-1]
-
-    def cycle(self, step: int) -> tuple[int, int]:
-        """The first step of the cycle that a step belongs to, and the one after its last."""
-        return next(span for span in pairwise((0, *self.cycles)) if step < span[1])
+        return self.cycles[-1].until_step
 
     @property
     def side(self) -> int:
@@ -74,8 +72,9 @@ class SingleFrames(IterableDataset[Pictures]):
 
     Over the first ``easy`` batches cards are large more often than not: reading emerges several times sooner.
 
-    Yields uint8 ``(batch, 3, side, side)``, int64 ``(batch, attributes)`` and which patches a card or mover covers the
-    middle of, bool ``(batch, patches)``. Batch n depends on (seed, n) alone.
+    Yields uint8 ``(batch, 3, side, side)``, int64 ``(batch, attributes)`` and which patches are to tell what there is,
+    bool ``(batch, patches)``: those whose middle a card or mover covers; where there is nothing, some at random. Batch
+    n depends on (seed, n) alone. Training pictures have decoys.
     """
 
     def __init__(
@@ -100,11 +99,14 @@ class SingleFrames(IterableDataset[Pictures]):
     def _one(self, rng: np.random.Generator, easy: bool) -> tuple[NDArray[np.uint8], list[int], NDArray[np.bool_]]:
         """One picture, its labels, and which patches are covered."""
         height, width = SIZES[int(rng.integers(len(SIZES)))]
-        picture = random_shot(rng, self.clips, 0.0).picture(0.0, (height, width))
+        draw_shot = vivid_shot if self.split == "train" else random_shot
+        picture = draw_shot(rng, self.clips, 0.0).picture(0.0, (height, width))
         dice = rng.random()
-        what, covered = None, np.zeros((PATCHES, PATCHES), bool)
+        what, covered = None, rng.random((PATCHES, PATCHES)) < 0.2
         if dice < 0.85:
             what = draw_card_choice(rng, self.split) if dice < 0.7 else draw_mover_choice(rng, self.split)
+            if isinstance(what, Card) and what.kind != "number" and rng.random() < 0.35:
+                what = draw_card_choice(rng, self.split)  # numbers are the hardest to read
             event = Event(what=what, start_seconds=0.0, stop_seconds=1.0, seed=int(rng.integers(2**31)))
             card_size = (0.75, 1.0) if easy else (0.4, 0.9)
             drawn, x, y = place_event(event, float(rng.random()), (width, height), self.split, card_size)
@@ -161,8 +163,8 @@ def train_tower(
     for step in range(start, recipe.steps):
         fresh = next(batches)
         seen.append(fresh)
-        begin, end = recipe.cycle(step)
-        part = step < end - recipe.whole_steps
+        within, length, peak = checkpoint.in_cycle(recipe.cycles, step)
+        part = within < length - recipe.whole_steps
         again = torch.randint(len(seen), (recipe.repeats[0 if part else 1],)).tolist()
         pixels, targets, covered = (torch.cat(t) for t in zip(fresh, *(seen[n] for n in again), strict=True))
         with torch.autocast("cpu", torch.bfloat16):
@@ -175,7 +177,7 @@ def train_tower(
             patch_logits = patch_head(states.gather(1, some[..., None].expand(-1, -1, states.shape[2])).flatten(0, 1))
         patch_targets = torch.where(covered.gather(1, some)[..., None], targets[:, None], IGNORE).flatten(0, 1)
         loss = reading_loss(logits, targets) + reading_loss(patch_logits, patch_targets)
-        optimiser.update(loss, checkpoint.cosine(step - begin, end - begin, recipe.warmup))
+        optimiser.update(loss, peak * checkpoint.cosine(within, length, recipe.warmup))
         log.add(loss=loss.item(), **reading_accuracy(logits, targets))
         if (step + 1) % recipe.log_every == 0:
             log.write(step + 1)

@@ -102,9 +102,9 @@ def decoder() -> DecoderRecipe:
             Phase(until_step=1100, groups=(3, 16), cards=6, tasks=ALL_TASKS, tokens=4096, questions=12, stretch=8),
             Phase(until_step=1700, groups=(4, 64), cards=6, tasks=ALL_TASKS, tokens=6144, questions=16, stretch=16),
             Phase(until_step=2850, groups=(8, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=20, stretch=8),
-            Phase(until_step=4200, groups=(16, 384), cards=6, tasks=ALL_TASKS, tokens=8192, questions=25, stretch=8),
+            Phase(until_step=4100, groups=(16, 384), cards=6, tasks=ALL_TASKS, tokens=8192, questions=25, stretch=8),
         ),
-        cycles=(Cycle(until_step=2850), Cycle(until_step=4200, peak=0.5)),
+        cycles=(Cycle(until_step=2850), Cycle(until_step=4100, peak=0.5)),
     )
 
 

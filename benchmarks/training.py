@@ -2,10 +2,13 @@
 
     python benchmarks/training.py optimiser [--footage FOLDER] [--steps 400] [--seed 0]
     python benchmarks/training.py attention
+    python benchmarks/training.py by-heart --work FOLDER
 
 ``optimiser`` trains the first stage (``school``) for some steps with AdamW alone and with Muon at two rates, and reads
 windows of the test split (other fonts, triples and footage). ``attention`` times forward and backward passes: the
 tower's, fused and written out, by patches; and one attention over a video's columns, with a mask and without.
+``by-heart`` reads numbers from the groups of a bank with the compressor in a training's folder: groups of the videos
+that it was trained on, and of those held out, by the number of frames that show the card.
 """
 
 from __future__ import annotations
@@ -18,19 +21,26 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import SiglipVisionModel
 
+from longtake.data.bank import GROUP
+from longtake.data.needles import Card
+from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.recipes import embedded
 from longtake.train import optimiser
-from longtake.train.reading import ReadingHead, reading_accuracy
+from longtake.train.compressor import FeatureBank, compress
+from longtake.train.reading import ATTRIBUTES, ReadingHead, reading_accuracy
 from longtake.train.school import Pool, draw_pool, train_school, window_states, windows
 
 SHOWN = ("letter", "symbol", "tens", "units")
 TEST_CARDS = 3000
 TEST_WINDOWS = 2000
+BANK_GROUPS = 1500  # of each half
 
 
 def compare_optimisers(footage: Path | None, steps: int, seed: int) -> None:
@@ -96,10 +106,50 @@ def best_seconds(run: Callable[[], Tensor], times: int = 5) -> float:
     return min(spent[1:])
 
 
+def compare_bank_halves(work: Path) -> None:
+    """Print the share of groups with one number card whose digits are both right, seen in training and held out."""
+    bank = embedded.feature_bank(work)
+    state = torch.load(work / "compressor" / "checkpoint.pt", weights_only=True)["modules"]
+    dts, head = DynamicTokenSynthesizer(embedded.compressor().dim), ReadingHead(embedded.compressor().dim)
+    dts.load_state_dict(state["dts"])
+    head.load_state_dict(state["card"])
+    last = int(len(bank.events) * 0.9) * bank.windows_per_video
+    for name, chosen in (("trained on", bank.groups < last), ("held out", bank.groups >= last)):
+        rows, frames = number_groups(bank, bank.groups[chosen])
+        right = torch.cat([read_numbers(dts, head, bank, part) for part in rows[:BANK_GROUPS].split(64)])
+        shares = [f"{count} frames {right[frames[: len(right)] == count].float().mean():.3f}" for count in range(1, 5)]
+        print(f"{name}: {right.float().mean():.3f} of {len(right)} groups; {', '.join(shares)}", flush=True)
+
+
+def number_groups(bank: FeatureBank, groups: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Groups that show one card, a number, and on how many of their frames."""
+    rows = []
+    for window in groups.tolist():
+        video, begin = divmod(window, bank.windows_per_video)
+        spans = [(e.what, min(e.stop, begin + GROUP) - max(e.first, begin)) for e in bank.events[video][1]]
+        cards = [(what, frames) for what, frames in spans if frames > 0 and isinstance(what, Card)]
+        if len(cards) == 1 and cards[0][0].kind == "number":
+            rows.append((window, cards[0][1]))
+    window, frames = torch.tensor(rows).unbind(1)
+    return window, frames
+
+
+@torch.no_grad()
+def read_numbers(dts: DynamicTokenSynthesizer, head: ReadingHead, bank: FeatureBank, windows: Tensor) -> Tensor:
+    """Whether both digits of each group's card are told, bool ``(windows,)``."""
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = head(compress(dts, bank.read(windows.numpy()), embedded.compressor().pool))
+    wanted = bank.card_targets[windows]
+    places = [list(ATTRIBUTES).index(name) for name in ("tens", "units")]
+    right = [logits[name].argmax(1) == wanted[:, place] for name, place in zip(("tens", "units"), places, strict=True)]
+    return right[0] & right[1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("optimiser", "attention"))
+    parser.add_argument("what", choices=("optimiser", "attention", "by-heart"))
     parser.add_argument("--footage", type=Path, help="folder of videos for backgrounds; drawn scenes alone without it")
+    parser.add_argument("--work", type=Path, default=Path(".cache/embedded"), help="the training's folder")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -107,6 +157,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.what == "attention":
         compare_attention()
+    elif options.what == "by-heart":
+        compare_bank_halves(options.work)
     else:
         compare_optimisers(options.footage, options.steps, options.seed)
 

@@ -69,6 +69,10 @@ WORDINGS: dict[Split, dict[str, tuple[str, ...]]] = {
             "Tell me how many cards appear.",
             "How many cards does it show?",
             "Tell me how many cards were in the video.",
+            "Tell me how many cards the video shows.",
+            "How many cards did the video show?",
+            "How many cards did it show?",
+            "How many cards are in the video?",
         ),
         "when": (
             "When does the {colour} card appear?",

@@ -103,8 +103,9 @@ def decoder() -> DecoderRecipe:
             Phase(until_step=1700, groups=(4, 64), cards=6, tasks=ALL_TASKS, tokens=6144, questions=16, stretch=16),
             Phase(until_step=2850, groups=(8, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=20, stretch=8),
             Phase(until_step=4100, groups=(16, 384), cards=6, tasks=ALL_TASKS, tokens=8192, questions=25, stretch=8),
+            Phase(until_step=4240, groups=(16, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=25, stretch=8),
         ),
-        cycles=(Cycle(until_step=2850), Cycle(until_step=4100, peak=0.5)),
+        cycles=(Cycle(until_step=2850), Cycle(until_step=4100, peak=0.5), Cycle(until_step=4240, peak=0.25)),
     )
 
 
@@ -159,10 +160,18 @@ def run_compressor(footage: Path | None, work: Path) -> None:
     torch.save(encode_groups(dts.eval(), features, compressor().pool), work / "tokens.pt")
 
 
+def kept_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of this training: made once, so that wordings that are added later change no id."""
+    if not folder.exists():
+        train_tokenizer().save_pretrained(folder)
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+    return tokenizer
+
+
 def untrained_model(work: Path) -> tuple[VideoLLM, PreTrainedTokenizerFast]:
     """The model with its trained tower and DTS and everything else fresh."""
     torch.manual_seed(decoder().seed)
-    tokenizer = train_tokenizer()
+    tokenizer = kept_tokenizer(work / "tokenizer")
     model = VideoLLM(model_config(tokenizer))
     start_looking_back(model.language_model.model)
     model.vision_tower.load_state_dict(SiglipVisionModel.from_pretrained(work / "tower").state_dict())

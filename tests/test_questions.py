@@ -18,7 +18,7 @@ from longtake.data.questions import (
     score,
     vocabulary_text,
 )
-from longtake.train.tokenizer import SPECIAL, train_tokenizer
+from longtake.train.tokenizer import SPECIAL, kept_tokenizer, train_tokenizer
 
 
 def sentences(split: str) -> set[str]:
@@ -181,3 +181,16 @@ def test_the_tokenizer_says_everything_and_one_digit_at_a_time():
     assert all(len(tokenizer(content)["input_ids"]) <= 2 for content in CONTENTS)
     for colour in COLOURS:
         assert len(tokenizer(f" {colour}")["input_ids"]) == 1
+
+
+def test_a_kept_tokenizer_stays_when_wordings_are_added(tmp_path, monkeypatch):
+    file = tmp_path / "work" / "tokenizer.json"
+    first = kept_tokenizer(file)
+    assert first.get_vocab() == train_tokenizer().get_vocab()
+    more = {**WORDINGS["train"], "count": (*WORDINGS["train"]["count"], "How many cards does the wizard conjure up?")}
+    monkeypatch.setitem(WORDINGS, "train", more)
+    again = kept_tokenizer(file)
+    assert again.get_vocab() == first.get_vocab() != train_tokenizer().get_vocab()
+    text = "<|im_start|>user\n927: How many wizards?<|im_end|>"
+    assert again(text)["input_ids"] == first(text)["input_ids"]
+    assert (again.pad_token, again.eos_token) == (first.pad_token, first.eos_token)

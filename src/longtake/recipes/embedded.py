@@ -25,7 +25,7 @@ from longtake.train.compressor import CompressorRecipe, FeatureBank, encode_grou
 from longtake.train.decoder import DecoderRecipe, Phase, train_decoder
 from longtake.train.lookback import start_looking_back
 from longtake.train.school import SchoolRecipe, train_school
-from longtake.train.tokenizer import VIDEO, train_tokenizer
+from longtake.train.tokenizer import VIDEO, kept_tokenizer
 from longtake.train.tower import PATCHES, TowerRecipe, normalise, train_tower
 
 ALL_TASKS = ("what", "is_there", "order", "count", "when", "after", "direction")
@@ -160,18 +160,10 @@ def run_compressor(footage: Path | None, work: Path) -> None:
     torch.save(encode_groups(dts.eval(), features, compressor().pool), work / "tokens.pt")
 
 
-def kept_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of this training: made once, so that wordings that are added later change no id."""
-    if not folder.exists():
-        train_tokenizer().save_pretrained(folder)
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
-    return tokenizer
-
-
 def untrained_model(work: Path) -> tuple[VideoLLM, PreTrainedTokenizerFast]:
     """The model with its trained tower and DTS and everything else fresh."""
     torch.manual_seed(decoder().seed)
-    tokenizer = kept_tokenizer(work / "tokenizer")
+    tokenizer = kept_tokenizer(work / "tokenizer.json")
     model = VideoLLM(model_config(tokenizer))
     start_looking_back(model.language_model.model)
     model.vision_tower.load_state_dict(SiglipVisionModel.from_pretrained(work / "tower").state_dict())

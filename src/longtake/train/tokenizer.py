@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -30,6 +32,19 @@ def train_tokenizer(vocabulary: int = 768) -> PreTrainedTokenizerFast:
     frame = ["number letter shape", "system You are a helpful assistant. user assistant"]
     text = [*vocabulary_text(), *SYMBOLS, *LETTERS, *frame]
     tokenizer.train_from_iterator(text * 3, trainer)  # a pair of letters is merged when it is seen more than once
+    return wrapped(tokenizer)
+
+
+def kept_tokenizer(file: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in a file, trained and written there first: wordings that are added later then change no id."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        train_tokenizer().backend_tokenizer.save(str(file))
+    return wrapped(Tokenizer.from_file(str(file)))
+
+
+def wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """As transformers wants it."""
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, model_max_length=8192
     )

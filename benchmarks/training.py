@@ -28,12 +28,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import SiglipVisionModel
 
-from longtake.data.bank import GROUP
 from longtake.data.needles import Card
 from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.recipes import embedded
 from longtake.train import optimiser
-from longtake.train.compressor import FeatureBank, compress
+from longtake.train.compressor import FeatureBank, compress, shown_in
 from longtake.train.reading import ATTRIBUTES, ReadingHead, reading_accuracy
 from longtake.train.school import Pool, draw_pool, train_school, window_states, windows
 
@@ -113,8 +112,8 @@ def compare_bank_halves(work: Path) -> None:
     dts, head = DynamicTokenSynthesizer(embedded.compressor().dim), ReadingHead(embedded.compressor().dim)
     dts.load_state_dict(state["dts"])
     head.load_state_dict(state["card"])
-    last = int(len(bank.events) * 0.9) * bank.windows_per_video
-    for name, chosen in (("trained on", bank.groups < last), ("held out", bank.groups >= last)):
+    seen = bank.groups < bank.first_held_out
+    for name, chosen in (("trained on", seen), ("held out", ~seen)):
         rows, frames = number_groups(bank, bank.groups[chosen])
         right = torch.cat([read_numbers(dts, head, bank, part) for part in rows[:BANK_GROUPS].split(64)])
         shares = [f"{count} frames {right[frames[: len(right)] == count].float().mean():.3f}" for count in range(1, 5)]
@@ -122,14 +121,13 @@ def compare_bank_halves(work: Path) -> None:
 
 
 def number_groups(bank: FeatureBank, groups: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Groups that show one card, a number, and on how many of their frames."""
+    """Groups that show one card, a number, and on how many of their frames, int64 ``(groups,)`` each."""
     rows = []
     for window in groups.tolist():
         video, begin = divmod(window, bank.windows_per_video)
-        spans = [(e.what, min(e.stop, begin + GROUP) - max(e.first, begin)) for e in bank.events[video][1]]
-        cards = [(what, frames) for what, frames in spans if frames > 0 and isinstance(what, Card)]
-        if len(cards) == 1 and cards[0][0].kind == "number":
-            rows.append((window, cards[0][1]))
+        cards = [(n, e.what) for n, e in shown_in(bank.events[video][1], begin) if isinstance(e.what, Card)]
+        if len(cards) == 1 and cards[0][1].kind == "number":
+            rows.append((window, cards[0][0]))
     window, frames = torch.tensor(rows).unbind(1)
     return window, frames
 

@@ -73,7 +73,7 @@ class FeatureBank:
 
     features: bf16 as int16, ``(videos, frames, tokens, dim)``. card_targets, mover_targets: ``(windows, attributes)``.
     token_targets: int8 ``(windows, side x side, attributes)``. groups: the windows that are groups, in the order of
-    videos.
+    videos. first_held_out: the first window of the last tenth of the videos, which training never sees.
     """
 
     def __init__(self, folder: Path, tokens: int, dim: int, frames_per_video: int, side: int) -> None:
@@ -89,6 +89,7 @@ class FeatureBank:
         self.mover_targets = torch.tensor([mover for _, mover in pairs])
         self.token_targets = torch.from_numpy(np.stack([token_labels(*window, side) for window in windows]))
         self.groups = np.flatnonzero(np.arange(len(windows)) % self.windows_per_video % GROUP == 0)
+        self.first_held_out = int(len(self.events) * 0.9) * self.windows_per_video
 
     def __len__(self) -> int:
         return len(self.card_targets)
@@ -111,7 +112,7 @@ def window_labels(events: list[Placed], begin: int) -> tuple[list[int], list[int
     """
     card, mover = labels(None), labels(None)
     longest = 0
-    for frames, event in _shown(events, begin):
+    for frames, event in shown_in(events, begin):
         own = _event_labels(event, begin, frames)
         if isinstance(event.what, Mover):
             mover = own
@@ -128,7 +129,7 @@ def token_labels(events: list[Placed], begin: int, side: int) -> NDArray[np.int8
     """
     rows = np.full((side * side, len(ATTRIBUTES)), IGNORE, np.int8)
     taken: set[int] = set()
-    for frames, event in _shown(events, begin):
+    for frames, event in shown_in(events, begin):
         own = set(tokens_at(event.centres_in(begin), side))
         rows[list(own)] = _event_labels(event, begin, frames)
         rows[list(own & taken)] = IGNORE
@@ -136,7 +137,7 @@ def token_labels(events: list[Placed], begin: int, side: int) -> NDArray[np.int8
     return rows
 
 
-def _shown(events: list[Placed], begin: int) -> Iterator[tuple[int, Placed]]:
+def shown_in(events: list[Placed], begin: int) -> Iterator[tuple[int, Placed]]:
     """Cards and movers to be seen on the four frames from ``begin`` on, each with on how many of them."""
     for event in events:
         frames = min(event.stop, begin + GROUP) - max(event.first, begin)
@@ -160,7 +161,7 @@ def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) 
     optimiser = Optimiser(modules, recipe.lr, recipe.muon_lr, recipe.weight_decay)
     start = checkpoint.resume(folder, modules, optimiser)
     log = checkpoint.Log(folder / "log.jsonl", recipe.steps, start)
-    last = int(len(bank.events) * 0.9) * bank.windows_per_video
+    last = bank.first_held_out
     nothing = ((bank.card_targets[:, 0] == 0) & (bank.mover_targets[:, 0] == 0)).numpy()
     plain, busy = np.flatnonzero(nothing[:last]), np.flatnonzero(~nothing[:last])
     for step in range(start, recipe.steps):

@@ -32,7 +32,7 @@ def train_tokenizer(vocabulary: int = 768) -> PreTrainedTokenizerFast:
     frame = ["number letter shape", "system You are a helpful assistant. user assistant"]
     text = [*vocabulary_text(), *SYMBOLS, *LETTERS, *frame]
     tokenizer.train_from_iterator(text * 3, trainer)  # a pair of letters is merged when it is seen more than once
-    return wrapped(tokenizer)
+    return fast_tokenizer(tokenizer)
 
 
 def kept_tokenizer(file: Path) -> PreTrainedTokenizerFast:
@@ -40,11 +40,11 @@ def kept_tokenizer(file: Path) -> PreTrainedTokenizerFast:
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         train_tokenizer().backend_tokenizer.save(str(file))
-    return wrapped(Tokenizer.from_file(str(file)))
+    return fast_tokenizer(Tokenizer.from_file(str(file)))
 
 
-def wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """As transformers wants it."""
+def fast_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """A trained tokenizer as transformers' class, with the names of its special tokens."""
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, model_max_length=8192
     )

@@ -92,17 +92,17 @@ class SingleFrames(IterableDataset[Pictures]):
             share = max(0.0, 1 - number / self.easy) if self.easy else 0.0
             rows = [self._one(rng, rng.random() < share) for _ in range(self.batch)]
             pixels = torch.from_numpy(np.stack([row[0] for row in rows])).permute(0, 3, 1, 2)
-            covered = torch.from_numpy(np.stack([row[2] for row in rows]))
-            yield pixels, torch.tensor([row[1] for row in rows]), covered
+            telling = torch.from_numpy(np.stack([row[2] for row in rows]))
+            yield pixels, torch.tensor([row[1] for row in rows]), telling
             number += step
 
     def _one(self, rng: np.random.Generator, easy: bool) -> tuple[NDArray[np.uint8], list[int], NDArray[np.bool_]]:
-        """One picture, its labels, and which patches are covered."""
+        """One picture, its labels, and which patches are to tell what there is."""
         height, width = SIZES[int(rng.integers(len(SIZES)))]
         draw_shot = vivid_shot if self.split == "train" else random_shot
         picture = draw_shot(rng, self.clips, 0.0).picture(0.0, (height, width))
         dice = rng.random()
-        what, covered = None, rng.random((PATCHES, PATCHES)) < 0.2
+        what, telling = None, rng.random((PATCHES, PATCHES)) < 0.2
         if dice < 0.85:
             what = draw_card_choice(rng, self.split) if dice < 0.7 else draw_mover_choice(rng, self.split)
             if isinstance(what, Card) and what.kind != "number" and rng.random() < 0.35:
@@ -114,11 +114,11 @@ class SingleFrames(IterableDataset[Pictures]):
             middles = (np.arange(PATCHES) + 0.5) / PATCHES
             rows, columns = middles * height, middles * width
             across = (columns >= x) & (columns < x + drawn.width)
-            covered = ((rows >= y) & (rows < y + drawn.height))[:, None] & across[None, :]
+            telling = ((rows >= y) & (rows < y + drawn.height))[:, None] & across[None, :]
         if rng.random() < 0.3:
             picture = recompress(picture, int(rng.integers(25, 90)))
         pixels = np.asarray(picture.resize((self.side, self.side), Image.Resampling.BICUBIC))
-        return pixels, labels(what), covered.ravel()
+        return pixels, labels(what), telling.ravel()
 
 
 def recompress(picture: Image.Image, quality: int) -> Image.Image:
@@ -166,16 +166,16 @@ def train_tower(
         within, length, peak = checkpoint.in_cycle(recipe.cycles, step)
         part = within < length - recipe.whole_steps
         again = torch.randint(len(seen), (recipe.repeats[0 if part else 1],)).tolist()
-        pixels, targets, covered = (torch.cat(t) for t in zip(fresh, *(seen[n] for n in again), strict=True))
+        pixels, targets, telling = (torch.cat(t) for t in zip(fresh, *(seen[n] for n in again), strict=True))
         with torch.autocast("cpu", torch.bfloat16):
             if part:
-                states, covered = some_states(tower, pixels, covered, recipe.part_patches)
+                states, telling = some_states(tower, pixels, telling, recipe.part_patches)
             else:
                 states = tower(normalise(pixels)).last_hidden_state
-            some = (covered * torch.rand(covered.shape)).topk(PATCHES, dim=1).indices  # a fixed number: shapes stay
+            some = (telling * torch.rand(telling.shape)).topk(PATCHES, dim=1).indices  # a fixed number: shapes stay
             logits = head(states)
             patch_logits = patch_head(states.gather(1, some[..., None].expand(-1, -1, states.shape[2])).flatten(0, 1))
-        patch_targets = torch.where(covered.gather(1, some)[..., None], targets[:, None], IGNORE).flatten(0, 1)
+        patch_targets = torch.where(telling.gather(1, some)[..., None], targets[:, None], IGNORE).flatten(0, 1)
         loss = reading_loss(logits, targets) + reading_loss(patch_logits, patch_targets)
         optimiser.update(loss, peak * checkpoint.cosine(within, length, recipe.warmup))
         log.add(loss=loss.item(), **reading_accuracy(logits, targets))
@@ -195,16 +195,16 @@ def _batches(recipe: TowerRecipe, clips: list[Clip], start: int) -> Iterator[Pic
     return iter(DataLoader(data, batch_size=None, num_workers=recipe.workers, prefetch_factor=8))
 
 
-def some_states(tower: SiglipVisionModel, pixels: Tensor, covered: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The tower on ``count`` patches a picture, those with something on them first: states and which are covered.
+def some_states(tower: SiglipVisionModel, pixels: Tensor, telling: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The tower on ``count`` patches a picture, those that are to tell something first: states and which of them are.
 
     Most patches show background only; leaving them out halves the cost of learning to read.
     """
     embedded = tower.embeddings(normalise(pixels))
-    chosen = (covered + torch.rand(covered.shape)).topk(count, dim=1).indices
+    chosen = (telling + torch.rand(telling.shape)).topk(count, dim=1).indices
     embedded = embedded.gather(1, chosen[..., None].expand(-1, -1, embedded.shape[2]))
     states = tower.encoder(inputs_embeds=embedded).last_hidden_state
-    return tower.post_layernorm(states), covered.gather(1, chosen)
+    return tower.post_layernorm(states), telling.gather(1, chosen)
 
 
 @torch.no_grad()

@@ -23,7 +23,10 @@ RGB = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VividShot:
-    """A shot with stronger colours and decoys in it; the decoys follow from ``seed``."""
+    """A shot with other colours and decoys in it, which follow from ``seed``.
+
+    saturation: how far colours are from their grey, 1.0 as they are. decoys: how many.
+    """
 
     shot: Shot
     saturation: float
@@ -45,7 +48,7 @@ class VividShot:
 
 
 def vivid_shot(rng: np.random.Generator, clips: list[Clip], start_seconds: float) -> Shot | VividShot:
-    """A random shot; every other one has stronger colours, decoys, or both."""
+    """A random shot for training; every other one may have stronger colours and up to three decoys."""
     shot = random_shot(rng, clips, start_seconds)
     if rng.random() < 0.5:
         return shot

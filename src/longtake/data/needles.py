@@ -115,7 +115,7 @@ def fonts(split: Split) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4096)
 def font_of(name: str, size: int) -> ImageFont.FreeTypeFont:
-    """A font of ``fonts`` at a size in pixels; the procedural one has no file."""
+    """A font of ``fonts`` at a size in pixels. Raises OSError for the procedural one, which has no file."""
     return ImageFont.truetype(str(FONT_FOLDER / name), size)
 
 
@@ -131,7 +131,7 @@ def card_picture(card: Card, side: int, font: str, rng: np.random.Generator) -> 
 
 
 def blank_card(colour: tuple[int, int, int], side: int, rng: np.random.Generator) -> Image.Image:
-    """The same of any colour and outline, with nothing on it."""
+    """An empty card of a colour and any outline as an RGBA picture ``side`` pixels high."""
     return _turned(_plate(str(rng.choice(OUTLINES)), colour, 2 * side, rng)[0], side, rng)
 
 

@@ -61,7 +61,10 @@ class Cycle:
 
 
 def in_cycle(cycles: Sequence[Cycle], step: int) -> tuple[int, int, float]:
-    """How many steps a step is into its cycle, how many that has, and its peak."""
+    """How many steps a step is into its cycle, how many that has, and its peak.
+
+    Raises ValueError for a step behind the last cycle.
+    """
     begin = 0
     for cycle in cycles:
         if step < cycle.until_step:

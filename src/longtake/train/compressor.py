@@ -138,7 +138,7 @@ def token_labels(events: list[Placed], begin: int, side: int) -> NDArray[np.int8
 
 
 def shown_in(events: list[Placed], begin: int) -> Iterator[tuple[int, Placed]]:
-    """Cards and movers to be seen on the four frames from ``begin`` on, each with on how many of them."""
+    """On how many of the four frames from ``begin`` on each card and mover is to be seen, where that is any, and it."""
     for event in events:
         frames = min(event.stop, begin + GROUP) - max(event.first, begin)
         if frames > 0 and event.what is not None:
@@ -224,7 +224,11 @@ def _backwards(target: Tensor, which: Tensor) -> Tensor:
 def compressor_loss(
     modules: dict[str, nn.Module], features: Tensor, targets: Targets, pool: int
 ) -> tuple[Tensor, dict[str, float]]:
-    """All heads' loss and accuracies on windows of features ``(windows, 4, tokens, dim)``."""
+    """All heads' loss, a scalar, and accuracies by head and attribute, on windows of features.
+
+    modules: "dts" and the heads "card", "mover" and "token". features: ``(windows, 4, tokens, dim)``. pool: side of the
+    average pool after the DTS. "plain" among the accuracies is the token head's on windows with nothing in them.
+    """
     cards, movers, spread = targets
     labelled = spread[..., 0] != IGNORE
     nothing = (cards[:, 0] == 0) & (movers[:, 0] == 0)

@@ -48,11 +48,11 @@ class Phase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderRecipe:
-    """Hyper-parameters of stage 3."""
+    """Hyper-parameters of stage 3. Raises ValueError where phases and cycles end at different steps."""
 
     phases: tuple[Phase, ...]
     cycles: tuple[Cycle, ...]
-    cooldown: float = 0.4  # share of a cycle over which it comes down
+    cooldown: float = 0.4  # share of a cycle over which the learning rate comes down
     lr: float = 8e-4
     muon_lr: float = 3e-3
     weight_decay: float = 0.05

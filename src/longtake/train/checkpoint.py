@@ -81,7 +81,7 @@ def cosine(step: int, total: int, warmup: int, floor: float = 0.02) -> float:
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
-def trapezoid(step: int, total: int, warmup: int, cooldown: float = 0.25) -> float:
+def trapezoid(step: int, total: int, warmup: int, cooldown: float) -> float:
     """Learning-rate factor: linear warm-up, flat, then linear to 0 over the last ``cooldown`` of all steps.
 
     Unlike a cosine it doesn't depend on ``total`` until the end, so a run can be made longer while it runs.

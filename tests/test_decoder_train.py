@@ -47,7 +47,7 @@ from longtake.train.ledger import (
     seen_loss,
     stamp_loss,
 )
-from longtake.train.lookback import start_looking_back
+from longtake.train.lookback import look_back
 from longtake.train.optimiser import Optimiser
 from longtake.train.reading import IGNORE
 from longtake.train.rows import (
@@ -375,11 +375,11 @@ def test_the_seen_loss_by_hand(text):
     assert set(right) == {"count", "answers_count"}
 
 
-def test_the_first_layer_starts_by_looking_back():
+def test_the_first_layer_looks_back_and_keeps_doing_so():
     """Head n gives most of its weight to the token n + 1 places back, at any length, by the decoder's own attention."""
     torch.manual_seed(0)
     decoder = VideoLLM(embedded.model_config(train_tokenizer())).language_model.model
-    start_looking_back(decoder)
+    look_back(decoder)
     for start, length in ((0, 40), (7000, 1100)):
         states, positions = torch.randn(1, length, 256), start + torch.arange(length)[None]
         with torch.no_grad():
@@ -389,8 +389,12 @@ def test_the_first_layer_starts_by_looking_back():
             _, weights = decoder.layers[0].self_attn(states, rotary, mask)
         for head in range(4):
             assert weights[0, head].diagonal(-head - 1).mean() > 0.95
+    decoder(inputs_embeds=torch.randn(1, 9, 256)).last_hidden_state.square().sum().backward()
+    attention = decoder.layers[0].self_attn
+    parts = {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert {name for name in parts if getattr(attention, name).weight.grad is None} == {"q_proj", "k_proj"}
     with pytest.raises(ValueError, match="its own"):
-        start_looking_back(tiny.video_llm().language_model.model)
+        look_back(tiny.video_llm().language_model.model)
 
 
 def test_the_stamps_clock_is_learned_at_the_last_token_before_a_group(text):

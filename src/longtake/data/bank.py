@@ -26,7 +26,7 @@ from longtake.data.needles import COLOURS, CONTENTS, Card, Mover, Split, draw_ca
 from longtake.data.probe import SIZES, Event, ProbeVideo, centre
 
 GROUP = 4  # frames
-LATEST_START = 2000  # groups
+LATEST_START = 9000  # groups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class BankRecipe:
     """How many videos of how many frames, and from which seed."""
 
     split: Split = "train"
-    videos: int = 6000
+    videos: int = 14_000
     frames: int = 40
     seed: int = 0
     side: int = 128

@@ -23,7 +23,7 @@ from longtake.models.video_llm import VideoLLM, VideoLLMConfig
 from longtake.train.checkpoint import Cycle
 from longtake.train.compressor import CompressorRecipe, FeatureBank, encode_groups, train_compressor
 from longtake.train.decoder import DecoderRecipe, Phase, train_decoder
-from longtake.train.lookback import start_looking_back
+from longtake.train.lookback import look_back
 from longtake.train.school import SchoolRecipe, train_school
 from longtake.train.tokenizer import VIDEO, kept_tokenizer
 from longtake.train.tower import PATCHES, TowerRecipe, normalise, train_tower
@@ -84,7 +84,7 @@ def tower() -> TowerRecipe:
 
 
 def bank() -> BankRecipe:
-    """240,000 frames of training footage with needles."""
+    """560,000 frames of training footage with needles."""
     return BankRecipe()
 
 
@@ -103,9 +103,14 @@ def decoder() -> DecoderRecipe:
             Phase(until_step=1700, groups=(4, 64), cards=6, tasks=ALL_TASKS, tokens=6144, questions=16, stretch=16),
             Phase(until_step=2850, groups=(8, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=20, stretch=8),
             Phase(until_step=4100, groups=(16, 384), cards=6, tasks=ALL_TASKS, tokens=8192, questions=25, stretch=8),
-            Phase(until_step=4240, groups=(16, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=25, stretch=8),
+            Phase(until_step=4900, groups=(16, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=25, stretch=8),
         ),
-        cycles=(Cycle(until_step=2850), Cycle(until_step=4100, peak=0.5), Cycle(until_step=4240, peak=0.25)),
+        cycles=(
+            Cycle(until_step=2850),
+            Cycle(until_step=4100, peak=0.5),
+            Cycle(until_step=4240, peak=0.25),
+            Cycle(until_step=4900, peak=0.5),
+        ),
     )
 
 
@@ -165,7 +170,7 @@ def untrained_model(work: Path) -> tuple[VideoLLM, PreTrainedTokenizerFast]:
     torch.manual_seed(decoder().seed)
     tokenizer = kept_tokenizer(work / "tokenizer.json")
     model = VideoLLM(model_config(tokenizer))
-    start_looking_back(model.language_model.model)
+    look_back(model.language_model.model)
     model.vision_tower.load_state_dict(SiglipVisionModel.from_pretrained(work / "tower").state_dict())
     model.dts.load_state_dict(torch.load(work / "dts.pt", weights_only=True))
     return model, tokenizer

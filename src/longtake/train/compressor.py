@@ -47,7 +47,11 @@ class CompressorRecipe:
 
     dim: int = 192
     pool: int = 2
-    cycles: tuple[Cycle, ...] = (Cycle(until_step=1600), Cycle(until_step=3400, peak=0.5))
+    cycles: tuple[Cycle, ...] = (
+        Cycle(until_step=1600),
+        Cycle(until_step=3400, peak=0.5),
+        Cycle(until_step=5400, peak=0.5),
+    )
     batch: int = 64  # windows of four frames
     plain: float = 0.2  # share of windows with nothing in them
     noise: float = 0.2  # of a feature's standard deviation

@@ -103,13 +103,14 @@ def decoder() -> DecoderRecipe:
             Phase(until_step=1700, groups=(4, 64), cards=6, tasks=ALL_TASKS, tokens=6144, questions=16, stretch=16),
             Phase(until_step=2850, groups=(8, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=20, stretch=8),
             Phase(until_step=4100, groups=(16, 384), cards=6, tasks=ALL_TASKS, tokens=8192, questions=25, stretch=8),
-            Phase(until_step=4900, groups=(16, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=25, stretch=8),
+            Phase(until_step=5460, groups=(16, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=25, stretch=8),
         ),
         cycles=(
             Cycle(until_step=2850),
             Cycle(until_step=4100, peak=0.5),
             Cycle(until_step=4240, peak=0.25),
-            Cycle(until_step=4900, peak=0.5),
+            Cycle(until_step=5160, peak=0.5),
+            Cycle(until_step=5460, peak=0.25),
         ),
     )
 

@@ -2,7 +2,7 @@
 
 A stamp's last token must gather the digits before it, however long the video. From a random start a head learns to find
 its neighbours among hundreds of tokens and loses them among thousands; rotary positions can say it exactly. Left to
-training, the fourth head goes over to what short videos need, and times of 1,000 s and more are lost.
+training, the fourth head came to look three tokens back in one run, and times of 1,000 s and more were lost.
 """
 
 from __future__ import annotations

@@ -115,19 +115,21 @@ def compare_bank_halves(work: Path) -> None:
     seen = bank.groups < bank.first_held_out
     for name, chosen in (("trained on", seen), ("held out", ~seen)):
         rows, frames = number_groups(bank, bank.groups[chosen])
-        right = torch.cat([read_numbers(dts, head, bank, part) for part in rows[:BANK_GROUPS].split(64)])
-        shares = [f"{count} frames {right[frames[: len(right)] == count].float().mean():.3f}" for count in range(1, 5)]
+        right = torch.cat([read_numbers(dts, head, bank, part) for part in rows.split(64)])
+        shares = [f"{count} frames {right[frames == count].float().mean():.3f}" for count in range(1, 5)]
         print(f"{name}: {right.float().mean():.3f} of {len(right)} groups; {', '.join(shares)}", flush=True)
 
 
 def number_groups(bank: FeatureBank, groups: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Groups that show one card, a number, and on how many of their frames, int64 ``(groups,)`` each."""
+    """The first groups that show one card, a number, and on how many of their frames, int64 ``(groups,)`` each."""
     rows = []
     for window in groups.tolist():
         video, begin = divmod(window, bank.windows_per_video)
         cards = [(n, e.what) for n, e in shown_in(bank.events[video][1], begin) if isinstance(e.what, Card)]
         if len(cards) == 1 and cards[0][1].kind == "number":
             rows.append((window, cards[0][0]))
+            if len(rows) == BANK_GROUPS:
+                break
     window, frames = torch.tensor(rows).unbind(1)
     return window, frames
 

@@ -39,12 +39,14 @@ def kept_tokenizer(file: Path) -> PreTrainedTokenizerFast:
     """The tokenizer in a file, trained and written there first: wordings that are added later then change no id."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        train_tokenizer().backend_tokenizer.save(str(file))
+        scratch = file.with_suffix(".tmp")
+        train_tokenizer().backend_tokenizer.save(str(scratch))
+        scratch.replace(file)
     return fast_tokenizer(Tokenizer.from_file(str(file)))
 
 
 def fast_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """A trained tokenizer as transformers' class, with the names of its special tokens."""
+    """A trained tokenizer as transformers' class, which knows padding and end."""
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, model_max_length=8192
     )

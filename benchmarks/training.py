@@ -31,7 +31,7 @@ from transformers import SiglipVisionModel
 from longtake.data.needles import Card
 from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.recipes import embedded
-from longtake.train import optimiser
+from longtake.train import checkpoint, optimiser
 from longtake.train.compressor import FeatureBank, compress, shown_in
 from longtake.train.reading import ATTRIBUTES, ReadingHead, reading_accuracy
 from longtake.train.school import Pool, draw_pool, train_school, window_states, windows
@@ -108,7 +108,7 @@ def best_seconds(run: Callable[[], Tensor], times: int = 5) -> float:
 def compare_bank_halves(work: Path) -> None:
     """Print the share of groups with one number card whose digits are both right, seen in training and held out."""
     bank = embedded.feature_bank(work)
-    state = torch.load(work / "compressor" / "checkpoint.pt", weights_only=True)["modules"]
+    state = checkpoint.modules_of(work / "compressor")
     dts, head = DynamicTokenSynthesizer(embedded.compressor().dim), ReadingHead(embedded.compressor().dim)
     dts.load_state_dict(state["dts"])
     head.load_state_dict(state["card"])

@@ -20,6 +20,7 @@ from longtake.data.haystack import Clip, describe, load_clips
 from longtake.data.needles import Split
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM, VideoLLMConfig
+from longtake.train import checkpoint
 from longtake.train.checkpoint import Cycle
 from longtake.train.compressor import CompressorRecipe, FeatureBank, encode_groups, train_compressor
 from longtake.train.decoder import DecoderRecipe, Phase, train_decoder
@@ -190,7 +191,7 @@ def run_export(footage: Path | None, work: Path) -> None:
     """Write the model, whatever step its decoder is at, as bf16 into ``work/export``."""
     del footage
     model, tokenizer = untrained_model(work)
-    state = torch.load(work / "decoder" / "checkpoint.pt", weights_only=True)["modules"]
+    state = checkpoint.modules_of(work / "decoder")
     model.projector.load_state_dict(state["projector"])
     model.language_model.load_state_dict(state["decoder"])
     assert model.scorer is not None

@@ -30,6 +30,12 @@ def save(folder: Path, step: int, modules: Mapping[str, nn.Module], optimiser: O
     scratch.replace(folder / "checkpoint.pt")
 
 
+def modules_of(folder: Path) -> dict[str, Any]:
+    """Weights of an earlier stage's parts, by name. Raises FileNotFoundError where that has left no checkpoint."""
+    modules: dict[str, Any] = torch.load(folder / "checkpoint.pt", weights_only=True)["modules"]
+    return modules
+
+
 def last_step(folder: Path) -> int:
     """The step that ``resume`` will go on from; 0 when there is no checkpoint."""
     file = folder / "checkpoint.pt"

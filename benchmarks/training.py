@@ -57,7 +57,7 @@ def compare_optimisers(footage: Path | None, steps: int, seed: int) -> None:
             with patch.object(optimiser, "SMALLEST_MATRIX", smallest):
                 tower = train_school(chosen, train, work)
             head = ReadingHead(recipe.vision.hidden_size)
-            head.load_state_dict(torch.load(work / "checkpoint.pt", weights_only=True)["modules"]["head"])
+            head.load_state_dict(checkpoint.modules_of(work)["head"])
             read = read_windows(tower, head, pool)
             called = f"AdamW {recipe.lr}" if muon_lr is None else f"Muon {muon_lr}"
             print(called, "on the test split:", {name: round(read[name], 3) for name in SHOWN}, flush=True)

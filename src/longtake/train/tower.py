@@ -155,7 +155,7 @@ def train_tower(
     seen = deque((next(batches) for _ in range(min(start, OLD_BATCHES - 1))), maxlen=OLD_BATCHES)
     checkpoint.resume(folder, modules, optimiser)
     if start == 0:
-        taught = torch.load(school / "checkpoint.pt", weights_only=True)["modules"]
+        taught = checkpoint.modules_of(school)
         for name, module in modules.items():
             module.load_state_dict(taught[name])
     log = checkpoint.Log(folder / "log.jsonl", recipe.steps, start)

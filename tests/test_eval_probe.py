@@ -14,7 +14,7 @@ from longtake.data.probe import Event, ProbeVideo, make_video
 from longtake.data.questions import TASKS, Question, ask_all
 from longtake.eval import probe
 from longtake.eval.plot import depth_by_length
-from longtake.eval.probe import ask_blind, ask_video, evaluate, evidence
+from longtake.eval.probe import ask_blind, ask_video, evaluate, evidence, later
 from longtake.eval.report import DEPTHS, Asked, ProbeRun, interval, report, table
 from longtake.types import Answer, Evidence, Usage
 
@@ -71,7 +71,8 @@ def test_a_report_by_hand():
     clips = world.clips()
     found = report(run, rows, clips)
     assert json.loads(json.dumps(found)) == found
-    assert found["run"] == {"num_frames": 64, "num_videos": 3, "seed": 2, "keep": None, "split": "test"}
+    said = {"num_frames": 64, "num_videos": 3, "seed": 2, "keep": None, "begin_seconds": 0, "split": "test"}
+    assert found["run"] == said
     assert found["haystack"] == {"clips": 3, "unique_minutes": 0.4}
     assert (found["accuracy"]["mean"], found["accuracy"]["questions"]) == (0.625, 8)
     assert list(found["by_task"]) == ["what", "is_there", "when"]
@@ -109,6 +110,14 @@ def test_evidence_by_hand():
     assert evidence(video, about, answer()) == (False, 0.0)
     whole = Question(task="count", text="?", answer="1")
     assert evidence(video, whole, answer((0, 100, 1.0))) == (None, 1.0)
+
+
+def test_a_question_about_a_later_video():
+    needle = Event(what=Card(content="7", colour="red", outline="round"), start_seconds=10.5, stop_seconds=13.0, seed=0)
+    when = later(Question(task="when", text="?", answer="11 s", event=needle), 9000)
+    assert (when.answer, when.event.start_seconds, when.event.stop_seconds) == ("9011 s", 9010.5, 9013.0)
+    count = Question(task="count", text="?", answer="2")
+    assert later(count, 9000) == count
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +165,8 @@ def test_a_budget_adds_its_controls(model, monkeypatch):
     assert all(count < 512 for counts in kept.values() for count in counts)
 
 
-def test_a_perfect_model_scores_everything(model, monkeypatch):
+@pytest.mark.parametrize("begin", [0, 7000])
+def test_a_perfect_model_scores_everything(model, monkeypatch, begin):
     """Answers from the truth by question text: every figure is 1, evidence included."""
     truths: dict[str, Question] = {}
     asking = ask_all
@@ -167,7 +177,8 @@ def test_a_perfect_model_scores_everything(model, monkeypatch):
         return questions
 
     def told(self, memory, text, **settings):
-        question = truths[text]
+        question = later(truths[text], begin)
+        assert memory.tokens.seconds[0] == begin
         spans = [] if question.event is None else [(question.event.start_seconds, question.event.stop_seconds, 1.0)]
         found = answer(*spans)
         return Answer(text=f" {question.answer}. ", evidence=found.evidence, usage=found.usage)
@@ -175,7 +186,7 @@ def test_a_perfect_model_scores_everything(model, monkeypatch):
     monkeypatch.setattr(probe, "ask_all", remembered)
     monkeypatch.setattr(longtake.Model, "ask", told)
     monkeypatch.setattr(probe, "ANSWER_TOKENS", 2)
-    found = evaluate(model, ProbeRun(num_frames=64, num_videos=3), world.clips())
+    found = evaluate(model, ProbeRun(num_frames=64, num_videos=3, begin_seconds=begin), world.clips())
     assert found["accuracy"]["mean"] == found["accuracy"]["low"] == 1.0
     assert set(found["by_task"]) == set(TASKS)
     assert found["evidence"]["top_span_hits"] == 1.0

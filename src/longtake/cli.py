@@ -123,6 +123,7 @@ def probe(
     samples: Annotated[int, typer.Option(help="Videos a length, each with up to 20 questions.", min=1)] = 25,
     seed: int = 0,
     keep: Annotated[float | None, typer.Option(help="Share of the visual tokens to keep.", min=0.0001, max=1.0)] = None,
+    begin: Annotated[int, typer.Option(help="Time of the first frame, as in a part of a longer video.", min=0)] = 0,
     haystack: Annotated[Path | None, typer.Option(help="Folder of footage; drawn scenes without it.")] = None,
     cache: Annotated[Path, typer.Option(help="Where decoded footage is kept.")] = Path(".cache/haystack"),
     plot: Annotated[Path | None, typer.Option(help="Write a depth-by-length heat-map here.")] = None,
@@ -140,7 +141,7 @@ def probe(
     clips = load_clips("test", haystack, cache)
     results = []
     for num_frames in frames:
-        run = ProbeRun(num_frames=num_frames, num_videos=samples, seed=seed, keep=keep)
+        run = ProbeRun(num_frames=num_frames, num_videos=samples, seed=seed, keep=keep, begin_seconds=begin)
         with _progress(f"{num_frames} frames") as progress:
             results.append(evaluate(loaded, run, clips, progress))
     if plot is not None:

@@ -26,7 +26,7 @@ from longtake.data.needles import COLOURS, CONTENTS, Card, Mover, Split, draw_ca
 from longtake.data.probe import SIZES, Event, ProbeVideo, centre
 
 GROUP = 4  # frames
-LATEST_START = 9000  # groups
+LATEST_STARTS = (25, 250, 2500, 9000)  # groups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,14 +292,14 @@ class Mixer:
         """One video of ``num_groups`` groups with up to ``max_cards`` cards, and a mover with probability ``mover``.
 
         Many cards are likelier than few (the larger of two draws): they are harder to count and to put in order. Every
-        other video begins late, so that times of three and four digits are met in short ones too.
+        other video begins late, so that times of any number of digits, and any first digit, are met in short ones too.
         """
         chosen = self._choose(rng, num_groups, max_cards, mover)
         room = num_groups - sum(unit.groups for unit in chosen)
         order = [chosen[i] for i in rng.permutation(len(chosen))]
         gaps = np.diff(np.sort(rng.integers(0, room + 1, len(order))), prepend=0, append=room)
         frame_seconds = float(rng.choice([1.0, 1.0, 1.0, 1.0, 0.5, 2.0]))
-        start = GROUP * int(np.exp(rng.uniform(0, np.log(LATEST_START)))) if rng.random() < 0.5 else 0
+        start = GROUP * int(rng.integers(rng.choice(LATEST_STARTS))) if rng.random() < 0.5 else 0
         rows: list[int] = []
         placed: list[Placed] = []
         for unit, gap in zip(order, gaps[:-1], strict=True):

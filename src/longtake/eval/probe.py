@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,14 +46,15 @@ def ask_video(model: Model, run: ProbeRun, clips: list[Clip], number: int) -> li
     rng = np.random.default_rng([seed, 4])
     cards = int(rng.integers(3, 7)) if run.num_frames >= 48 else None
     video = make_video(seed, split=run.split, clips=clips, num_frames=run.num_frames, num_cards=cards)
+    frames = (replace(chunk, seconds=chunk.seconds + run.begin_seconds) for chunk in video.frames())
     memory = watch_frames(
         model.backbone,
-        video.frames(),
+        frames,
         Sampling(fps=1.0),
-        duration_seconds=float(run.num_frames),
+        duration_seconds=run.begin_seconds + run.num_frames,
         num_planned=run.num_frames,
     )
-    questions = ask_all(video, rng, QUESTIONS_A_VIDEO)
+    questions = [later(question, run.begin_seconds) for question in ask_all(video, rng, QUESTIONS_A_VIDEO)]
     conditions = _conditions(run, memory, model)
     replies = {name: [ask(question.text) for question in questions] for name, ask in conditions.items()}
     blind = ask_blind(model, [question.text for question in questions])
@@ -60,11 +62,23 @@ def ask_video(model: Model, run: ProbeRun, clips: list[Clip], number: int) -> li
     for place, question in enumerate(questions):
         answers = {name: answer[place].text for name, answer in replies.items()} | {"blind": blind[place]}
         hit, share = evidence(video, question, replies["model"][place])
-        depth = None if question.event is None else question.event.start_seconds / run.num_frames
+        event = question.event
+        depth = None if event is None else (event.start_seconds - run.begin_seconds) / run.num_frames
         asked.append(
             Asked(video=number, question=question, answers=answers, depth=depth, evidence_hit=hit, evidence_share=share)
         )
     return asked
+
+
+def later(question: Question, seconds: int) -> Question:
+    """The same about a video whose first frame has this time."""
+    event, answer = question.event, question.answer
+    if event is not None:
+        start, stop = event.start_seconds + seconds, event.stop_seconds + seconds
+        event = replace(event, start_seconds=start, stop_seconds=stop)
+    if question.task == "when":
+        answer = f"{int(answer.removesuffix(' s')) + seconds} s"
+    return replace(question, event=event, answer=answer)
 
 
 def _conditions(run: ProbeRun, memory: Memory, model: Model) -> dict[str, Callable[[str], Answer]]:

@@ -27,13 +27,15 @@ Right = Callable[["Asked"], bool]
 class ProbeRun:
     """What is measured: videos of ``num_frames`` frames at 1 frame a second.
 
-    keep: share of the visual tokens that the selector may keep; None keeps all that fit the context.
+    keep: share of the visual tokens that the selector may keep; None keeps all that fit the context. begin_seconds: the
+    first frame's time, as if the video were a part of a longer one.
     """
 
     num_frames: int
     num_videos: int = 25
     seed: int = 0
     keep: float | None = None
+    begin_seconds: int = 0
     split: Split = "test"
 
 

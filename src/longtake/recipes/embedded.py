@@ -105,6 +105,7 @@ def decoder() -> DecoderRecipe:
             Phase(until_step=2850, groups=(8, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=20, stretch=8),
             Phase(until_step=4100, groups=(16, 384), cards=6, tasks=ALL_TASKS, tokens=8192, questions=25, stretch=8),
             Phase(until_step=5460, groups=(16, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=25, stretch=8),
+            Phase(until_step=6060, groups=(8, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=25, stretch=8),
         ),
         cycles=(
             Cycle(until_step=2850),
@@ -112,6 +113,7 @@ def decoder() -> DecoderRecipe:
             Cycle(until_step=4240, peak=0.25),
             Cycle(until_step=5160, peak=0.5),
             Cycle(until_step=5460, peak=0.25),
+            Cycle(until_step=6060, peak=0.5),
         ),
     )
 

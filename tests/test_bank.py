@@ -230,6 +230,13 @@ def test_mixes_have_their_length_and_different_colours(mixer):
     assert 10 <= seen["late"] <= 30
 
 
+def test_late_videos_begin_with_any_digit(mixer):
+    starts = [mixer.mix(np.random.default_rng(n), 3, 1, 0.0, 1.0).start_seconds for n in range(400)]
+    assert max(starts) > 10_000
+    assert {str(int(start))[0] for start in starts if 1000 <= start < 10_000} == set("123456789")
+    assert not any(mixer.mix(np.random.default_rng(n), 3, 1, 0.0, 0.0).start_seconds for n in range(40))
+
+
 def test_every_row_of_a_mix_shows_what_its_events_say(mixer, bank):
     """Frame by frame, by the bank's own record of what is on each of its frames."""
     for mix in mixes(mixer):

@@ -26,7 +26,7 @@ from longtake.data.needles import COLOURS, CONTENTS, Card, Mover, Split, draw_ca
 from longtake.data.probe import SIZES, Event, ProbeVideo, centre
 
 GROUP = 4  # frames
-LATEST_STARTS = (25, 250, 2500, 9000)  # groups
+LATEST_STARTS = (250, 2500, 2500, 9000)  # groups; one of these, then uniform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,18 +288,20 @@ class Mixer:
         self.cuts = [u for u in units if u.events and all(e.what is None for e in u.events)]
         self.plain = [u for u in units if not u.events]
 
-    def mix(self, rng: np.random.Generator, num_groups: int, max_cards: int, mover: float) -> Mix:
+    def mix(
+        self, rng: np.random.Generator, num_groups: int, max_cards: int, mover: float, late: float = 0.5
+    ) -> Mix:
         """One video of ``num_groups`` groups with up to ``max_cards`` cards, and a mover with probability ``mover``.
 
-        Many cards are likelier than few (the larger of two draws): they are harder to count and to put in order. Every
-        other video begins late, so that times of any number of digits, and any first digit, are met in short ones too.
+        Many cards are likelier than few (the larger of two draws): they are harder to count and to put in order. late:
+        the share of videos that begin late, so that times with any number of digits are met in short ones.
         """
         chosen = self._choose(rng, num_groups, max_cards, mover)
         room = num_groups - sum(unit.groups for unit in chosen)
         order = [chosen[i] for i in rng.permutation(len(chosen))]
         gaps = np.diff(np.sort(rng.integers(0, room + 1, len(order))), prepend=0, append=room)
         frame_seconds = float(rng.choice([1.0, 1.0, 1.0, 1.0, 0.5, 2.0]))
-        start = GROUP * int(rng.integers(rng.choice(LATEST_STARTS))) if rng.random() < 0.5 else 0
+        start = GROUP * int(rng.integers(rng.choice(LATEST_STARTS))) if rng.random() < late else 0
         rows: list[int] = []
         placed: list[Placed] = []
         for unit, gap in zip(order, gaps[:-1], strict=True):

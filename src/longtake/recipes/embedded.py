@@ -105,7 +105,9 @@ def decoder() -> DecoderRecipe:
             Phase(until_step=2850, groups=(8, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=20, stretch=8),
             Phase(until_step=4100, groups=(16, 384), cards=6, tasks=ALL_TASKS, tokens=8192, questions=25, stretch=8),
             Phase(until_step=5460, groups=(16, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=25, stretch=8),
-            Phase(until_step=6060, groups=(8, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=25, stretch=8),
+            Phase(until_step=5750, groups=(8, 256), cards=6, tasks=ALL_TASKS, tokens=8192, questions=25, stretch=8),
+            Phase(until_step=6150, groups=(3, 24), cards=6, tasks=ALL_TASKS, tokens=8192, questions=25, late=0.9),
+            Phase(until_step=6400, groups=(8, 256), cards=6, tasks=ALL_TASKS, questions=25, late=0.7, stretch=8),
         ),
         cycles=(
             Cycle(until_step=2850),
@@ -113,7 +115,7 @@ def decoder() -> DecoderRecipe:
             Cycle(until_step=4240, peak=0.25),
             Cycle(until_step=5160, peak=0.5),
             Cycle(until_step=5460, peak=0.25),
-            Cycle(until_step=6060, peak=0.5),
+            Cycle(until_step=6400, peak=0.5),
         ),
     )
 

@@ -43,6 +43,7 @@ class Phase:
     tasks: tuple[str, ...]
     tokens: int = 8192  # a batch
     questions: int = 8  # a video
+    late: float = 0.5  # share of videos that begin late
     stretch: float = 1.0  # up to how many times longer are videos that are thinned as a selector would
 
 
@@ -130,7 +131,7 @@ def draw_lessons(
         groups = round(groups * np.exp(rng.uniform(0, np.log(phase.stretch))))
     lessons = []
     for _ in range(rows):
-        mix = mixer.mix(rng, groups, min(phase.cards, 1 + groups // 2), 0.5)
+        mix = mixer.mix(rng, groups, min(phase.cards, 1 + groups // 2), 0.5, phase.late)
         questions = [q for q in ask_all(mix.video, rng, 40) if q.task in phase.tasks]
         questions.sort(key=lambda q: q.task not in ASKED_ONCE)
         lessons.append((mix, questions[: phase.questions]))

@@ -71,7 +71,7 @@ def ask_video(model: Model, run: ProbeRun, clips: list[Clip], number: int) -> li
 
 
 def later(question: Question, seconds: int) -> Question:
-    """The same about a video whose first frame has this time."""
+    """The same question, its event and its time ``seconds`` later: about a video whose first frame has that time."""
     event, answer = question.event, question.answer
     if event is not None:
         start, stop = event.start_seconds + seconds, event.stop_seconds + seconds

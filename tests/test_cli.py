@@ -14,6 +14,7 @@ from PIL import Image
 import longtake.model
 from fakes import FakeBackbone, write_video
 from longtake import cli
+from longtake.cli import ask
 from longtake.memory import load_memory
 from longtake.model import Model
 from longtake.types import LongtakeError
@@ -250,7 +251,7 @@ def test_every_command_has_its_help(run):
 
 
 def test_times_are_written_as_clocks():
-    assert [cli._clock(seconds) for seconds in (0, 59.96, 61.25, 3599.97, 36000)] == [
+    assert [ask._clock(seconds) for seconds in (0, 59.96, 61.25, 3599.97, 36000)] == [
         "0:00.0",
         "1:00.0",
         "1:01.2",

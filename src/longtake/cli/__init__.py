@@ -1,0 +1,38 @@
+"""The command line: results to stdout, progress and warnings to stderr; a mistake gives one line and exit code 1."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import typer
+
+from longtake.cli import ask, convert, evaluate
+from longtake.cli.console import errors
+from longtake.types import LongtakeError
+
+app = typer.Typer(
+    help="Ask questions of hours of video.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+for command in (ask.ask, ask.watch, ask.info, convert.convert):
+    app.command()(command)
+app.add_typer(evaluate.evaluations, name="eval")
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    errors.print(f"warning: {message}", style="yellow")
+
+
+def main() -> None:
+    """The console script: typer's commands, and one line for each mistake."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = _show_warning  # one line, without the place in our code
+            app(prog_name="longtake")
+    except LongtakeError as error:
+        errors.print("error: " + " ".join(str(error).split()), style="red")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print("interrupted", style="red")
+        sys.exit(130)

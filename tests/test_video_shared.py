@@ -7,7 +7,6 @@ import shutil
 import subprocess
 from bisect import bisect_right
 from fractions import Fraction
-from functools import cache
 from pathlib import Path
 
 import av
@@ -137,7 +136,6 @@ def each(chunks: list[Frames]) -> list[NDArray[np.uint8]]:
     return [picture for chunk in chunks for picture in chunk.pixels.transpose(0, 2, 3, 1)]
 
 
-@cache
 def _decoded(path: Path, stream: int) -> list[av.VideoFrame]:
     with av.open(str(path)) as container:
         return list(container.decode(container.streams[stream]))

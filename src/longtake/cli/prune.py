@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from longtake.data.samples import Subset
     from longtake.data.scorer import Scorer
 
-NAMED_PROBLEMS = 20  # on the terminal; all are in the scores file
+MOST_NAMED = 20  # videos on the terminal; all are in the file of video scores
 
 
 class PairsChoice(StrEnum):
@@ -152,6 +152,8 @@ def summarise(done: Pruning) -> dict[str, Any]:
         "subsets": subsets,
         "without_video": sum(not v.sample.parts for v in done.verdicts),
         "left_out": sum(v.problem is not None for v in done.verdicts),
+        "problems": done.problems,
+        "warnings": done.warnings,
         "videos": done.videos,
         "scored_before": done.scored_before,
         "seconds": round(done.seconds, 1),
@@ -175,9 +177,9 @@ def as_text(summary: dict[str, Any]) -> str:
 
 
 def show_problems(done: Pruning) -> None:
-    """Which samples were left out and why, on stderr; when there are many, the first ones."""
-    broken = [v for v in done.verdicts if v.problem is not None]
-    for verdict in broken[:NAMED_PROBLEMS]:
-        errors.print(f"left out: {verdict.sample.name}: {verdict.problem}", style="yellow")
-    if len(broken) > NAMED_PROBLEMS:
-        errors.print(f"left out: {len(broken) - NAMED_PROBLEMS} more, all named in the scores file", style="yellow")
+    """Which videos could not be scored or are odd, on stderr; when there are many, the first ones."""
+    for word, told in (("left out", done.problems), ("odd", done.warnings)):
+        for name, line in list(told.items())[:MOST_NAMED]:
+            errors.print(f"{word}: {name}: {line}", style="yellow")
+        if len(told) > MOST_NAMED:
+            errors.print(f"{word}: {len(told) - MOST_NAMED} more videos, named in .videos.jsonl", style="yellow")

@@ -28,10 +28,16 @@ Engine = Literal["process", "ray"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruning:
-    """What a pruning did. lines: for each subset the score from which on its samples were dropped."""
+    """What a pruning did. lines: for each subset the score from which on its samples were dropped.
+
+    problems: videos that could not be scored, by name; samples with one were left out. warnings: videos that were
+    scored, but are odd.
+    """
 
     verdicts: tuple[Verdict, ...]
     lines: Mapping[Subset, float | None]
+    problems: Mapping[str, str]
+    warnings: Mapping[str, str]
     videos: int
     scored_before: int
     seconds: float
@@ -87,6 +93,8 @@ def prune(
     return Pruning(
         verdicts=tuple(verdicts),
         lines=lines,
+        problems={scored.part.name: scored.problem for scored in scores.values() if scored.problem},
+        warnings={scored.part.name: scored.warning for scored in scores.values() if scored.warning},
         videos=len(parts),
         scored_before=before,
         seconds=time.perf_counter() - begun,

@@ -97,7 +97,7 @@ def strip(part: VideoPart) -> NDArray[np.uint8]:
     info = video.open(part.path)
     scale = min(CELL[0] / info.height, CELL[1] / info.width)
     size = (max(1, round(info.height * scale)), max(1, round(info.width * scale)))
-    frames = read_frames(part, SHOWN_FRAMES, size)
+    frames, _ = read_frames(part, SHOWN_FRAMES, size)
     top, left = (CELL[0] - size[0]) // 2, (CELL[1] - size[1]) // 2
     sheet = np.full((CELL[0], SHOWN_FRAMES * (CELL[1] + 4) - 4, 3), 255, np.uint8)
     for number, picture in enumerate(frames.pixels):

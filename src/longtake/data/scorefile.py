@@ -52,7 +52,8 @@ class ScoreFile:
         for row in self._rows[1:]:
             part = by_key.get((row["video"], row["start_seconds"], row["stop_seconds"]))
             if part is not None and (state := part.file_state()) is not None and list(state) == row["file_state"]:
-                found[part.key] = Scored(part=part, file_state=state, score=row["score"], problem=row["problem"])
+                told = {name: row[name] for name in ("score", "problem", "warning")}
+                found[part.key] = Scored(part=part, file_state=state, **told)
         return found
 
     def add(self, scored: Scored) -> None:
@@ -61,7 +62,7 @@ class ScoreFile:
             return
         name, start, stop = scored.part.key
         row = {"video": name, "start_seconds": start, "stop_seconds": stop, "file_state": scored.file_state}
-        self._write(row | {"score": scored.score, "problem": scored.problem})
+        self._write(row | {"score": scored.score, "problem": scored.problem, "warning": scored.warning})
 
     def _read(self, header: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The whole lines; what follows the last of them is cut off."""

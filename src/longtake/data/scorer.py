@@ -47,12 +47,16 @@ class VideoPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """A part's score, or the problem for which it has none; file_state as it was when the file was read."""
+    """A part's score, or the problem for which it has none; file_state as it was when the file was read.
+
+    warning: what is odd about a file whose frames could all be read, such as a header that promises more of them.
+    """
 
     part: VideoPart
     file_state: tuple[int, int] | None
     score: float | None = None
     problem: str | None = None
+    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,16 +80,17 @@ class Scorer:
         """
         state = part.file_state()
         try:
-            frames = read_frames(part, FRAMES, self.size)
+            frames, warnings = read_frames(part, FRAMES, self.size)
         except VideoError as error:
             return Scored(part=part, file_state=state, problem=" ".join(str(error).split()))
         with one_thread():
             features = distinct_features(frames, self.encode)
-        return Scored(part=part, file_state=state, score=similarity(features, self.pairs, self.feature))
+        score = similarity(features, self.pairs, self.feature)
+        return Scored(part=part, file_state=state, score=score, warning="; ".join(warnings) or None)
 
 
-def read_frames(part: VideoPart, count: int, size: tuple[int, int] | None) -> Frames:
-    """``count`` uniform frames, those shown at the very times; a video of fewer repeats some.
+def read_frames(part: VideoPart, count: int, size: tuple[int, int] | None) -> tuple[Frames, tuple[str, ...]]:
+    """``count`` uniform frames, exactly those shown then (a video of fewer repeats some), and the reader's warnings.
 
     Raises VideoError for a file that is missing, no video, or damaged where these frames are.
     """
@@ -96,10 +101,8 @@ def read_frames(part: VideoPart, count: int, size: tuple[int, int] | None) -> Fr
         chunks = list(reading)
     if reading.losses:
         raise VideoError(f"{part.path}: {'; '.join(reading.losses)}; mend the file or take it out of the data")
-    return Frames(
-        pixels=np.concatenate([chunk.pixels for chunk in chunks]),
-        seconds=np.concatenate([chunk.seconds for chunk in chunks]),
-    )
+    pixels = np.concatenate([chunk.pixels for chunk in chunks])
+    return Frames(pixels=pixels, seconds=np.concatenate([chunk.seconds for chunk in chunks])), reading.warnings
 
 
 def distinct_features(frames: Frames, encode: Callable[[Frames], Tensor]) -> NDArray[np.float32]:

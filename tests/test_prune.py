@@ -17,8 +17,10 @@ import torch
 from PIL import Image
 
 import make_videos
+import tiny
 from fakes import write_video
 from longtake import cli
+from longtake.cli.prune import make_scorer as make_real_scorer
 from longtake.data import prune_pictures
 from longtake.data.conversations import Conversation, Turn
 from longtake.data.prune import Pruning, prune
@@ -403,6 +405,25 @@ def test_mistakes(run, data, media, tmp_path):
     data.write_text('{"id": 1}\n')
     with pytest.raises(LongtakeError, match=r"data\.jsonl:1"):
         run()
+
+
+@pytest.mark.parametrize("save", [tiny.save_video_llm, tiny.save_qwen_vl])
+@pytest.mark.parametrize(("pairs", "feature"), [("adjacent", "pooled"), ("all", "patch")])
+def test_a_still_scores_exactly_one_with_real_towers(save, pairs, feature, media, tmp_path):
+    scorer = make_real_scorer(str(save(tmp_path / "model")), "cpu", pairs, feature)
+    assert scorer.settings | {"model": ""} == SETTINGS | {"model": "", "pairs": pairs, "feature": feature}
+    threads = torch.get_num_threads()
+    still, busy = (scorer.score(VideoPart(name=name, path=media / name)) for name in ("still2.mp4", "busy2.mp4"))
+    assert still.score == 1.0
+    assert 0.0 < busy.score < 1.0
+    assert torch.get_num_threads() == threads
+
+
+def test_data_without_videos_stay_and_have_no_pictures(run, data, tmp_path):
+    data.write_text(json.dumps(sample("text", None)) + "\n")
+    assert run(pictures=True).lines == dict.fromkeys(SUBSETS)
+    assert (tmp_path / "out.jsonl").read_bytes() == data.read_bytes()
+    assert not list(tmp_path.glob("*.png"))
 
 
 @pytest.mark.slow

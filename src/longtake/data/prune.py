@@ -117,7 +117,7 @@ def write(
         scratch.write_bytes(join_samples([verdict.sample for verdict in verdicts if verdict.kept], as_list=as_list))
     with replaced(beside(output, "scores.jsonl")) as scratch:
         scratch.write_text("".join(json.dumps(row) + "\n" for row in score_rows(verdicts)))
-    if pictures:
+    if pictures and any(verdict.score is not None for verdict in verdicts):
         with replaced(beside(output, "histogram.png")) as scratch:
             histograms(verdicts, lines, scratch)
         with replaced(beside(output, "examples.png")) as scratch:

@@ -41,18 +41,19 @@ def require_matplotlib() -> None:
 
 
 def histograms(verdicts: Sequence[Verdict], lines: Mapping[Subset, float | None], file: Path) -> None:
-    """One panel a subset: how many samples have which score, kept and dropped ones, and the line between them."""
+    """One panel a subset: how many samples have which score, kept and dropped ones, and the line between them.
+
+    At least one sample must have a score.
+    """
     from matplotlib import pyplot
 
     scored = _by_subset(verdicts)
     everything = [v.score for group in scored.values() for v in group if v.score is not None]
-    low, high = min(everything, default=0.0), max(everything, default=1.0)
+    low, high = min(everything), max(everything)
     edges = np.linspace(min(low, high - NARROWEST), high, BINS + 1)
-    height = max(len(scored), 1)
-    figure, panels = pyplot.subplots(
-        height, 1, figsize=(9, 0.6 + 2.1 * height), sharex=True, squeeze=False, layout="constrained"
-    )
-    for axes, (subset, group) in zip(panels[:, 0], scored.items(), strict=False):
+    size = 9, 0.6 + 2.1 * len(scored)
+    figure, panels = pyplot.subplots(len(scored), figsize=size, sharex=True, squeeze=False, layout="constrained")
+    for axes, (subset, group) in zip(panels[:, 0], scored.items(), strict=True):
         sides = [[v.score for v in group if v.kept == kept] for kept in (True, False)]
         labels = [f"{len(sides[0])} kept", f"{len(sides[1])} dropped"]
         axes.hist(sides, edges, stacked=True, color=[KEPT, DROPPED], label=labels)
@@ -75,13 +76,13 @@ def contact_sheet(verdicts: Sequence[Verdict], file: Path) -> None:
     for subset, group in _by_subset(verdicts).items():
         sides = [_spread([v for v in group if v.kept == kept]) for kept in (True, False)]
         rows += [subset, *zip_longest(*sides)]
-    heights = [HEADING_INCHES if isinstance(row, str) else STRIP_INCHES for row in rows] or [STRIP_INCHES]
+    heights = [HEADING_INCHES if isinstance(row, str) else STRIP_INCHES for row in rows]
     figure, grid = pyplot.subplots(
         len(heights), 2, figsize=(13, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
     )
     for axes in grid.flat:
         axes.set_axis_off()
-    for pair, row in zip(grid, rows, strict=False):
+    for pair, row in zip(grid, rows, strict=True):
         for number, (axes, word, colour) in enumerate(zip(pair, ("kept", "dropped"), (KEPT, DROPPED), strict=True)):
             if isinstance(row, str):
                 axes.text(0, 0, f"{row}, {word}", fontsize=12, color=colour, weight="bold")

@@ -81,14 +81,15 @@ def test_openai_entries(tmp_path):
         {"type": "image_url", "image_url": {"url": "file://x.png"}},
         {"type": "video", "video": "y.mp4"},
         {"type": "video_url", "video_url": "z.mp4"},
-        {"type": "text", "text": "What?"},
+        {"type": "text", "text": "What is it, "},
+        {"type": "text", "text": "please?"},
     ]
     (got,) = read(tmp_path, chat(parts, [{"type": "text", "text": "A card."}], id=3, task="open"))
     assert got.name == "3"
     assert got.task == "open"
-    assert got.turns[0].parts == ("First:", image("x.png"), video("y.mp4"), video("z.mp4"), "What?")
+    assert got.turns[0].parts == ("First:", image("x.png"), video("y.mp4"), video("z.mp4"), "What is it, please?")
     assert got.turns[1].text == "A card."
-    assert got.questions == ("First:\nWhat?",)
+    assert got.questions == ("First:\nWhat is it, please?",)
 
 
 def test_parts_without_a_path_and_marked_text_take_what_the_entry_lists(tmp_path):

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -170,15 +171,16 @@ class Entry:
         self.refuse(f"has {sorted(self.entry)}", "it must have 'messages' or 'conversations'")
 
     def _turn(self, role: Role, content: Any) -> Turn:
-        """Marked text or a list of parts to a turn; a line break or space beside a medium belongs to the form."""
+        """Marked text or a list of parts to a turn; white space beside a medium and at the ends belongs to the form."""
         if isinstance(content, str):
             parts = [self._marked(piece) if MARK.fullmatch(piece) else piece for piece in MARK.split(content)]
         elif isinstance(content, list):
             parts = [self._part(part) for part in content]
         else:
             self.refuse(f"a content is {shown(content)}", "it must be text or a list of parts")
-        stripped = [part.strip() if isinstance(part, str) else part for part in parts]
-        return Turn(role=role, parts=tuple(part for part in stripped if part))
+        runs = [list(run) for _, run in groupby(parts, key=lambda part: isinstance(part, str))]
+        joined = [["".join(map(str, run)).strip()] if isinstance(run[0], str) else run for run in runs]
+        return Turn(role=role, parts=tuple(part for run in joined for part in run if part))
 
     def _marked(self, mark: str) -> Media:
         """The next medium of a mark's kind. LLaVA-Video marks videos by ``<image>``, so it may mean one."""

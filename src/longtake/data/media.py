@@ -1,8 +1,8 @@
 """The media of conversations, read with variable sampling: the same for the same (seed, epoch, conversation).
 
 Paper: Video-XL-Pro, arXiv 2503.18478, section 3.3. Short videos are sampled at a random rate ("2 fps, 3 fps, etc."),
-long ones at 1 fps, and never more than 360 frames are taken. Where short ends is not said there; 60 s is ours, as are the
-two rates, and uniform sampling above the cap (said there of 240 frames, in section 4.2).
+long ones at 1 fps, and never more than 360 frames are taken. Where short ends is not said there; 60 s is ours, as are
+the two rates, and uniform sampling above the cap (said there of 240 frames, in the settings of fine-tuning).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from longtake.backbones.language import DecoderBackbone
 from longtake.backbones.own import OwnVideoLLM
 from longtake.backbones.qwen_vl import QwenVL
 from longtake.models.processor import VideoLLMProcessor
-from longtake.types import LongtakeError, VisualTokens
+from longtake.types import Frames, LongtakeError, VisualTokens
 
 QUESTIONS = ("What is on the red card?", "Which way did it move?", "Is it blue?")
 
@@ -471,3 +471,21 @@ class TestLoading:
         weights.unlink()
         with pytest.raises(LongtakeError, match="cannot be loaded"):
             load_backbone(str(folder))
+
+
+def test_the_tower_sees_each_frame_alone(backbone: DecoderBackbone, family: str) -> None:
+    frames = tiny.frames(5, 24, 40)
+    with torch.no_grad():
+        together = backbone.tower_features(frames)
+        singles = [Frames(pixels=picture[None], seconds=frames.seconds[:1]) for picture in frames.pixels]
+        alone = [backbone.tower_features(single) for single in singles]
+    assert together.shape == ((5, 4, 4, 32) if family == "own" else (5, 3, 5, 32))
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
+
+
+def test_the_own_tower_gives_what_the_dts_takes() -> None:
+    backbone, frames = own(), tiny.frames(8, 24, 40)
+    with torch.no_grad():
+        groups = backbone.model.project(backbone.model.group_tokens(backbone.tower_features(frames)))
+        torch.testing.assert_close(groups.flatten(0, 2), backbone.encode(frames).features)

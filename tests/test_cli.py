@@ -244,7 +244,7 @@ def test_the_installed_command_in_a_process_of_its_own(tmp_path):
 
 
 def test_every_command_has_its_help(run):
-    for name in ("ask", "watch", "info", "convert"):
+    for name in ("ask", "watch", "info", "convert", "prune"):
         done = run(name, "--help")
         assert done.code == 0
         assert "Usage: longtake" in done.out

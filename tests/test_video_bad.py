@@ -153,6 +153,17 @@ def test_bytes_changed_in_the_middle(folder: Path, sound: Path, sampling: Sampli
     assert not wrong or "damaged" in warnings
 
 
+def test_losses_are_of_what_was_asked_for_only(folder: Path, sound: Path) -> None:
+    whole = make(folder / "whole_odd.mkv", count=120)
+    for path, lost in ((cut(whole, folder / "odd.mkv", keep=0.5), 0), (cut(sound, folder / "lost.mp4", keep=0.6), 1)):
+        reading = video.read(path, Sampling(count=40))
+        assert reading.losses == ()
+        num_frames = sum(len(frames) for frames in reading)
+        assert (num_frames < 40, any("could not be read" in line for line in reading.losses)) == (lost, lost)
+        assert bool(reading.losses) == lost
+        assert reading.warnings
+
+
 def test_a_gap_in_a_stream_is_told(folder: Path) -> None:
     whole = make(folder / "gap_whole.mkv", count=120)
     path = damaged(whole, folder / "gap.mkv", start=0.5, stop=0.6)

@@ -187,21 +187,13 @@ def answering_flops(config: VideoLLMConfig, work: Workload) -> dict[str, PartFlo
 
 
 def recot_flops(config: VideoLLMConfig, frames: int, *, stored_features: bool = False) -> dict[str, PartFlops]:
-    """Operations of one ReCoT sample of ``frames``: frozen tower, DTS, and a decoder of half its parameters.
-
-    The decoder is counted as the DTS run backwards with one stage's blocks (specified so by size only; ours): both
-    attentions on every other frame and a transposed convolution at each doubling, half the encoder's parameters at
-    4 frames a group.
-    """
-    groups, (rows, columns) = -(-frames // config.frames_per_group), config.grid
+    """Operations of one ReCoT sample of ``frames``: frozen tower, DTS and reconstructor; the masking's few left out."""
+    groups = -(-frames // config.frames_per_group)
     tower = _Products() if stored_features else _tower(config, frames)
-    dts = _dts(config, groups)
-    halves = config.frames_per_group // 2
-    decoder = _stage(config.vision_config.hidden_size, rows * columns, groups * halves, halves, expands=True)
     return {
         "tower": tower.flops(learns=False, fed=False, checkpointed=False),
-        "dts": dts.flops(learns=True, fed=False, checkpointed=False),
-        "reconstructor": decoder.flops(learns=True, fed=True, checkpointed=False),
+        "dts": _dts(config, groups).flops(learns=True, fed=False, checkpointed=False),
+        "reconstructor": _reconstructor(config, groups).flops(learns=True, fed=True, checkpointed=False),
     }
 
 
@@ -254,25 +246,37 @@ def _tower(config: VideoLLMConfig, frames: int) -> _Products:
 
 
 def _dts(config: VideoLLMConfig, groups: int) -> _Products:
-    rows, columns = config.grid
+    (rows, columns), dim = config.grid, config.vision_config.hidden_size
     frames, inner, attention = config.frames_per_group, 0.0, 0.0
     while frames > 1:
-        stage = _stage(config.vision_config.hidden_size, rows * columns, groups * frames, frames)
-        inner, attention = inner + stage.inner, attention + stage.attention
+        mixed = _attentions(dim, rows * columns, groups * frames, frames)
+        inner += mixed.inner + groups * frames // 2 * rows * columns * 2 * 27 * dim * dim
+        attention += mixed.attention
         frames //= 2
     return _Products(inner=inner, attention=attention)
 
 
-def _stage(dim: int, places: int, frames: int, window: int, expands: bool = False) -> _Products:
-    """One stage on so many frames of all groups together, of which ``window`` see each other in time.
+def _reconstructor(config: VideoLLMConfig, groups: int) -> _Products:
+    """Transposed convolutions run over the border too: one place on every side, one frame more."""
+    (rows, columns), dim = config.grid, config.vision_config.hidden_size
+    frames, inner, attention, bordered = 1, 0.0, 0.0, (rows + 2) * (columns + 2)
+    if config.frames_per_group.bit_length() % 2 == 0:  # an odd number of doublings begins with a lone one
+        frames, inner = 2, groups * bordered * 2 * 18 * dim * dim
+    while frames < config.frames_per_group:
+        mixed = _attentions(dim, rows * columns, groups * 2 * frames, 2 * frames)
+        inner += mixed.inner + groups * (2 * frames + 1) * bordered * 2 * 27 * dim * dim
+        attention += mixed.attention
+        frames *= 4
+    return _Products(inner=inner, attention=attention)
 
-    Its convolution halves the frames, or doubles them where it ``expands``. The products between frames in time
-    are counted with the weights': there are few frames.
+
+def _attentions(dim: int, places: int, frames: int, window: int) -> _Products:
+    """Spatial and temporal attention on so many frames of all groups together, ``window`` of which see each other.
+
+    The products between frames in time are counted with the weights': there are few frames.
     """
-    spatial = 8 * frames * places * dim * dim
-    temporal = 8 * frames * places * dim * dim + 8 * frames * places * window * dim
-    conv = 2 * 27 * frames * places * dim * dim / (1 if expands else 2)
-    return _Products(inner=spatial + temporal + conv, attention=4 * frames * places * places * dim)
+    inner = 16 * frames * places * dim * dim + 8 * frames * places * window * dim
+    return _Products(inner=inner, attention=4 * frames * places * places * dim)
 
 
 def _projector(config: VideoLLMConfig, groups: int) -> _Products:

@@ -172,7 +172,7 @@ def _decoder_layer(config: VideoLLMConfig, widths: _Widths, learns: bool) -> flo
 
 
 def _dts_saved(config: VideoLLMConfig, widths: _Widths) -> float:
-    """Of each group: every stage's norms (in float32), attentions, and the convolution's input with and without border."""
+    """Of each group: every stage's norms (in float32), attentions, the convolution's input with and without border."""
     rows, columns = config.grid
     d, frames, total = config.vision_config.hidden_size, config.frames_per_group, 0.0
     while frames > 1:

@@ -1,8 +1,8 @@
 """What the benchmarks of speed share: models of several sizes with random weights, and their two arms.
 
-The ``compressed`` arm is the model as it is. The ``plain`` arm is the same weights without the compressor: every frame's
-tokens go through the same pool and projector to the decoder, behind the same stamps (one for each group of frames), so
-that the visual tokens are all that differs.
+The ``compressed`` arm is the model as it is. The ``plain`` arm is the same weights without the compressor: every
+frame's tokens go through the same pool and projector to the decoder, behind the same stamps (one for each group of
+frames), so that the visual tokens are all that differs.
 """
 
 from __future__ import annotations
@@ -51,9 +51,10 @@ def embedded() -> VideoLLMConfig:
 
 
 def middle() -> VideoLLMConfig:
-    """A tower of 12 layers (ViT-S) in front of a decoder of 85M parameters: per frame the tower costs about three times
-    as much as the decoder's tokens, as at real size, where it is 2.7 times."""
-    return VideoLLMConfig(vision_config=_vision(384, 12, 128, 16), text_config=_text(768, 12, 12, 4, 512), video_token_id=3)
+    """A tower of 12 layers (ViT-S) before a decoder of 12: for each frame the tower computes about three times as much
+    as the decoder, as at real size; the compressor's share is larger than there."""
+    text = _text(768, 12, 12, 4, 512)
+    return VideoLLMConfig(vision_config=_vision(384, 12, 128, 16), text_config=text, video_token_id=3)
 
 
 def three_billion() -> VideoLLMConfig:
@@ -123,6 +124,13 @@ def in_arm(model: VideoLLM, arm: Arm) -> Iterator[None]:
 def group_tokens(config: VideoLLMConfig, arm: Arm) -> int:
     """Visual tokens of a group of frames."""
     return config.tokens_per_group * (1 if arm == "compressed" else config.frames_per_group)
+
+
+def formula_config(size: str, arm: Arm) -> VideoLLMConfig:
+    """The arm for ``longtake.train.estimate``: the plain one has groups of one frame. Its stamps count as text."""
+    config = SIZES[size]()
+    config.frames_per_group = config.frames_per_group if arm == "compressed" else 1
+    return config
 
 
 def build_model(size: str, device: str, dtype: torch.dtype) -> VideoLLM:

@@ -1,7 +1,7 @@
 """What compression saves in answering: each stage's seconds and peak memory, with the compressor and without it.
 
     python benchmarks/infer.py [--size embedded] [--frames 64 256 1024] [--repeats 3] [--threads 1] [--json]
-    python benchmarks/infer.py --size 3b --device cuda --frames 256 1024 4096 8192 16384 --plain-frames 1024 --budget-gb 80
+    python benchmarks/infer.py --size 3b --device cuda --frames 256 1024 4096 8192 16384 --budget-gb 80
 
 Both arms have the same random weights and see the same frames (see ``arms.py``); the answers mean nothing. They take
 turns in one process, so that a busy machine slows both, and the median of the repeats counts; peak memory is that of
@@ -25,6 +25,7 @@ from arms import (
     Clock,
     build_backbone,
     chunks,
+    formula_config,
     group_tokens,
     in_arm,
     in_own_process,
@@ -71,8 +72,9 @@ def answer(backbone: OwnVideoLLM, arm: Arm, num_frames: int, answer_tokens: int,
 
 
 def visual_tokens(backbone: OwnVideoLLM, arm: Arm, features: torch.Tensor, seconds: torch.Tensor) -> VisualTokens:
-    """Tokens ``(tokens, dim)`` of groups that begin at ``seconds``; a plain group's frames are rows below each other."""
-    (rows, columns), config = backbone.model.config.token_grid, backbone.model.config
+    """Tokens ``(tokens, dim)`` of groups that begin at ``seconds``; a plain group's frames stand below each other."""
+    config = backbone.model.config
+    rows, columns = config.token_grid
     rows *= group_tokens(config, arm) // config.tokens_per_group
     grid = (len(seconds), rows, columns)
     position = torch.cartesian_prod(*(torch.arange(length) for length in grid))
@@ -95,16 +97,14 @@ def with_sums(stages: dict[str, float]) -> dict[str, float]:
     }
 
 
-def times(
-    size: str, num_frames: int, answer_tokens: int, repeats: int, device: str, arms: tuple[Arm, ...] = ARMS
-) -> dict[str, dict[str, float]]:
+def times(size: str, num_frames: int, answer_tokens: int, repeats: int, device: str) -> dict[str, dict[str, float]]:
     """Each arm's median seconds by stage; a first short answer warms up."""
     backbone = build_backbone(size, device, dtype_of(device))
-    runs: dict[Arm, list[dict[str, float]]] = {arm: [] for arm in arms}
-    for arm in arms:
+    runs: dict[Arm, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    for arm in ARMS:
         answer(backbone, arm, backbone.frames_per_group, answer_tokens, device)
     for _ in range(repeats):
-        for arm in arms:
+        for arm in ARMS:
             runs[arm].append(answer(backbone, arm, num_frames, answer_tokens, device))
     return {
         arm: with_sums({name: statistics.median(run[name] for run in found) for name in found[0]})
@@ -146,18 +146,15 @@ def expected_ratios(
     """Ratios of floating-point operations; the prompts are as long as they were."""
     parts = {}
     for arm in ARMS:
-        config = SIZES[size]()
-        groups = -(-num_frames // config.frames_per_group)
-        visual = groups * group_tokens(config, arm)
-        text = int(found[arm]["prompt_tokens"]) - visual
-        flops = answering_flops(
-            config, Workload(frames=num_frames, text_tokens=text, stamp_tokens=0, answer_tokens=answer_tokens)
+        config = formula_config(size, arm)
+        visual = -(-num_frames // config.frames_per_group) * config.tokens_per_group
+        work = Workload(
+            frames=num_frames,
+            text_tokens=int(found[arm]["prompt_tokens"]) - visual,
+            stamp_tokens=0,
+            answer_tokens=answer_tokens,
         )
-        if arm == "plain":  # the formula knows compressed prompts: this one's decoder is that of as much text
-            as_text = Workload(frames=0, text_tokens=text + visual, answer_tokens=answer_tokens)
-            flops |= {name: answering_flops(config, as_text)[name] for name in ("prefill", "decode")}
-            del flops["dts"]
-        parts[arm] = flops
+        parts[arm] = answering_flops(config, work)
     language = {arm: sum(parts[arm][name].total for name in ("prefill", "decode", "head")) for arm in ARMS}
     return {
         "language": language["plain"] / language["compressed"],
@@ -192,8 +189,8 @@ def print_row(found: dict[str, Any]) -> None:
             continue
         stages = ", ".join(f"{name} {row[f'{name}_seconds']:.2f}" for name in STAGES)
         print(
-            f"{found['frames']:6d} frames  {arm:10} {row['prompt_tokens']:7.0f} positions: {stages} s; first token after "
-            f"{row['first_token_seconds']:.2f} s, tower {found['frames'] / row['tower_seconds']:.0f} frames/s; "
+            f"{found['frames']:6d} frames  {arm:10} {row['prompt_tokens']:7.0f} positions: {stages} s; first token "
+            f"after {row['first_token_seconds']:.2f} s, tower {found['frames'] / row['tower_seconds']:.0f} frames/s; "
             f"peak {row['peak_mb']:.0f} MB, over loaded {row['over_loaded_mb']:.0f} MB, "
             f"on the device {row['device_peak_mb']:.0f} MB"
         )
@@ -201,8 +198,8 @@ def print_row(found: dict[str, Any]) -> None:
         r = found["ratios"]
         print(
             f"{found['frames']:6d} frames  the decoder {r['language']:.2f} times as fast (operations: "
-            f"{r['expected_language']:.2f}), end to end {r['total']:.2f} (operations: {r['expected_total']:.2f}; ceiling "
-            f"{r['ceiling']:.2f}); the compressor takes {100 * r['compressor_share']:.1f}%"
+            f"{r['expected_language']:.2f}), end to end {r['total']:.2f} (operations: {r['expected_total']:.2f}; "
+            f"ceiling {r['ceiling']:.2f}); the compressor takes {100 * r['compressor_share']:.1f}%"
         )
 
 
@@ -211,7 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", choices=SIZES, default="embedded")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--frames", type=int, nargs="+", default=[64, 256, 1024])
-    parser.add_argument("--plain-frames", type=int, default=1024, help="most frames of the arm without compression")
+    parser.add_argument("--plain-frames", type=int, default=1024, help="most frames without the compressor")
     parser.add_argument("--answer", type=int, default=16, help="tokens generated")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
@@ -223,8 +220,10 @@ def main(arguments: list[str] | None = None) -> None:
     if options.one is not None:
         limit_device(options.budget_gb)
         work = (options.size, options.frames[0], options.answer)
-        both = options.one == "both"
-        print(json.dumps(times(*work, options.repeats, options.device) if both else memory(*work, options.device, options.one)))
+        if options.one == "both":
+            print(json.dumps(times(*work, options.repeats, options.device)))
+        else:
+            print(json.dumps(memory(*work, options.device, options.one)))
         return
     print(json.dumps(surroundings(options.device)))
     for num_frames in options.frames:

@@ -14,14 +14,20 @@ from longtake.models.recot import ReCoT
 from longtake.train import estimate
 from longtake.train.estimate import A100_80GB, PARTS, PartFlops, Workload
 
-# The fused kernels of a CPU are not in the counter's table; it counts them here by its own formulas for those of CUDA.
+
+def attention(*shapes, **kwargs) -> int:
+    """The counter's own formula for CUDA's fused kernels; those of a CPU are not in its table."""
+    return flop_counter.sdpa_flop_count(*shapes[:3])
+
+
+def attention_backward(*shapes, **kwargs) -> int:
+    """The same for the backward pass."""
+    return flop_counter.sdpa_backward_flop_count(*shapes[:4])
+
+
 CPU_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **kwargs: (
-        flop_counter.sdpa_flop_count(*shapes[:3])
-    ),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **kwargs: (
-        flop_counter.sdpa_backward_flop_count(*shapes[:4])
-    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
 }
 MODULES = {"tower": "vision_tower", "dts": "dts", "projector": "projector", "decoder": "language_model"}
 

@@ -81,8 +81,9 @@ def evaluate(
         features: dict[Split, dict[str, Tensor]] = {}
         labels: dict[Split, Tensor] = {}
         counts: dict[Split, int] = {"train": run.samples, "test": run.samples // 2}
+        of_seed = arms(seed)
         for split, count in counts.items():
-            features[split], labels[split] = extract(model, task, split, clips[split], count, seed, run, arms(seed))
+            features[split], labels[split] = extract(model, task, split, clips[split], count, seed, run, of_seed)
         for arm, known in features["train"].items():
             train, test = (known, labels["train"]), (features["test"][arm], labels["test"])
             for kind in KINDS:

@@ -540,7 +540,7 @@ def test_rows_drop_tokens_in_every_other_batch_and_leap_within_the_context(text)
 
 
 def test_longer_videos_are_thinned_to_their_columns_but_keep_their_cards(mixer, text):
-    recipe, phase = debug(thin=1.0), dataclasses.replace(PHASE, groups=(30, 40), tokens=1000, stretch=8.0)
+    recipe, phase = debug(), dataclasses.replace(PHASE, groups=(30, 40), tokens=1000, thin=1.0, stretch=8.0)
     lengths, filled, seen = [], [], []
     for seed in range(40):
         rng = np.random.default_rng(seed)
@@ -556,6 +556,8 @@ def test_longer_videos_are_thinned_to_their_columns_but_keep_their_cards(mixer, 
     assert 40 < max(lengths) <= 320
     assert np.median(filled) < 1.25
     assert np.mean(seen) > 0.9  # of a card's four tokens all may go
+    alive = [thinned(np.random.default_rng(seed), mix([], 2000), 16, 8000).any(1).sum() for seed in range(60)]
+    assert min(alive) < 500 < 1000 < max(alive) < 1700  # 400 whole groups, or 1,600 with one token and a stamp each
     few = thinned(np.random.default_rng(0), mix(EVENTS, 200), PER_GROUP, 200)
     assert 0.02 < few[7:].mean() < 0.3
     assert few[[0, 2, 3, 4]].mean() > 0.4

@@ -2,7 +2,8 @@
 
 Run: python -m longtake.recipes.embedded STAGE --footage FOLDER --work FOLDER
 with STAGE one after the other: school, tower, bank, compressor, decoder, export. Every stage resumes where it was
-stopped.
+stopped. Where the work folder of an earlier training is gone, `unpack` takes its place: training then goes on from the
+model in the package, with `bank`, `tokens` and `decoder` next.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copyfile
 
 import torch
 from torch import Tensor
@@ -18,17 +20,20 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, SiglipVisionConfi
 from longtake.data.bank import BankRecipe, Mixer, build_bank, cut_units, read_events
 from longtake.data.haystack import Clip, describe, load_clips
 from longtake.data.needles import Split
+from longtake.model import EMBEDDED
+from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM, VideoLLMConfig
 from longtake.train import checkpoint
 from longtake.train.checkpoint import Cycle
 from longtake.train.compressor import CompressorRecipe, FeatureBank, encode_groups, train_compressor
-from longtake.train.decoder import DecoderRecipe, Phase, train_decoder
-from longtake.train.lookback import look_back
+from longtake.train.decoder import DecoderRecipe, Phase, decoder_parts, train_decoder
+from longtake.train.lookback import keep_looking_back, look_back
 from longtake.train.school import SchoolRecipe, train_school
 from longtake.train.tokenizer import VIDEO, kept_tokenizer
 from longtake.train.tower import PATCHES, TowerRecipe, normalise, train_tower
 
+SHIPPED_STEP = 6400  # of the decoder, of the model in the package
 ALL_TASKS = ("what", "is_there", "order", "count", "when", "after", "direction")
 
 
@@ -84,9 +89,9 @@ def tower() -> TowerRecipe:
     return TowerRecipe(vision=vision_config())
 
 
-def bank() -> BankRecipe:
+def bank(seed: int = 0, videos: int = 14_000) -> BankRecipe:
     """560,000 frames of training footage with needles."""
-    return BankRecipe()
+    return BankRecipe(seed=seed, videos=videos)
 
 
 def compressor() -> CompressorRecipe:
@@ -108,6 +113,10 @@ def decoder() -> DecoderRecipe:
             Phase(until_step=5750, groups=(8, 256), cards=6, tasks=ALL_TASKS, questions=25, stretch=8),
             Phase(until_step=6150, groups=(3, 24), cards=6, tasks=ALL_TASKS, questions=25, late=0.9),
             Phase(until_step=6400, groups=(8, 256), cards=6, tasks=ALL_TASKS, questions=25, late=0.7, stretch=8),
+            Phase(
+                until_step=6700, groups=(8, 96), cards=6, tasks=ALL_TASKS, questions=25, late=0.2, thin=0.8, stretch=24
+            ),
+            Phase(until_step=6950, groups=(8, 384), cards=6, tasks=ALL_TASKS, questions=25, thin=0.5, stretch=8),
         ),
         cycles=(
             Cycle(until_step=2850),
@@ -116,6 +125,7 @@ def decoder() -> DecoderRecipe:
             Cycle(until_step=5160, peak=0.5),
             Cycle(until_step=5460, peak=0.25),
             Cycle(until_step=6400, peak=0.5),
+            Cycle(until_step=6950, peak=0.5),
         ),
     )
 
@@ -151,9 +161,9 @@ def run_tower(footage: Path | None, work: Path) -> None:
     train_tower(tower(), train, test, work / "tower", work / "school")
 
 
-def run_bank(footage: Path | None, work: Path) -> None:
+def run_bank(footage: Path | None, work: Path, recipe: BankRecipe | None = None) -> None:
     """Render and encode the bank of training videos."""
-    build_bank(bank(), clips("train", footage, work), frame_encoder(work / "tower"), work / "bank")
+    build_bank(recipe or bank(), clips("train", footage, work), frame_encoder(work / "tower"), work / "bank")
 
 
 def feature_bank(work: Path) -> FeatureBank:
@@ -163,12 +173,17 @@ def feature_bank(work: Path) -> FeatureBank:
 
 
 def run_compressor(footage: Path | None, work: Path) -> None:
-    """Stage 2, and the bank's tokens for stage 3."""
+    """Stage 2."""
     del footage
-    features = feature_bank(work)
-    dts = train_compressor(compressor(), features, work / "compressor")
-    torch.save(dts.state_dict(), work / "dts.pt")
-    torch.save(encode_groups(dts.eval(), features, compressor().pool), work / "tokens.pt")
+    torch.save(train_compressor(compressor(), feature_bank(work), work / "compressor").state_dict(), work / "dts.pt")
+
+
+def run_tokens(footage: Path | None, work: Path) -> None:
+    """The bank's tokens, for stage 3."""
+    del footage
+    dts = DynamicTokenSynthesizer(vision_config().hidden_size)
+    dts.load_state_dict(torch.load(work / "dts.pt", weights_only=True))
+    torch.save(encode_groups(dts.eval(), feature_bank(work), compressor().pool), work / "tokens.pt")
 
 
 def untrained_model(work: Path) -> tuple[VideoLLM, PreTrainedTokenizerFast]:
@@ -180,6 +195,18 @@ def untrained_model(work: Path) -> tuple[VideoLLM, PreTrainedTokenizerFast]:
     model.vision_tower.load_state_dict(SiglipVisionModel.from_pretrained(work / "tower").state_dict())
     model.dts.load_state_dict(torch.load(work / "dts.pt", weights_only=True))
     return model, tokenizer
+
+
+def run_unpack(footage: Path | None, work: Path) -> None:
+    """Put the parts of the model in the package where their stages leave them; ledger and optimiser begin anew."""
+    del footage
+    model = VideoLLM.from_pretrained(EMBEDDED, dtype=torch.float32)
+    model.vision_tower.save_pretrained(work / "tower")
+    torch.save(model.dts.state_dict(), work / "dts.pt")
+    copyfile(EMBEDDED / "tokenizer.json", work / "tokenizer.json")
+    keep_looking_back(model.language_model.model)
+    modules, optimiser = decoder_parts(decoder(), model)
+    checkpoint.save(work / "decoder", SHIPPED_STEP, modules, optimiser)
 
 
 def run_decoder(footage: Path | None, work: Path) -> None:
@@ -207,8 +234,10 @@ def run_export(footage: Path | None, work: Path) -> None:
 STAGES: dict[str, Callable[[Path | None, Path], None]] = {
     "school": run_school,
     "tower": run_tower,
+    "unpack": run_unpack,
     "bank": run_bank,
     "compressor": run_compressor,
+    "tokens": run_tokens,
     "decoder": run_decoder,
     "export": run_export,
 }
@@ -221,9 +250,14 @@ def main() -> None:
     parser.add_argument("--footage", type=Path, default=None, help="a folder of videos; drawn scenes alone without it")
     parser.add_argument("--work", type=Path, default=Path(".cache/embedded"))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0, help="of the bank")
+    parser.add_argument("--videos", type=int, default=bank().videos, help="in the bank")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    STAGES[options.stage](options.footage, options.work)
+    if options.stage == "bank":
+        run_bank(options.footage, options.work, bank(options.seed, options.videos))
+    else:
+        STAGES[options.stage](options.footage, options.work)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from longtake.data.bank import Mix, Mixer
@@ -44,7 +45,8 @@ class Phase:
     tokens: int = 8192  # a batch
     questions: int = 8  # a video
     late: float = 0.5  # share of videos that begin late
-    stretch: float = 1.0  # up to how many times longer are videos that are thinned as a selector would
+    thin: float = 0.3  # share of batches with longer videos, of whose background only some tokens are kept
+    stretch: float = 1.0  # up to how many times longer those are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +64,6 @@ class DecoderRecipe:
     jumps: float = 0.4  # share of videos whose positions leap, to stand in for longer ones
     blind: float = 0.03  # share of rows without their video, so that blind guessing is learned as what it is
     drop: tuple[float, float] = (0.05, 0.3)  # share of visual tokens dropped, in every other batch
-    thin: float = 0.3  # share of batches with longer videos, of whose background only some tokens are kept
     ledger: float = 0.3
     scorer: float = 0.3
     grounding: float = 0.3
@@ -92,11 +93,8 @@ def train_decoder(
     """Train the projector, decoder and scorer, resuming from ``folder``; bank bf16 ``(groups, tokens, dim)``."""
     torch.manual_seed(recipe.seed)
     text = Text(tokenizer, model.config.video_token_id)
-    ledger = Ledger(model.config.text_config.hidden_size)
-    modules = {"projector": model.projector, "decoder": model.language_model, "ledger": ledger}
-    if model.scorer is not None:
-        modules["scorer"] = model.scorer
-    optimiser = Optimiser(modules, recipe.lr, recipe.muon_lr, recipe.weight_decay)
+    modules, optimiser = decoder_parts(recipe, model)
+    ledger = cast(Ledger, modules["ledger"])
     start = checkpoint.resume(folder, modules, optimiser)
     log = checkpoint.Log(folder / "log.jsonl", recipe.steps, start)
     scale = float(bank[:2000].float().std())
@@ -115,6 +113,15 @@ def train_decoder(
     return model
 
 
+def decoder_parts(recipe: DecoderRecipe, model: VideoLLM) -> tuple[dict[str, nn.Module], Optimiser]:
+    """What the stage trains, by name, with a ledger that begins anew; and the optimiser of it."""
+    ledger = Ledger(model.config.text_config.hidden_size)
+    modules: dict[str, nn.Module] = {"projector": model.projector, "decoder": model.language_model, "ledger": ledger}
+    if model.scorer is not None:
+        modules["scorer"] = model.scorer
+    return modules, Optimiser(modules, recipe.lr, recipe.muon_lr, recipe.weight_decay)
+
+
 def draw_lessons(
     recipe: DecoderRecipe, phase: Phase, mixer: Mixer, rng: np.random.Generator, tokens: int
 ) -> tuple[list[Lesson], int]:
@@ -127,7 +134,7 @@ def draw_lessons(
     asked = phase.questions * QUESTION_TOKENS
     rows = max(1, phase.tokens // (groups * (tokens + STAMP_TOKENS) + asked))
     columns = max(groups * (tokens + STAMP_TOKENS), phase.tokens // rows - asked)
-    if rng.random() < recipe.thin:
+    if rng.random() < phase.thin:
         groups = round(groups * np.exp(rng.uniform(0, np.log(phase.stretch))))
     lessons = []
     for _ in range(rows):
@@ -210,15 +217,18 @@ def draw_rows(
 def thinned(rng: np.random.Generator, mix: Mix, per_group: int, columns: int) -> NDArray[np.bool_]:
     """Which tokens stay of a video with more than ``columns``, bool ``(groups, per_group)``.
 
-    About what a selector leaves: most of what shows a card or a mover, and some tokens of some other groups.
+    About what a selector leaves: most of what shows a card or a mover, and of other groups either all tokens of a few
+    or a few of many, each with its stamp.
     """
     count = len(mix.groups)
     share = columns / (count * (per_group + STAMP_TOKENS))
     if share >= 1:
         return np.ones((count, per_group), np.bool_)
-    of_groups = share ** rng.uniform(0.7, 1.0)
+    most = min(1.0, columns / (count * (1 + STAMP_TOKENS)))
+    of_groups = share * (most / share) ** rng.random()
+    within = (columns / (count * of_groups) - STAMP_TOKENS) / per_group
     alive = rng.random(count) < of_groups
-    kept: NDArray[np.bool_] = alive[:, None] & (rng.random((count, per_group)) < share / of_groups)
+    kept: NDArray[np.bool_] = alive[:, None] & (rng.random((count, per_group)) < within)
     for event in mix.video.events:
         if event.what is not None:
             groups = event_groups(mix, event)

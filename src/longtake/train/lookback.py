@@ -21,8 +21,6 @@ PAIRS = 8  # of a head's rotary pairs, the fastest; the others stay free for con
 def look_back(decoder: Qwen2Model) -> None:
     """Set the first layer's query and key biases so that head n looks n + 1 tokens back, whatever stands there.
 
-    That layer's queries and keys need no gradient from then on, so no training turns them elsewhere.
-
     With a query (a, 0) and a key turned by n + 1 places in each of some rotary pairs, the logit is a sum of
     a^2 cos(frequency x (distance - n - 1)), largest at that distance and nowhere near it in 8,192 places.
 
@@ -38,5 +36,11 @@ def look_back(decoder: Qwen2Model) -> None:
         query[:PAIRS] = AMPLITUDE
         key[:PAIRS] = AMPLITUDE * torch.cos((head + 1) * frequencies)
         key[size // 2 : size // 2 + PAIRS] = AMPLITUDE * torch.sin((head + 1) * frequencies)
+    keep_looking_back(decoder)
+
+
+def keep_looking_back(decoder: Qwen2Model) -> None:
+    """The first layer's queries and keys need no gradient from here on, so no training turns them elsewhere."""
+    attention = cast(Qwen2Attention, decoder.layers[0].self_attn)
     attention.q_proj.requires_grad_(False)
     attention.k_proj.requires_grad_(False)

@@ -182,7 +182,7 @@ def test_pictures_and_times_equal_those_of_the_ffmpeg_command(name: str) -> None
     assert len(pictures) == len(ordered)
     for number, picture in zip(numbers, each(chunks), strict=True):
         difference = np.abs(picture.astype(int) - pictures[ordered.index(number)].astype(int))
-        # Another version of swscale rounds and interpolates chroma differently: 2.3 on ten bits with 5.1, less on others.
+        # another version of swscale rounds and interpolates chroma differently: by 2.3 on ten bits, less on others
         assert difference.mean() < 3.0
 
 

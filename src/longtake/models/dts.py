@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn import init
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 Layout = Literal["correct", "legacy"]
 
@@ -63,7 +64,7 @@ class DynamicTokenSynthesizer(nn.Module):
         return hidden.squeeze(1)
 
 
-class DTSStage(nn.Module):
+class DTSStage(GradientCheckpointingLayer):
     """Spatial attention, temporal attention, and a convolution that halves the number of frames."""
 
     def __init__(self, dim: int) -> None:

@@ -183,8 +183,8 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
             states = self.vision_tower.post_layernorm(states)
         return states.unflatten(1, self.config.tower_grid)
 
-    def group_tokens(self, features: Tensor) -> Tensor:
-        """Tower features ``(frames, rows, columns, dim)`` to DTS tokens ``(groups, rows, columns, dim)``.
+    def split_groups(self, features: Tensor) -> Tensor:
+        """One video's tower features ``(frames, rows, columns, dim)`` to what the DTS takes, a frame axis in each group.
 
         The last frame is repeated to fill an incomplete last group; one frame, an image, fills a group alone.
         """
@@ -195,7 +195,11 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
             channels_first = features.permute(0, 3, 1, 2).float()
             resized = F.interpolate(channels_first, size=self.config.grid, mode="bilinear", align_corners=False)
             features = resized.permute(0, 2, 3, 1).to(features.dtype)
-        return self.dts(features.unflatten(0, (-1, self.config.frames_per_group)))
+        return features.unflatten(0, (-1, self.config.frames_per_group))
+
+    def group_tokens(self, features: Tensor) -> Tensor:
+        """Tower features ``(frames, rows, columns, dim)`` to DTS tokens ``(groups, rows, columns, dim)``."""
+        return self.dts(self.split_groups(features))
 
     def project(self, groups: Tensor) -> Tensor:
         """DTS tokens ``(groups, rows, columns, dim)`` to ``(groups, rows / pool, columns / pool, hidden)``."""

@@ -19,7 +19,7 @@ from longtake.data.batches import Batch
 from longtake.data.features import Features
 from longtake.data.media import Clip
 from longtake.models.preprocess import normalised_pixels
-from longtake.models.scorer import LegacySelector, QueryScorer, min_max, straight_through
+from longtake.models.scorer import LegacySelector, QueryScorer, straight_through
 from longtake.models.video_llm import FRAMES_PER_PASS, VideoLLM
 from longtake.train.columns import Columns, kept_columns, taken
 from longtake.train.reading import IGNORE
@@ -100,13 +100,14 @@ class AnswerLoss(nn.Module):
         """What the faithful scorer reads of each row's question, ``(tokens, hidden)``, without gradient."""
         if not isinstance(self.model.scorer, QueryScorer):
             return []
-        padded = nn.utils.rnn.pad_sequence([row if len(row) else row.new_zeros(1) for row in questions], batch_first=True)
+        asked = [row if len(row) else row.new_zeros(1) for row in questions] or [torch.zeros(1, dtype=torch.int64)]
+        padded = nn.utils.rnn.pad_sequence(asked, batch_first=True)
         states = self.model.get_input_embeddings()(padded.to(self.device))
         layer = self.model.config.scorer_layer
         if layer:
             run = self.model.language_model.model(inputs_embeds=states, use_cache=False, output_hidden_states=True)
             states = run.hidden_states[layer]
-        return [row[: len(question)] for row, question in zip(states, questions, strict=True)]
+        return [row[: len(question)] for row, question in zip(states, questions or asked, strict=True)]
 
     def scored(self, tokens: Tensor, questions: Sequence[Tensor], columns: Columns) -> Tensor:
         """Visual tokens of the same values, through which the answers' gradient reaches the faithful scorer."""
@@ -118,7 +119,7 @@ class AnswerLoss(nn.Module):
         rows = columns.clip_rows.tolist() or [0]
         for number, row in enumerate(rows):
             asked = questions[row] if len(questions[row]) else tokens.new_zeros(1, tokens.shape[1])
-            scores = min_max(scorer(clips[number].detach(), asked.to(tokens.dtype)).float())
+            scores = stretched(scorer(clips[number].detach(), asked.to(tokens.dtype)).float())
             weight = scores if len(questions[row]) else scores * 0.0
             clips[number] = straight_through(clips[number], weight).to(tokens.dtype)
         return torch.cat(clips)
@@ -153,3 +154,11 @@ class AnswerLoss(nn.Module):
         learned = (columns.labels[row] != IGNORE).nonzero().flatten()
         stop = int(learned[-1]) if len(learned) else columns.ids.shape[1]
         return (torch.arange(columns.ids.shape[1]) < stop).to(self.device)
+
+
+def stretched(scores: Tensor) -> Tensor:
+    """Scores of one clip from 0 up, over their range where that is above 1: a larger range teaches no more.
+
+    Ours. Stretching a small range too would magnify its rounding: a still picture's tokens would outweigh all others.
+    """
+    return (scores - scores.amin()) / (scores.amax() - scores.amin()).clamp_min(1.0)

@@ -138,6 +138,7 @@ class Run:
             self._optimiser = accelerator.prepare(_adamw(self.module, fit))
         else:
             self.module, self._optimiser = accelerator.prepare(module, _adamw(module, fit))
+        self.module.train()
 
     @property
     def is_main(self) -> bool:
@@ -160,8 +161,9 @@ class Run:
         """
         (total,) = self.total(counted)
         accelerator = self.accelerator
+        accelerator.step, accelerator.gradient_accumulation_steps = 0, len(parts)  # an epoch's last step has fewer
         # DDP and FSDP2 take the mean over processes, accelerate over micro-batches; both are undone here
-        scale = accelerator.gradient_accumulation_steps * accelerator.num_processes / max(1.0, total)
+        scale = len(parts) * accelerator.num_processes / max(1.0, total)
         summed, norm = 0.0, 0.0
         for group in self._optimiser.param_groups:
             group["lr"] = rate
@@ -218,10 +220,9 @@ class Run:
             _set_random_state(state["rng"][self.accelerator.process_index])
         return int(state["step"])
 
-    def weights(self) -> dict[str, Any]:
-        """All trained weights by name, whole, on the CPU; empty on processes that write no files. All must call it."""
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-        return get_model_state_dict(self.module, options=options)
+    def whole_weights(self) -> dict[str, Any]:
+        """All weights by name, on the CPU; empty on processes that write no files. Every process must call it."""
+        return get_model_state_dict(self.module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
 def shard(module: nn.Module, accelerator: Accelerator, *, offload: bool) -> nn.Module:

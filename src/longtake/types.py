@@ -22,7 +22,7 @@ class LongtakeError(ValueError):
 
 
 class VideoError(LongtakeError):
-    """A file that holds no readable video."""
+    """A file that holds no readable video, or image where one is expected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,9 +4,9 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
-import tiny
 import torch
 
+import tiny
 from longtake.data.batches import Batch, collate
 from longtake.data.conversations import Conversation, Media, Turn
 from longtake.data.examples import Example, build_example

@@ -6,18 +6,21 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import tiny
 import torch
 from PIL import Image
 
+import tiny
+from longtake.data.clips import Clips
 from longtake.data.conversations import read_conversations
 from longtake.data.features import FeatureStore
 from longtake.data.media import VariableSampling
 from longtake.data.order import Source
+from longtake.models import VideoLLM
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.processor import VideoLLMProcessor
 from longtake.train.align import AlignRecipe, train_align
 from longtake.train.dialogues import Material, Reading
+from longtake.train.recot import ReCoTRecipe, train_recot
 from longtake.train.run import Fit
 from longtake.train.sft import SftRecipe, train_sft
 from longtake.types import Frames
@@ -80,9 +83,15 @@ def store(model, folder: Path) -> FeatureStore:
     return FeatureStore(folder, "tiny", encode, frame_size=(side, side))
 
 
+def fresh_model(**changes: object) -> VideoLLM:
+    """The tiny model with weights as small as a real one's: with larger ones rounding grows a thousandfold."""
+    torch.manual_seed(0)
+    return VideoLLM(tiny.video_llm(**changes).config)
+
+
 def run_stage(stage: str, data: Path, output: Path, *, stored: bool = False, held: bool = False, **changes) -> None:
     """One stage on a fresh tiny model. changes: of the recipe, or of its fit where they are the fit's."""
-    model = tiny.video_llm()
+    model = fresh_model()
     made_by = VideoLLMProcessor.from_config(tiny.tokenizer(), model.config)
     own = {name: changes.pop(name) for name in list(changes) if name in SftRecipe.__dataclass_fields__}
     features = store(model, output.parent / "features") if stored else None
@@ -94,6 +103,28 @@ def run_stage(stage: str, data: Path, output: Path, *, stored: bool = False, hel
         train_sft(SftRecipe(fit=fit(**changes), reading=READING, **own), model, made_by, material, output)
 
 
+class NoisyClips:
+    """Clips whose frames drift from a random picture, three numbers a place; a fifth are images."""
+
+    def __init__(self, dim: int = 32, frames: int = 4) -> None:
+        self.dim, self.frames = dim, frames
+
+    def draw(self, rng: np.random.Generator, clips: int) -> Clips:
+        is_image = rng.random(clips) < 0.2
+        first = rng.standard_normal((clips, 1, 4, 4, 3))
+        drift = rng.standard_normal((clips, 1, 4, 4, 3)) * np.arange(self.frames)[None, :, None, None, None]
+        shown = first + 0.3 * drift * ~is_image[:, None, None, None, None]
+        features = shown @ np.random.default_rng(0).standard_normal((3, self.dim))
+        return Clips(features=torch.from_numpy(features).bfloat16(), is_image=torch.from_numpy(is_image))
+
+
+def run_recot(output: Path, *, held: bool = False, **changes) -> None:
+    """Pre-training on noisy clips. changes: of the recipe, or of its fit."""
+    own = {name: changes.pop(name) for name in list(changes) if name in ReCoTRecipe.__dataclass_fields__}
+    recipe = ReCoTRecipe(fit=fit(**changes), held_clips=8, **own)
+    train_recot(recipe, fresh_model().config, NoisyClips(), output, held=NoisyClips() if held else None)
+
+
 def logged(output: Path, name: str = "loss") -> dict[int, float]:
     """A figure by step."""
     rows = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
@@ -102,4 +133,8 @@ def logged(output: Path, name: str = "loss") -> dict[int, float]:
 
 if __name__ == "__main__":
     arguments = json.loads(sys.argv[1])
-    run_stage(arguments.pop("stage"), Path(arguments.pop("data")), Path(arguments.pop("output")), **arguments)
+    stage, output = arguments.pop("stage"), Path(arguments.pop("output"))
+    if stage == "recot":
+        run_recot(output, **arguments)
+    else:
+        run_stage(stage, Path(arguments.pop("data")), output, **arguments)

@@ -2,13 +2,13 @@
 
 import dataclasses
 
-import lessons
 import numpy as np
 import pytest
-import tiny
 import torch
 import torch.nn.functional as F
 
+import lessons
+import tiny
 from longtake.data.batches import Batch, collate
 from longtake.data.features import Features
 from longtake.models import VideoLLM

@@ -184,18 +184,14 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
         return states.unflatten(1, self.config.tower_grid)
 
     def split_groups(self, features: Tensor) -> Tensor:
-        """One video's tower features ``(frames, rows, columns, dim)`` to what the DTS takes, a frame axis in each group.
+        """One video's tower features ``(frames, rows, columns, dim)`` to ``(groups, frames_per_group, rows, columns, dim)``.
 
         The last frame is repeated to fill an incomplete last group; one frame, an image, fills a group alone.
         """
         missing = -features.shape[0] % self.config.frames_per_group
         if missing:
             features = torch.cat([features, features[-1:].expand(missing, -1, -1, -1)])
-        if tuple(features.shape[1:3]) != self.config.grid:
-            channels_first = features.permute(0, 3, 1, 2).float()
-            resized = F.interpolate(channels_first, size=self.config.grid, mode="bilinear", align_corners=False)
-            features = resized.permute(0, 2, 3, 1).to(features.dtype)
-        return features.unflatten(0, (-1, self.config.frames_per_group))
+        return resized(features, self.config.grid).unflatten(0, (-1, self.config.frames_per_group))
 
     def group_tokens(self, features: Tensor) -> Tensor:
         """Tower features ``(frames, rows, columns, dim)`` to DTS tokens ``(groups, rows, columns, dim)``."""
@@ -330,6 +326,16 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
             expand_size, is_encoder_decoder, input_ids=input_ids, **kwargs
         )
         return input_ids, kwargs | {"pixel_values_videos": videos}
+
+
+def resized(features: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Features ``(frames, rows, columns, dim)`` on another grid of places, bilinear; as they are on their own."""
+    if tuple(features.shape[1:3]) == grid:
+        return features
+    channels_first = F.interpolate(
+        features.permute(0, 3, 1, 2).float(), size=grid, mode="bilinear", align_corners=False
+    )
+    return channels_first.permute(0, 2, 3, 1).to(features.dtype)
 
 
 def average_pool(tokens: Tensor, pool: int) -> Tensor:

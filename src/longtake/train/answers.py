@@ -40,7 +40,7 @@ class AnswerLoss(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.model.projector[0].weight.device
+        return next(self.model.projector.parameters()).device
 
     @property
     def trains_tower(self) -> bool:
@@ -75,9 +75,10 @@ class AnswerLoss(nn.Module):
         return loss + 0.0 * unused
 
     def visual_groups(self, clips: Sequence[Clip]) -> Tensor:
-        """All clips' tower features in groups, ``(groups, frames_per_group, rows, columns, dim)``; one of zeros for none."""
+        """All clips' tower features, ``(groups, frames_per_group, rows, columns, dim)``; one group of zeros for none."""
         features = [clip.features.to(self.device) for clip in clips if isinstance(clip, Features)]
-        if len(features) < len(clips) or (not clips and self.trains_tower):
+        assert len(features) in (0, len(clips)), "clips are frames or features, not both"
+        if (clips or self.trains_tower) and not features:
             features = self.encoded([clip for clip in clips if isinstance(clip, Frames)])
         if not features:
             rows, columns = self.model.config.tower_grid
@@ -142,10 +143,10 @@ class AnswerLoss(nn.Module):
         for groups, row in zip(columns.clip_groups, columns.clip_rows.tolist(), strict=True):
             group = columns.group[row].to(self.device)
             places = ((group >= last) & (group < last + groups)).nonzero().flatten()
-            block = slice(int(places[0]), int(places[-1]) + 1)
+            first, stop = int(places[0]), int(places[-1]) + 1
             text = (group < 0) & (columns.labels[row] == IGNORE).to(self.device) & self._real(columns, row)
-            is_visual = columns.visual[row, block].to(self.device) >= 0
-            changed[row, block], _ = scorer(embeddings[row, block], is_visual, embeddings[row, text])
+            is_visual = columns.visual[row, first:stop].to(self.device) >= 0
+            changed[row, first:stop], _ = scorer(embeddings[row, first:stop], is_visual, embeddings[row, text])
             last += groups
         return changed, idle
 

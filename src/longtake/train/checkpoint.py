@@ -94,7 +94,7 @@ def read(folder: Path, *, mmap: bool = False) -> State | None:
             continue
         return state
     if steps:
-        raise LongtakeError(f"none of the {len(steps)} checkpoints in {folder} can be read; delete them to start afresh")
+        raise LongtakeError(f"none of the {len(steps)} checkpoints in {folder} can be read; delete them to begin anew")
     return None
 
 

@@ -10,6 +10,7 @@ One process, several that hold the whole model each (DDP), or several that hold 
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -75,7 +76,7 @@ class Fit:
         if self.steps is not None and self.steps < 1:
             raise LongtakeError(f"steps is {self.steps}; it must be at least 1")
         if not self.lr > 0 or not 0 <= self.warmup <= 1:
-            raise LongtakeError(f"lr is {self.lr} and warmup {self.warmup}; lr must be positive, warmup between 0 and 1")
+            raise LongtakeError(f"lr is {self.lr} and warmup {self.warmup}; lr must be positive, warmup from 0 to 1")
         if self.precision not in ("bf16", "fp32"):
             raise LongtakeError(f"precision is {self.precision!r}; it must be 'bf16' or 'fp32'")
         if self.offload and not self.shard:
@@ -95,14 +96,16 @@ def start_processes(fit: Fit) -> Accelerator:
 
     Raises LongtakeError for sharding with one process.
     """
-    handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+    handlers: list[Any] = []
     if fit.offload and torch.cuda.is_available():
         handlers.append(InitProcessGroupKwargs(backend="cpu:gloo,cuda:nccl"))  # norms of gradients that wait on the CPU
     accelerator = Accelerator(
         mixed_precision="bf16" if fit.precision == "bf16" else "no",
+        cpu=not torch.accelerator.is_available(),  # else accelerate would leave processes without one apart, each alone
         kwargs_handlers=handlers,
         step_scheduler_with_optimizer=False,
     )
+    assert accelerator.num_processes == int(os.environ.get("WORLD_SIZE", "1"))
     if fit.shard and accelerator.num_processes == 1:
         raise LongtakeError("shard needs several processes; start with torchrun --nproc-per-node N -m longtake.cli ...")
     return accelerator
@@ -115,11 +118,15 @@ def micro_batches(fit: Fit, processes: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """What an optimiser step did. loss: mean over everything counted. norm: of the gradient, before clipping."""
+    """What an optimiser step did.
+
+    loss, more: means over everything counted. norm: of the gradient, before clipping.
+    """
 
     loss: float
     norm: float
     counted: int
+    more: tuple[float, ...] = ()
 
 
 class Run:
@@ -150,36 +157,39 @@ class Run:
         summed: Tensor = self.accelerator.reduce(
             torch.tensor(values, dtype=torch.float64, device=self.accelerator.device), "sum"
         )
-        return summed.tolist()  # type: ignore[no-any-return]
+        return summed.tolist()
 
-    def update(self, parts: Sequence[Part], loss_of: Callable[[Part], Tensor], counted: int, rate: float) -> Update:
+    def update(
+        self, parts: Sequence[Part], loss_of: Callable[[Part], Tensor | Sequence[Tensor]], counted: int, rate: float
+    ) -> Update:
         """One optimiser step over this process's micro-batches.
 
-        loss_of: a part's summed loss, through ``self.module``. counted: what that is summed over in all of this
-        process's parts; the step's loss is the sum over all processes divided by the count over all processes, so that
-        no micro-batch weighs more than its tokens.
+        loss_of: a part's summed loss, through ``self.module``; figures behind it are summed up likewise. counted: what
+        that is summed over in all of this process's parts. The step's loss is the sum over all processes divided by the
+        count over all processes, so that no micro-batch weighs more than its tokens.
         """
-        (total,) = self.total(counted)
         accelerator = self.accelerator
+        (total,) = self.total(counted)
         accelerator.step, accelerator.gradient_accumulation_steps = 0, len(parts)  # an epoch's last step has fewer
         # DDP and FSDP2 take the mean over processes, accelerate over micro-batches; both are undone here
         scale = len(parts) * accelerator.num_processes / max(1.0, total)
-        summed, norm = 0.0, 0.0
         for group in self._optimiser.param_groups:
             group["lr"] = rate
+        sums, norm = [], 0.0
         for part in parts:
             with accelerator.accumulate(self.module):
                 with accelerator.autocast():
-                    loss = loss_of(part)
+                    found = loss_of(part)
+                loss, *more = [found] if isinstance(found, Tensor) else found
                 accelerator.backward(loss * scale)
-                summed += float(loss.detach())
+                sums.append([float(figure.detach()) for figure in (loss, *more)])
                 if accelerator.sync_gradients:
                     clipped = accelerator.clip_grad_norm_(self.module.parameters(), self.fit.clip)
                     norm = float(clipped.full_tensor() if hasattr(clipped, "full_tensor") else clipped)
                 self._optimiser.step()
                 self._optimiser.zero_grad()
-        (summed,) = self.total(summed)
-        return Update(loss=summed / max(1.0, total), norm=norm, counted=int(total))
+        means = [value / max(1.0, total) for value in self.total(*map(sum, zip(*sums, strict=True)))]
+        return Update(loss=means[0], norm=norm, counted=int(total), more=tuple(means[1:]))
 
     @torch.no_grad()
     def mean(self, parts: Sequence[Part], loss_of: Callable[[Part], Tensor], counted: Callable[[Part], int]) -> float:

@@ -30,7 +30,7 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "log.jsonl"
         _keep_until(self._file, start)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     def __enter__(self) -> RunLog:
         return self
@@ -39,7 +39,7 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._writes:
-            self._board.close()  # type: ignore[no-untyped-call]
+            self._board.close()
 
     def step(self, step: int, *, tokens: float = 0.0, **figures: float) -> None:
         """One step's figures. tokens: how many it took, over all processes, for the speed."""
@@ -60,7 +60,7 @@ class RunLog:
         with self._file.open("a") as sink:
             sink.write(json.dumps({"step": step, **figures}) + "\n")
         for name, value in figures.items():
-            self._board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self._board.add_scalar(name, value, step)
 
     def tell(self, step: int, **figures: float) -> None:
         """Figures into the files and onto the terminal: those of an evaluation."""

@@ -20,7 +20,16 @@ from peft.tuners.lora import LoraLayer
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM
 from longtake.train.answers import AnswerLoss
-from longtake.train.dialogues import Desk, Material, Reading, held_loss, loader, recompute_layers, train_only, write_model
+from longtake.train.dialogues import (
+    Desk,
+    Material,
+    Reading,
+    held_loss,
+    loader,
+    recompute_layers,
+    train_only,
+    write_model,
+)
 from longtake.train.run import Fit, Run, start_processes
 from longtake.train.runlog import RunLog
 from longtake.types import LongtakeError

@@ -1,0 +1,230 @@
+"""How much memory training and answering take on a device, from a ``VideoLLM``'s config alone.
+
+Weights, gradients, the optimiser's states, what a forward pass saves for the backward pass (worked out layer by layer
+from what PyTorch's operators keep), the largest passing tensors, and keys and values. Left out: the allocator's gaps,
+the libraries' workspaces and the device's own context, usually a few gigabytes on a GPU.
+"""
+
+# mypy: disable-error-code="no-any-return"
+# (Transformers' configs are not typed.)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from longtake.models.video_llm import FRAMES_PER_PASS, VideoLLMConfig
+from longtake.train.estimate import Precision, Workload, kv_width, parameters, query_width
+from longtake.types import LongtakeError
+
+Sharding = Literal["none", "zero2", "full"]
+
+FULL = 4  # bytes of a float32
+PREFILL_COLUMNS = 8192  # that answering runs at once, as ``backbones.language`` does
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes on one device at the fullest moment.
+
+    activations_bytes: what waits for the backward pass, or for answering the visual tokens and the prompt's embeddings.
+    working_bytes: what stands beside it for a moment: the logits and their gradients, or a layer computed again.
+    kv_bytes: keys and values.
+    """
+
+    weights_bytes: float = 0.0
+    gradients_bytes: float = 0.0
+    states_bytes: float = 0.0
+    activations_bytes: float = 0.0
+    working_bytes: float = 0.0
+    kv_bytes: float = 0.0
+
+    @property
+    def total_bytes(self) -> float:
+        """All of it."""
+        fixed = self.weights_bytes + self.gradients_bytes + self.states_bytes
+        return fixed + self.activations_bytes + self.working_bytes + self.kv_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Widths:
+    """Bytes of a number: in weights, products, the residual stream, gradients, and AdamW's states of a weight.
+
+    copies: of a weight cast anew for its product, which lives until the backward pass.
+    """
+
+    weight: int
+    product: int
+    stream: int
+    gradient: int
+    states: int
+    copies: int = 0
+
+    def normed(self, dim: int, consumers: int) -> int:
+        """What products keep of one norm's outcome: its cast, one for each of them, or the outcome itself."""
+        return self.product * dim * (1 if self.stream == self.product else consumers)
+
+
+WIDTHS: dict[Precision, _Widths] = {
+    "float32": _Widths(weight=4, product=4, stream=4, gradient=4, states=8),
+    "autocast": _Widths(weight=4, product=2, stream=4, gradient=4, states=8, copies=2),
+    "mixed": _Widths(weight=2, product=2, stream=2, gradient=2, states=12),
+    "bfloat16": _Widths(weight=2, product=2, stream=2, gradient=2, states=4),
+}
+
+
+def training_memory(config: VideoLLMConfig, work: Workload, *, sharding: Sharding = "none", ranks: int = 1) -> Memory:
+    """One training step with AdamW on one of ``ranks`` devices.
+
+    sharding: "zero2" splits gradients and states over the ranks (DeepSpeed's second stage; offloaded, the states stand
+        in host memory instead); "full" the weights too (FSDP2), a layer's gathered weights left out.
+    Gradients count whole, as between the steps of an accumulation; the backward pass of a first step is lower.
+    """
+    if ranks < 1 or (sharding == "none" and ranks > 1):
+        raise LongtakeError(f"{ranks} ranks with sharding {sharding}; each rank of plain data parallelism counts as 1")
+    widths, counts = WIDTHS[work.precision], parameters(config)
+    learned = sum(counts[part] for part in work.trainable) + counts["head"] * ("decoder" in work.trainable)
+    whole, split = sum(counts.values()), 1 / ranks
+    saved = activations_bytes(config, work)
+    return Memory(
+        weights_bytes=whole * widths.weight * (split if sharding == "full" else 1.0),
+        gradients_bytes=learned * widths.gradient * split,
+        states_bytes=learned * widths.states * split,
+        activations_bytes=saved,
+        working_bytes=max(_loss_bytes(config, work), _again_bytes(config, work), _pass_bytes(config, work) - saved),
+    )
+
+
+def activations_bytes(config: VideoLLMConfig, work: Workload) -> float:
+    """What a forward pass saves for the backward pass, all parts together, the loss's own left out.
+
+    With checkpointing the layers of tower and decoder leave their inputs only.
+    """
+    widths, reached = WIDTHS[work.precision], work.reached
+    columns, learns = work.batch * work.positions(config), "decoder" in work.trainable
+    total = 0.0
+    if "tower" in reached:
+        total += work.batch * work.frames * _tower_saved(config, work)
+    if "dts" in reached:
+        total += work.batch * work.groups(config) * _dts_saved(config, widths)
+    if "projector" in reached:
+        total += work.batch * work.groups(config) * _projector_saved(config, widths)
+    if "decoder" in reached:
+        text = config.text_config
+        layer = text.hidden_size * widths.stream if work.checkpointing else _decoder_layer(config, widths, learns)
+        norm = text.hidden_size * (FULL + widths.stream * learns) + FULL
+        total += columns * (text.num_hidden_layers * layer + norm)
+        total += work.batch * work.logits(config) * text.hidden_size * widths.product * learns
+    return total + _copies(config, work)
+
+
+def kv_bytes(config: VideoLLMConfig, positions: int, number_bytes: int = 2) -> int:
+    """Keys and values of so many positions: 36 KiB a position in bfloat16 at Qwen2.5-3B's shape."""
+    return 2 * config.text_config.num_hidden_layers * kv_width(config) * number_bytes * positions
+
+
+def answering_memory(config: VideoLLMConfig, work: Workload) -> Memory:
+    """Watching and asking once: weights, all visual tokens and the prompt's embeddings, keys and values, a pass."""
+    width = WIDTHS[work.precision].product
+    positions, text = work.positions(config), config.text_config
+    run = min(positions, PREFILL_COLUMNS)
+    layer = run * width * (4 * text.hidden_size + 3 * text.intermediate_size)
+    if positions > run:  # grouped keys and values are written out for each query head, and grow by copying
+        layer += 2 * positions * width * (query_width(config) + kv_width(config))
+    tokens = work.groups(config) * config.tokens_per_group
+    return Memory(
+        weights_bytes=sum(parameters(config).values()) * WIDTHS[work.precision].weight,
+        activations_bytes=work.batch * (tokens + positions) * text.hidden_size * width,
+        working_bytes=max(work.batch * layer, _pass_bytes(config, work)),
+        kv_bytes=work.batch * kv_bytes(config, positions + work.answer_tokens, width),
+    )
+
+
+def _tower_saved(config: VideoLLMConfig, work: Workload) -> float:
+    """Of each frame: every layer's share, and the outcome that a last norm keeps."""
+    seen, widths = config.vision_config, WIDTHS[work.precision]
+    patches, d = config.tower_grid[0] * config.tower_grid[1], seen.hidden_size
+    layer = d * widths.stream if work.checkpointing else _tower_layer(config, widths)
+    pixels = seen.num_channels * seen.patch_size**2 * widths.product
+    return patches * (seen.num_hidden_layers * layer + d * widths.stream * config.vision_norm + pixels)
+
+
+def _tower_layer(config: VideoLLMConfig, widths: _Widths) -> float:
+    """Of each patch: two norms' inputs, what the products read, queries, keys, values and outcome, both GELU sides."""
+    seen = config.vision_config
+    d = seen.hidden_size
+    norms = 2 * (widths.stream * d + 2 * widths.stream) + widths.normed(d, 3) + widths.normed(d, 1)
+    attention = 4 * widths.product * d + FULL * seen.num_attention_heads
+    return norms + attention + 2 * widths.product * seen.intermediate_size
+
+
+def _decoder_layer(config: VideoLLMConfig, widths: _Widths, learns: bool) -> float:
+    """Of each column. A frozen layer that gradients go through keeps no input of its products."""
+    text = config.text_config
+    d, query, f = text.hidden_size, query_width(config), text.intermediate_size
+    norms = 2 * (FULL * d + FULL)
+    attention = widths.product * (2 * query + 2 * kv_width(config)) + FULL * text.num_attention_heads
+    gates = 3 * widths.product * f
+    if not learns:
+        return norms + attention + gates
+    inputs = 2 * widths.stream * d + widths.normed(d, 3) + widths.normed(d, 2) + widths.product * f
+    return norms + attention + gates + inputs
+
+
+def _dts_saved(config: VideoLLMConfig, widths: _Widths) -> float:
+    """Of each group: every stage's norms (in float32), attentions, the convolution's input with and without border."""
+    rows, columns = config.grid
+    d, frames, total = config.vision_config.hidden_size, config.frames_per_group, 0.0
+    while frames > 1:
+        norms = 2 * 2 * FULL * d + widths.normed(d, 3) + widths.normed(d, 1)
+        attention = (4 + 3 + 1) * widths.product * d
+        total += frames * rows * columns * (norms + attention + widths.stream * d + FULL)
+        total += (frames + 1) * (rows + 2) * (columns + 2) * widths.product * d
+        frames //= 2
+    return total
+
+
+def _projector_saved(config: VideoLLMConfig, widths: _Widths) -> float:
+    rows, columns = config.grid if config.pool_after_projector else config.token_grid
+    return rows * columns * widths.product * (config.vision_config.hidden_size + 2 * config.text_config.hidden_size)
+
+
+def _copies(config: VideoLLMConfig, work: Workload) -> float:
+    """Weights cast for their products; of the embedding only as a head.
+
+    Those that learn are cast once and kept for the whole forward pass, others for as long as a product is saved.
+    """
+    counts, each = parameters(config), WIDTHS[work.precision].copies
+    again = {"tower", "decoder"} if work.checkpointing else set()
+    kept = work.trainable | (work.reached - again)
+    head = config.text_config.vocab_size * config.text_config.hidden_size if work.reached else 0
+    return each * (sum(counts[part] for part in kept) + head * ("decoder" not in kept))
+
+
+def _loss_bytes(config: VideoLLMConfig, work: Workload) -> float:
+    """Logits, their log-softmax in float32, and its gradient."""
+    numbers = work.batch * work.logits(config) * config.text_config.vocab_size
+    return numbers * (WIDTHS[work.precision].product + 2 * FULL) if work.reached else 0.0
+
+
+def _again_bytes(config: VideoLLMConfig, work: Workload) -> float:
+    """The largest layer that checkpointing computes again, while its backward pass runs."""
+    widths = WIDTHS[work.precision]
+    if not work.checkpointing or not work.reached:
+        return 0.0
+    decoder = work.batch * work.positions(config) * _decoder_layer(config, widths, "decoder" in work.trainable)
+    patches = work.batch * work.frames * config.tower_grid[0] * config.tower_grid[1]
+    return max(decoder, patches * _tower_layer(config, widths) if "tower" in work.reached else 0.0)
+
+
+def _pass_bytes(config: VideoLLMConfig, work: Workload) -> float:
+    """A frozen tower's and DTS's passing tensors, ``FRAMES_PER_PASS`` frames at a time; gone when the decoder runs."""
+    if "tower" in work.reached:
+        return 0.0
+    seen, width = config.vision_config, WIDTHS[work.precision].product
+    pixels = seen.num_channels * seen.image_size**2 * width
+    patches, places = config.tower_grid[0] * config.tower_grid[1], config.grid[0] * config.grid[1]
+    tower = patches * width * (4 * seen.hidden_size + 2 * seen.intermediate_size)
+    dts = places * seen.hidden_size * (5 * FULL + 8 * width)  # its norms are in float32
+    ways = [pixels + tower] * (not work.stored_features) + [pixels + dts] * ("dts" not in work.reached)
+    return min(work.frames, FRAMES_PER_PASS) * max(ways, default=0.0)

@@ -184,7 +184,7 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
         return states.unflatten(1, self.config.tower_grid)
 
     def split_groups(self, features: Tensor) -> Tensor:
-        """One video's tower features ``(frames, rows, columns, dim)`` to ``(groups, frames_per_group, rows, columns, dim)``.
+        """Features ``(frames, rows, columns, dim)`` to ``(groups, frames_per_group, rows, columns, dim)``, one video's.
 
         The last frame is repeated to fill an incomplete last group; one frame, an image, fills a group alone.
         """

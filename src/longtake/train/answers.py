@@ -75,7 +75,7 @@ class AnswerLoss(nn.Module):
         return loss + 0.0 * unused
 
     def visual_groups(self, clips: Sequence[Clip]) -> Tensor:
-        """All clips' tower features, ``(groups, frames_per_group, rows, columns, dim)``; one group of zeros for none."""
+        """All clips' features, ``(groups, frames_per_group, rows, columns, dim)``; one group of zeros for none."""
         features = [clip.features.to(self.device) for clip in clips if isinstance(clip, Features)]
         assert len(features) in (0, len(clips)), "clips are frames or features, not both"
         if (clips or self.trains_tower) and not features:

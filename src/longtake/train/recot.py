@@ -36,7 +36,8 @@ class ReCoTRecipe:
     """Hyper-parameters of pre-training; all but the mean squared error are ours where the paper is silent.
 
     fit: its rows are clips; ``steps`` must be given. policy, mask_ratio, candidates, target, weight: as in ``ReCoT``.
-    frames: of a clip. image_share: how many clips are images. held_clips: measured at every evaluation.
+    frames, fps: of a clip, and a second of video. image_share: how many clips are images. held_clips: measured at every
+    evaluation.
     """
 
     fit: Fit
@@ -46,6 +47,7 @@ class ReCoTRecipe:
     target: Target = "raw"
     weight: Weight = "all"
     frames: int = 4
+    fps: float = 1.0
     image_share: float = 0.25
     held_clips: int = 64
 
@@ -92,7 +94,7 @@ def train_recot(
     held: ClipSource | None = None,
     start_from: DynamicTokenSynthesizer | None = None,
 ) -> None:
-    """Pre-train the DTS of a model with this config, resuming from ``folder``, and save it in ``folder/dts.safetensors``.
+    """Pre-train the DTS of a model with this config, resuming from ``folder``; save it in ``folder/dts.safetensors``.
 
     held: clips to measure on. start_from: a DTS to go on with; None: a fresh one.
     """

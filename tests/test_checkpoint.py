@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from longtake.train import checkpoint
@@ -99,11 +100,23 @@ def test_a_full_disk_leaves_the_last_one_intact(tmp_path, monkeypatch, room_byte
     assert len(before) > 3000
     with monkeypatch.context() as patch:
         full_disk(patch, room_bytes)
-        with pytest.raises(LongtakeError, match="disk is full: the checkpoint of step 2 .* that of step 1 is intact"):
+        with pytest.raises(LongtakeError, match="disk is full: the checkpoint of step 2 .* of step 1 is intact"):
             checkpoint.save(tmp_path, 2, modules, optimiser)
     assert names(tmp_path) == ["checkpoint-00000001.pt"]
     assert (tmp_path / "checkpoint-00000001.pt").read_bytes() == before
     assert checkpoint.resume(tmp_path, modules, optimiser) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "no"), OSError(errno.EDQUOT, "no"), SafetensorError("I/O error: no room (os error 28)")],
+)
+def test_a_full_disk_is_known_by_any_name(tmp_path, error):
+    with pytest.raises(LongtakeError, match="the log does not fit in .*; there is no checkpoint: make room"):
+        with checkpoint.room_in(tmp_path, "the log"):
+            raise error
+    with pytest.raises(SafetensorError), checkpoint.room_in(tmp_path, "the log"):
+        raise SafetensorError("a header")
 
 
 def test_other_failures_are_not_called_a_full_disk(tmp_path, monkeypatch):

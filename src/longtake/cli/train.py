@@ -22,7 +22,7 @@ def train(
     data: Annotated[
         list[str] | None, typer.Option(help="JSON or JSONL of conversations, FILE or FILE=WEIGHT; several times.")
     ] = None,
-    media: Annotated[Path | None, typer.Option(help="What media paths count from; else the first file's folder.")] = None,
+    media: Annotated[Path | None, typer.Option(help="What media paths count from; else the first file's.")] = None,
     held: Annotated[Path | None, typer.Option(help="Conversations to measure on.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where everything goes; else .cache/train/RECIPE.")] = None,
     settings: Annotated[
@@ -42,8 +42,9 @@ def train(
     for assignment in settings or []:
         chosen = changed(chosen, assignment)
     target = output or Path(".cache/train") / recipe
-    run(chosen, stage or ["recot", "align", "sft"], data_files(data or [], media, held), target)
-    print(f"{target}: done; a trained model answers with longtake ask VIDEO QUESTION --model {target}/STAGE/model")
+    stages = stage or ["recot", "align", "sft"]
+    if run(chosen, stages, data_files(data or [], media, held), target):
+        print(f"{target}: done; a trained model answers with longtake ask VIDEO QUESTION --model {target}/STAGE/model")
 
 
 def data_files(files: list[str], media: Path | None, held: Path | None) -> DataFiles | None:

@@ -12,7 +12,7 @@ from longtake.data.order import Source
 from longtake.models.video_llm import VideoLLMConfig
 from longtake.train.align import AlignRecipe
 from longtake.train.estimate import Device, Part, Workload, recot_flops, seconds, total, training_flops
-from longtake.train.footprint import training_memory
+from longtake.train.footprint import Sharding, training_memory
 from longtake.train.recot import ReCoTRecipe
 from longtake.train.sft import SftRecipe
 
@@ -54,7 +54,7 @@ def estimate(
         work = workload(recipe, config)
         flops = total(training_flops(config, work)) / work.batch
         shown = f"rows of {work.frames} frames"
-        sharding = "full" if fit.shard else "none"
+        sharding: Sharding = "full" if fit.shard else "none"
         needed = training_memory(config, work, sharding=sharding, ranks=processes if fit.shard else 1)
         memory = f"{needed.total_bytes / 1e9:.2f} GB on each device, "
     spent = seconds(flops * fit.batch * steps / processes, device, UTILISATION)

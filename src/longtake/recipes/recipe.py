@@ -11,7 +11,6 @@ from longtake.models.video_llm import VideoLLM
 from longtake.train.align import AlignRecipe
 from longtake.train.recot import ReCoTRecipe
 from longtake.train.sft import SftRecipe
-from longtake.types import LongtakeError
 
 STAGES = ("recot", "align", "sft")
 
@@ -44,8 +43,3 @@ class Recipe:
     recot: ReCoTRecipe
     align: AlignRecipe
     sft: SftRecipe
-
-    def __post_init__(self) -> None:
-        found = {stage: getattr(self, stage).fit.precision for stage in STAGES}
-        if len(set(found.values())) > 1:
-            raise LongtakeError(f"precision is {found}; it must be the same in all stages")

@@ -23,7 +23,8 @@ def changed(settings: Settings, assignment: str) -> Settings:
     name, equals, value = assignment.partition("=")
     if not equals:
         raise LongtakeError(f"{assignment!r} sets nothing; write name=value, for example sft.fit.lr=1e-5")
-    return _changed(settings, name.strip().split("."), value.strip(), name.strip())
+    found: Settings = _changed(settings, name.strip().split("."), value.strip(), name.strip())
+    return found
 
 
 def _changed(settings: Any, path: list[str], value: str, name: str) -> Any:

@@ -37,10 +37,10 @@ from longtake.types import Frames, LongtakeError, Sampling
 FREE = ("shard", "offload", "checkpointing", "log_every", "save_every", "keep", "threads")
 
 
-def run(recipe: Recipe, stages: Sequence[str], data: DataFiles | None, output: Path) -> None:
+def run(recipe: Recipe, stages: Sequence[str], data: DataFiles | None, output: Path) -> bool:
     """Run these stages, in the recipe's order; a stage that was stopped goes on, one that is finished is passed over.
 
-    data: None: what the recipe makes itself.
+    data: None: what the recipe makes itself. Returns whether this process is the one that speaks for all.
 
     Raises LongtakeError for an unknown stage, for data that are neither given nor made, and for an output folder that
     holds a run of other settings.
@@ -56,6 +56,7 @@ def run(recipe: Recipe, stages: Sequence[str], data: DataFiles | None, output: P
     begin(recipe, output, processes)
     for stage in [stage for stage in STAGES if stage in stages]:
         run_stage(recipe, stage, data, output, processes)
+    return bool(processes.is_main_process)
 
 
 def begin(recipe: Recipe, output: Path, processes: Accelerator) -> None:

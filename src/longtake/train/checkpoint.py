@@ -12,12 +12,14 @@ import os
 import pickle
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from longtake.train.optimiser import Optimiser
@@ -43,30 +45,40 @@ def write(folder: Path, step: int, state: State, *, keep: int = 2) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / "checkpoint.tmp"
-    try:
-        with scratch.open("wb") as sink:
-            torch.save({"step": step, **state}, sink)
-            sink.flush()
-            os.fsync(sink.fileno())
-        scratch.replace(folder / f"checkpoint-{step:08d}.pt")
-    except (OSError, RuntimeError) as error:
-        scratch.unlink(missing_ok=True)
-        if not _disk_is_full(error):
-            raise
-        last = max(_steps(folder), default=None)
-        kept = "there is none before it" if last is None else f"that of step {last} is intact"
-        raise LongtakeError(
-            f"the disk is full: the checkpoint of step {step} does not fit in {folder}; {kept}: "
-            "make room and start the same command again"
-        ) from error
+    with room_in(folder, f"the checkpoint of step {step}"):
+        try:
+            with scratch.open("wb") as sink:
+                torch.save({"step": step, **state}, sink)
+                sink.flush()
+                os.fsync(sink.fileno())
+            scratch.replace(folder / f"checkpoint-{step:08d}.pt")
+        finally:
+            scratch.unlink(missing_ok=True)
     for old in sorted(_steps(folder))[:-keep]:
         (folder / f"checkpoint-{old:08d}.pt").unlink()
 
 
+@contextmanager
+def room_in(folder: Path, what: str) -> Iterator[None]:
+    """A full disk met in here becomes a LongtakeError that says what did not fit and which checkpoint is intact."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _disk_is_full(error):
+            raise
+        last = max(_steps(folder), default=None)
+        kept = "there is no checkpoint" if last is None else f"the checkpoint of step {last} is intact"
+        raise LongtakeError(
+            f"the disk is full: {what} does not fit in {folder}; {kept}: make room and start the same command again"
+        ) from error
+
+
 def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error comes from a disk without room; torch.save hides it behind one of its own."""
+    """Whether an error comes from a disk without room; torch.save and safetensors hide it behind one of their own."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if isinstance(error, SafetensorError) and f"os error {errno.ENOSPC}" in str(error):
             return True
         error = error.__context__
     return False

@@ -23,6 +23,7 @@ from longtake.data.media import MediaReader, VariableSampling
 from longtake.data.order import Order, Source
 from longtake.models.processor import VideoLLMProcessor, stamp_text
 from longtake.models.video_llm import VideoLLM
+from longtake.train.checkpoint import room_in
 from longtake.train.columns import Columns, columns_of, draw_kept
 from longtake.train.run import Fit, Run
 
@@ -149,8 +150,9 @@ def write_model(
         finish(model)
         scratch = target.with_name(target.name + ".tmp")
         shutil.rmtree(scratch, ignore_errors=True)
-        model.save_pretrained(scratch)
-        processor.save_pretrained(scratch)
+        with room_in(target.parent, "the trained model"):
+            model.save_pretrained(scratch)
+            processor.save_pretrained(scratch)
         shutil.rmtree(target, ignore_errors=True)
         scratch.rename(target)
     run.accelerator.wait_for_everyone()

@@ -24,6 +24,7 @@ from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.models.masking import Policy
 from longtake.models.recot import ReCoT, Target, Weight, mean_frames, target_tokens, token_errors
 from longtake.models.video_llm import VideoLLMConfig, resized
+from longtake.train.checkpoint import room_in
 from longtake.train.run import Fit, Run, micro_batches, start_processes
 from longtake.train.runlog import RunLog
 from longtake.types import LongtakeError
@@ -183,7 +184,8 @@ def write_dts(run: Run, folder: Path) -> None:
     }
     if run.is_main:
         scratch = folder / "dts.tmp"
-        save_file(weights, scratch)
+        with room_in(folder, "the trained compressor"):
+            save_file(weights, scratch)
         scratch.replace(folder / WEIGHTS)
     run.accelerator.wait_for_everyone()
 

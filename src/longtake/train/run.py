@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -99,6 +100,7 @@ def start_processes(fit: Fit) -> Accelerator:
     handlers: list[Any] = []
     if fit.offload and torch.cuda.is_available():
         handlers.append(InitProcessGroupKwargs(backend="cpu:gloo,cuda:nccl"))  # norms of gradients that wait on the CPU
+    AcceleratorState._reset_state()  # the stage before, in this process, may have had another precision
     accelerator = Accelerator(
         mixed_precision="bf16" if fit.precision == "bf16" else "no",
         cpu=not torch.accelerator.is_available(),  # else accelerate would leave processes without one apart, each alone

@@ -11,6 +11,8 @@ from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
 
+from longtake.train.checkpoint import room_in
+
 RECENT = 20  # steps over which speed is taken
 
 
@@ -57,7 +59,7 @@ class RunLog:
         """Figures into the files only."""
         if not self._writes:
             return
-        with self._file.open("a") as sink:
+        with room_in(self._file.parent, "the log"), self._file.open("a") as sink:
             sink.write(json.dumps({"step": step, **figures}) + "\n")
         for name, value in figures.items():
             self._board.add_scalar(name, value, step)

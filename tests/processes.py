@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 RUNNER = Path(__file__).with_name("stage_runs.py")
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 900  # a busy machine is no failure
 
 
 def free_port() -> int:

@@ -56,14 +56,13 @@ def test_killed_twice_and_bit_equal(data, tmp_path, stage):
     assert list(logged(tmp_path / "parts")) == list(range(1, 41))
 
 
-SPREAD = {"ddp": {}, "fsdp2": {"shard": True}, "fsdp2 offloaded": {"shard": True, "offload": True}}
-STAGES = {
-    "sft": {"stage": "sft"},
-    "idle ranks": {"stage": "sft", "batch": 3, "micro_batch": 1},
-    "lora from a store": {"stage": "sft", "lora_rank": 2, "stored": True},
-    "tower, checkpointing": {"stage": "sft", "train_tower": True, "checkpointing": True},
-    "align": {"stage": "align"},
-}
+SFT: dict[str, object] = {"stage": "sft"}
+IDLE = SFT | {"batch": 3, "micro_batch": 1}  # one of two processes has nothing to do in every second micro-batch
+LORA = SFT | {"lora_rank": 2, "stored": True}
+TOWER = SFT | {"train_tower": True, "checkpointing": True}
+DDP: dict[str, object] = {}
+FSDP2: dict[str, object] = {"shard": True}
+OFFLOADED: dict[str, object] = {"shard": True, "offload": True}
 
 
 def same_curve(one: Path, other: Path) -> None:
@@ -73,8 +72,20 @@ def same_curve(one: Path, other: Path) -> None:
     assert list(a.values()) == pytest.approx(list(b.values()), rel=1e-5)
 
 
-@pytest.mark.parametrize("spread", SPREAD.values(), ids=SPREAD)
-@pytest.mark.parametrize("arguments", STAGES.values(), ids=STAGES)
+@pytest.mark.parametrize(
+    ("arguments", "spread"),
+    [
+        pytest.param(SFT, DDP, id="sft, ddp"),
+        pytest.param(SFT, FSDP2, id="sft, fsdp2"),
+        pytest.param(SFT, OFFLOADED, id="sft, fsdp2 offloaded"),
+        pytest.param(IDLE, DDP, id="idle processes, ddp"),
+        pytest.param(IDLE, FSDP2, id="idle processes, fsdp2"),
+        pytest.param(LORA, FSDP2, id="lora and store, fsdp2"),
+        pytest.param(TOWER, DDP, id="tower and checkpointing, ddp"),
+        pytest.param(TOWER, FSDP2, id="tower and checkpointing, fsdp2"),
+        pytest.param({"stage": "align"}, FSDP2, id="align, fsdp2"),
+    ],
+)
 def test_two_processes_learn_as_one(data, tmp_path, arguments, spread):
     run_stage(data=data, output=tmp_path / "one" / "run", held=True, **arguments)
     run_together(2, data=data, output=tmp_path / "two" / "run", held=True, **arguments, **spread)
@@ -86,7 +97,7 @@ def test_two_processes_learn_as_one(data, tmp_path, arguments, spread):
         torch.testing.assert_close(spread_out[name], value, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("spread", [SPREAD["ddp"], SPREAD["fsdp2"]], ids=["ddp", "fsdp2"])
+@pytest.mark.parametrize("spread", [DDP, FSDP2], ids=["ddp", "fsdp2"])
 def test_two_processes_pre_train_as_one(tmp_path, spread):
     run_recot(tmp_path / "one", held=True)
     run_together(2, stage="recot", output=tmp_path / "two", held=True, **spread)

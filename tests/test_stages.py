@@ -1,6 +1,8 @@
 """The stages align and sft on a tiny model: what they train, what they leave, and that they go on after a stop."""
 
+import errno
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -211,6 +213,32 @@ def test_micro_batches_by_hand():
 def test_impossible_settings_are_refused(changes, said):
     with pytest.raises(LongtakeError, match=said):
         fit(**changes)
+
+
+def test_deepspeed_is_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(LongtakeError, match="set shard=true offload=true"):
+        run_stage("align", data, tmp_path)
+
+
+def test_a_full_disk_stops_a_stage_in_one_line(data, tmp_path, monkeypatch):
+    """Its last checkpoint is whole and the run goes on from it to equal losses."""
+    run_stage("align", data, tmp_path / "whole")
+    opened = Path.open
+
+    def full(path, mode="r", *rest, **named):
+        if path.name == "log.jsonl" and mode == "a" and path.read_text().count("\n") == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(path, mode, *rest, **named)
+
+    with monkeypatch.context() as patch:
+        (tmp_path / "parts").mkdir()
+        (tmp_path / "parts" / "log.jsonl").touch()
+        patch.setattr(Path, "open", full)
+        with pytest.raises(LongtakeError, match="disk is full: the log .* checkpoint of step 4 is intact"):
+            run_stage("align", data, tmp_path / "parts")
+    run_stage("align", data, tmp_path / "parts")
+    assert logged(tmp_path / "parts") == logged(tmp_path / "whole")
 
 
 def test_sharding_needs_processes(data, tmp_path):

@@ -39,7 +39,7 @@ def finished(tmp_path_factory):
 
 
 def test_each_stage_begins_where_the_one_before_ended(finished):
-    start, align, sft = (load_model(finished / name)[0] for name in ("start", "align/model", "sft/model"))
+    start, align, sft = (load_model(finished / name)[0] for name in ("start/model", "align/model", "sft/model"))
     assert json.loads((finished / "align/settings.json").read_text())["from"] == "start and recot"
     assert json.loads((finished / "sft/settings.json").read_text())["from"] == "align"
 

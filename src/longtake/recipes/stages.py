@@ -27,7 +27,7 @@ from longtake.recipes.costs import estimate
 from longtake.recipes.recipe import STAGES, DataFiles, Recipe
 from longtake.recipes.settings import flat
 from longtake.train.align import train_align
-from longtake.train.dialogues import Material, load_model
+from longtake.train.dialogues import Material, load_model, save_model
 from longtake.train.recot import WEIGHTS, ReCoTRecipe, load_dts, train_recot
 from longtake.train.run import start_processes
 from longtake.train.sft import train_sft
@@ -65,10 +65,8 @@ def begin(recipe: Recipe, output: Path, processes: Accelerator) -> None:
     settings = flat(recipe.start) | {"recipe": recipe.name}
     if processes.is_main_process:
         check_settings(folder, settings)
-        if not (folder / "config.json").exists():
-            model, processor = recipe.start.model()
-            processor.save_pretrained(folder)
-            model.save_pretrained(folder)
+        if not (folder / "model").exists():
+            save_model(*recipe.start.model(), folder / "model")
     processes.wait_for_everyone()
 
 
@@ -97,7 +95,7 @@ def model_before(stage: str, output: Path) -> tuple[VideoLLM, VideoLLMProcessor,
     if stage == "sft" and (output / "align" / "model").exists():
         model, processor = load_model(output / "align" / "model")
         return model, processor, "align"
-    model, processor = load_model(output / "start")
+    model, processor = load_model(output / "start" / "model")
     if stage == "recot" or not (output / "recot" / WEIGHTS).exists():
         return model, processor, "start"
     load_dts(model.dts, output / "recot")

@@ -148,14 +148,20 @@ def write_model(
             prepare(model)
             model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
         finish(model)
-        scratch = target.with_name(target.name + ".tmp")
-        shutil.rmtree(scratch, ignore_errors=True)
-        with room_in(target.parent, "the trained model"):
-            model.save_pretrained(scratch)
-            processor.save_pretrained(scratch)
-        shutil.rmtree(target, ignore_errors=True)
-        scratch.rename(target)
+        save_model(model, processor, target)
     run.accelerator.wait_for_everyone()
+
+
+def save_model(model: VideoLLM, processor: VideoLLMProcessor, target: Path) -> None:
+    """A folder that ``load_model`` and ``--model`` take; it appears whole. Raises LongtakeError on a full disk."""
+    scratch = target.with_name(target.name + ".tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with room_in(target.parent, "the model"):
+        model.save_pretrained(scratch)
+        processor.save_pretrained(scratch)
+    shutil.rmtree(target, ignore_errors=True)
+    scratch.rename(target)
 
 
 def load_model(folder: Path) -> tuple[VideoLLM, VideoLLMProcessor]:

@@ -32,6 +32,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from longtake.train import checkpoint
 from longtake.types import LongtakeError
@@ -95,12 +96,14 @@ class Fit:
 def start_processes(fit: Fit) -> Accelerator:
     """This process's place among the others; call it once a stage, before data and model are made.
 
-    Raises LongtakeError for sharding with one process.
+    Raises LongtakeError for sharding with one process, and under DeepSpeed.
     """
     handlers: list[Any] = []
     if fit.offload and torch.cuda.is_available():
         handlers.append(InitProcessGroupKwargs(backend="cpu:gloo,cuda:nccl"))  # norms of gradients that wait on the CPU
     AcceleratorState._reset_state()  # the stage before, in this process, may have had another precision
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        raise LongtakeError("DeepSpeed's engine is not supported; start with torchrun and set shard=true offload=true")
     accelerator = Accelerator(
         mixed_precision="bf16" if fit.precision == "bf16" else "no",
         cpu=not torch.accelerator.is_available(),  # else accelerate would leave processes without one apart, each alone
@@ -177,21 +180,22 @@ class Run:
         scale = len(parts) * accelerator.num_processes / max(1.0, total)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
-        sums, norm = [], 0.0
+        sums, norm = [], torch.zeros(())
         for part in parts:
             with accelerator.accumulate(self.module):
                 with accelerator.autocast():
                     found = loss_of(part)
                 loss, *more = [found] if isinstance(found, Tensor) else found
                 accelerator.backward(loss * scale)
-                sums.append([float(figure.detach()) for figure in (loss, *more)])
+                sums.append(torch.stack([figure.detach().double() for figure in (loss, *more)]))
                 if accelerator.sync_gradients:
-                    clipped = accelerator.clip_grad_norm_(self.module.parameters(), self.fit.clip)
-                    norm = float(clipped.full_tensor() if hasattr(clipped, "full_tensor") else clipped)
+                    norm = accelerator.clip_grad_norm_(self.module.parameters(), self.fit.clip)
                 self._optimiser.step()
                 self._optimiser.zero_grad()
-        means = [value / max(1.0, total) for value in self.total(*map(sum, zip(*sums, strict=True)))]
-        return Update(loss=means[0], norm=norm, counted=int(total), more=tuple(means[1:]))
+        summed: Tensor = accelerator.reduce(torch.stack(sums).sum(0), "sum")
+        means = [value / max(1.0, total) for value in summed.tolist()]
+        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return Update(loss=means[0], norm=float(whole), counted=int(total), more=tuple(means[1:]))
 
     @torch.no_grad()
     def mean(self, parts: Sequence[Part], loss_of: Callable[[Part], Tensor], counted: Callable[[Part], int]) -> float:
@@ -246,6 +250,8 @@ def shard(module: nn.Module, accelerator: Accelerator, *, offload: bool) -> nn.M
         module.to(accelerator.device)
     for part in whole_and_frozen(module):
         part.to(accelerator.device)
+    for buffer in module.buffers():
+        buffer.data = buffer.data.to(accelerator.device)
     for block in blocks_of(module):
         if not frozen.intersection(block.parameters()):
             fully_shard(block, mesh=mesh, offload_policy=policy)

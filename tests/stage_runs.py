@@ -94,13 +94,14 @@ def run_stage(stage: str, data: Path, output: Path, *, stored: bool = False, hel
     model = fresh_model()
     made_by = VideoLLMProcessor.from_config(tiny.tokenizer(), model.config)
     own = {name: changes.pop(name) for name in list(changes) if name in SftRecipe.__dataclass_fields__}
+    own = {"reading": READING} | own
     features = store(model, output.parent / "features") if stored else None
     (whole,) = sources(data)
     material = Material(sources=(whole,), held=whole if held else None, store=features)
     if stage == "align":
-        train_align(AlignRecipe(fit=fit(**changes), reading=READING, **own), model, made_by, material, output)
+        train_align(AlignRecipe(fit=fit(**changes), **own), model, made_by, material, output)
     else:
-        train_sft(SftRecipe(fit=fit(**changes), reading=READING, **own), model, made_by, material, output)
+        train_sft(SftRecipe(fit=fit(**changes), **own), model, made_by, material, output)
 
 
 class NoisyClips:

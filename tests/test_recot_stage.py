@@ -9,6 +9,7 @@ from stage_runs import NoisyClips, fit, fresh_model, logged, run_recot
 from test_stages import Killed, kill_at_save
 
 
+@pytest.mark.slow
 def test_it_learns_to_reconstruct(tmp_path):
     run_recot(tmp_path, steps=60, lr=2e-3, batch=8, micro_batch=8, held=True, eval_every=30)
     losses = logged(tmp_path)

@@ -19,6 +19,7 @@ from longtake.train.dialogues import (
     Material,
     Reading,
     held_loss,
+    list_left_out,
     loader,
     recompute_layers,
     train_only,
@@ -65,6 +66,7 @@ def train_align(
                 log.tell(step + 1, held_loss=held_loss(run, desk, held))
             if fit.is_due(fit.save_every, step + 1, steps):
                 run.save(step + 1)
+    list_left_out(data, run)
     write_model(run, model, only_projector, lambda trained: None, processor, folder / "model")
 
 

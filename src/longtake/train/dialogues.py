@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -111,8 +113,17 @@ def held_loss(run: Run, desk: Desk, held: Loader) -> float:
     """Mean loss of a learned token over all held conversations, nothing dropped. Every process must call it."""
     steps = held.order.steps_per_epoch
     with closing(held.steps(0, steps)) as data:
-        parts = [desk.whole(batch) for micros in data for batch in micros]
-    return run.mean(parts, lambda part: run.module(*part), lambda part: part[0].num_learned)
+        parts = (desk.whole(batch) for micros in data for batch in micros)
+        return run.mean(parts, lambda part: run.module(*part), lambda part: part[0].num_learned)
+
+
+def list_left_out(data: Loader, run: Run) -> None:
+    """Name what this process could not read, or not fit, in a file of its own beside the log; nothing where all was."""
+    left_out = data.broken.names | data.broken.too_long
+    if left_out:
+        file = run.folder / f"left_out-{run.accelerator.process_index}.json"
+        file.write_text(json.dumps(left_out, indent=1) + "\n")
+        print(f"{len(left_out)} conversations were left out; {file} names them", file=sys.stderr, flush=True)
 
 
 def train_only(model: VideoLLM, parts: Sequence[str]) -> None:

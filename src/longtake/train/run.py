@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -198,7 +198,7 @@ class Run:
         return Update(loss=means[0], norm=float(whole), counted=int(total), more=tuple(means[1:]))
 
     @torch.no_grad()
-    def mean(self, parts: Sequence[Part], loss_of: Callable[[Part], Tensor], counted: Callable[[Part], int]) -> float:
+    def mean(self, parts: Iterable[Part], loss_of: Callable[[Part], Tensor], counted: Callable[[Part], int]) -> float:
         """The same loss without learning, in eval mode. Every process must bring as many parts."""
         self.module.eval()
         summed, count = 0.0, 0

@@ -191,7 +191,11 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
         missing = -features.shape[0] % self.config.frames_per_group
         if missing:
             features = torch.cat([features, features[-1:].expand(missing, -1, -1, -1)])
-        return resized(features, self.config.grid).unflatten(0, (-1, self.config.frames_per_group))
+        return self.on_grid(features).unflatten(0, (-1, self.config.frames_per_group))
+
+    def on_grid(self, features: Tensor) -> Tensor:
+        """Tower features ``(frames, rows, columns, dim)`` resized to the DTS's grid."""
+        return resized(features, self.config.grid)
 
     def group_tokens(self, features: Tensor) -> Tensor:
         """Tower features ``(frames, rows, columns, dim)`` to DTS tokens ``(groups, rows, columns, dim)``."""

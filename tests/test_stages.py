@@ -191,7 +191,7 @@ def test_broken_media_are_named_and_skipped(data, tmp_path):
         run_stage("sft", broken, tmp_path / "strict", steps=3)
     run_stage("sft", broken, tmp_path / "lax", steps=3, reading=dataclasses.replace(READING, max_broken=0.2))
     named = json.loads((tmp_path / "lax" / "left_out-0.json").read_text())
-    assert list(named) == ["row4"]
+    assert list(named) == ["set/row4"]
     assert len(logged(tmp_path / "lax")) == 3
 
 

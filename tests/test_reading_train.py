@@ -225,8 +225,8 @@ def test_normalising_is_siglips():
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    state = torch.load(folder / "checkpoint.pt", weights_only=True)
-    return {f"{module}.{name}": value for module, values in state["modules"].items() for name, value in values.items()}
+    modules = checkpoint.modules_of(folder)
+    return {f"{module}.{name}": value for module, values in modules.items() for name, value in values.items()}
 
 
 def assert_equal_weights(one: Path, other: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn import init
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 Layout = Literal["correct", "legacy"]
 
@@ -63,7 +64,7 @@ class DynamicTokenSynthesizer(nn.Module):
         return hidden.squeeze(1)
 
 
-class DTSStage(nn.Module):
+class DTSStage(GradientCheckpointingLayer):
     """Spatial attention, temporal attention, and a convolution that halves the number of frames."""
 
     def __init__(self, dim: int) -> None:
@@ -77,7 +78,7 @@ class DTSStage(nn.Module):
         x_GTRCD = self.temporal(self.spatial(x_GTRCD))
         # A copy of the border on every side in space; in time one frame in front only, so that 4 give 2 give 1.
         padded_GDTRC = F.pad(x_GTRCD.permute(0, 4, 1, 2, 3), (1, 1, 1, 1, 1, 0), mode="replicate")
-        return self.conv(padded_GDTRC).permute(0, 2, 3, 4, 1).contiguous()
+        return self.conv(padded_GDTRC).permute(0, 2, 3, 4, 1).clone(memory_format=torch.contiguous_format)
 
 
 class SpatialAttention(nn.Module):

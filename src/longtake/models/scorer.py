@@ -81,9 +81,10 @@ def _by_group(rows: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def min_max(scores: Tensor) -> Tensor:
-    """Scores of one video stretched to [0, 1]; all zero when they do not differ."""
+    """Scores of one video stretched to [0, 1]; all zero, without a gradient, when they do not differ."""
     low, high = scores.amin(), scores.amax()
-    return (scores - low) / (high - low).clamp_min(torch.finfo(scores.dtype).tiny)
+    stretched = (scores - low) / (high - low).clamp_min(torch.finfo(scores.dtype).tiny)
+    return torch.where(high > low, stretched, 0.0)
 
 
 def straight_through(tokens: Tensor, scores: Tensor) -> Tensor:

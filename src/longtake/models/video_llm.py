@@ -183,23 +183,23 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
             states = self.vision_tower.post_layernorm(states)
         return states.unflatten(1, self.config.tower_grid)
 
-    def group_tokens(self, features: Tensor) -> Tensor:
-        """Tower features ``(frames, rows, columns, dim)`` to DTS tokens ``(groups, rows, columns, dim)``.
+    def split_groups(self, features: Tensor) -> Tensor:
+        """Features ``(frames, rows, columns, dim)`` to ``(groups, frames_per_group, rows, columns, dim)``, one video's.
 
         The last frame is repeated to fill an incomplete last group; one frame, an image, fills a group alone.
         """
         missing = -features.shape[0] % self.config.frames_per_group
         if missing:
             features = torch.cat([features, features[-1:].expand(missing, -1, -1, -1)])
-        return self.dts(self.on_grid(features).unflatten(0, (-1, self.config.frames_per_group)))
+        return self.on_grid(features).unflatten(0, (-1, self.config.frames_per_group))
 
     def on_grid(self, features: Tensor) -> Tensor:
         """Tower features ``(frames, rows, columns, dim)`` resized to the DTS's grid."""
-        if tuple(features.shape[1:3]) == self.config.grid:
-            return features
-        channels_first = features.permute(0, 3, 1, 2).float()
-        resized = F.interpolate(channels_first, size=self.config.grid, mode="bilinear", align_corners=False)
-        return resized.permute(0, 2, 3, 1).to(features.dtype)
+        return resized(features, self.config.grid)
+
+    def group_tokens(self, features: Tensor) -> Tensor:
+        """Tower features ``(frames, rows, columns, dim)`` to DTS tokens ``(groups, rows, columns, dim)``."""
+        return self.dts(self.split_groups(features))
 
     def project(self, groups: Tensor) -> Tensor:
         """DTS tokens ``(groups, rows, columns, dim)`` to ``(groups, rows / pool, columns / pool, hidden)``."""
@@ -330,6 +330,16 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
             expand_size, is_encoder_decoder, input_ids=input_ids, **kwargs
         )
         return input_ids, kwargs | {"pixel_values_videos": videos}
+
+
+def resized(features: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Features ``(frames, rows, columns, dim)`` on another grid of places, bilinear; as they are on their own."""
+    if tuple(features.shape[1:3]) == grid:
+        return features
+    channels_first = F.interpolate(
+        features.permute(0, 3, 1, 2).float(), size=grid, mode="bilinear", align_corners=False
+    )
+    return channels_first.permute(0, 2, 3, 1).to(features.dtype)
 
 
 def average_pool(tokens: Tensor, pool: int) -> Tensor:

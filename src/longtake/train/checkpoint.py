@@ -1,53 +1,135 @@
-"""Atomic checkpoints and the small parts that every training loop shares."""
+"""Atomic checkpoints and the small parts that every training loop shares.
+
+A run's folder holds ``checkpoint-STEP.pt`` for the last few steps at which it was saved.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+import pickle
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from longtake.train.optimiser import Optimiser
+from longtake.types import LongtakeError
+
+State = dict[str, Any]  # tensors and plain values, so that reading a checkpoint runs no code
 
 
-def save(folder: Path, step: int, modules: Mapping[str, nn.Module], optimiser: Optimiser) -> None:
-    """Write ``folder/checkpoint.pt`` whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save(folder: Path, step: int, modules: Mapping[str, nn.Module], optimiser: Optimiser, *, keep: int = 2) -> None:
+    """Write a step's checkpoint whole or not at all, then drop all but the last ``keep``. Raises as ``write`` does."""
     state = {
-        "step": step,
         "modules": {name: module.state_dict() for name, module in modules.items()},
         "optimiser": optimiser.state_dict(),
         "rng": torch.get_rng_state(),
     }
+    write(folder, step, state, keep=keep)
+
+
+def write(folder: Path, step: int, state: State, *, keep: int = 2) -> None:
+    """Write ``folder/checkpoint-STEP.pt`` beside the others, then drop all but the last ``keep``.
+
+    Raises LongtakeError when the disk is full; the checkpoints written before stay as they are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / "checkpoint.tmp"
-    torch.save(state, scratch)
-    scratch.replace(folder / "checkpoint.pt")
+    with room_in(folder, f"the checkpoint of step {step}"):
+        try:
+            with scratch.open("wb") as sink:
+                torch.save({"step": step, **state}, sink)
+                sink.flush()
+                os.fsync(sink.fileno())
+            scratch.replace(folder / f"checkpoint-{step:08d}.pt")
+        finally:
+            scratch.unlink(missing_ok=True)
+    for old in sorted(_steps(folder))[:-keep]:
+        (folder / f"checkpoint-{old:08d}.pt").unlink()
+
+
+@contextmanager
+def room_in(folder: Path, what: str) -> Iterator[None]:
+    """A full disk met in here becomes a LongtakeError that says what did not fit and which checkpoint is intact."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _disk_is_full(error):
+            raise
+        last = max(_steps(folder), default=None)
+        kept = "there is no checkpoint" if last is None else f"the checkpoint of step {last} is intact"
+        raise LongtakeError(
+            f"the disk is full: {what} does not fit in {folder}; {kept}: make room and start the same command again"
+        ) from error
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error comes from a disk without room; torch.save and safetensors hide it behind one of their own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if isinstance(error, SafetensorError) and f"os error {errno.ENOSPC}" in str(error):
+            return True
+        error = error.__context__
+    return False
+
+
+def _steps(folder: Path) -> list[int]:
+    """Steps that have a checkpoint, in no order."""
+    return [int(file.stem.removeprefix("checkpoint-")) for file in folder.glob("checkpoint-" + "[0-9]" * 8 + ".pt")]
+
+
+def read(folder: Path, *, mmap: bool = False) -> State | None:
+    """The newest checkpoint that can be read, its step under "step"; None when there is none at all.
+
+    A damaged one is passed over with a warning. mmap: tensors stay on disk until they are used.
+
+    Raises LongtakeError when there are checkpoints and none can be read.
+    """
+    steps = sorted(_steps(folder), reverse=True)
+    for step in steps:
+        file = folder / f"checkpoint-{step:08d}.pt"
+        try:
+            state: State = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+        except (RuntimeError, EOFError, pickle.UnpicklingError):
+            warnings.warn(f"{file} is damaged and was passed over", stacklevel=2)
+            continue
+        return state
+    if steps:
+        raise LongtakeError(f"none of the {len(steps)} checkpoints in {folder} can be read; delete them to begin anew")
+    return None
 
 
 def modules_of(folder: Path) -> dict[str, Any]:
     """Weights of an earlier stage's parts, by name. Raises FileNotFoundError where that has left no checkpoint."""
-    modules: dict[str, Any] = torch.load(folder / "checkpoint.pt", weights_only=True)["modules"]
+    state = read(folder)
+    if state is None:
+        raise FileNotFoundError(f"{folder} holds no checkpoint")
+    modules: dict[str, Any] = state["modules"]
     return modules
 
 
 def last_step(folder: Path) -> int:
     """The step that ``resume`` will go on from; 0 when there is no checkpoint."""
-    file = folder / "checkpoint.pt"
-    return int(torch.load(file, weights_only=True, mmap=True)["step"]) if file.exists() else 0
+    state = read(folder, mmap=True)
+    return 0 if state is None else int(state["step"])
 
 
 def resume(folder: Path, modules: Mapping[str, nn.Module], optimiser: Optimiser) -> int:
-    """Load the last checkpoint if there is one, torch's random state too; returns the step to go on from."""
-    file = folder / "checkpoint.pt"
-    if not file.exists():
+    """Load the newest readable checkpoint, if any, torch's random state too; returns the step to go on from."""
+    state = read(folder)
+    if state is None:
         return 0
-    state = torch.load(file, weights_only=True)
     for name, module in modules.items():
         module.load_state_dict(state["modules"][name])
     optimiser.load_state_dict(state["optimiser"])

@@ -1,0 +1,73 @@
+"""Training: ``longtake train``."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from longtake.types import LongtakeError
+
+if TYPE_CHECKING:
+    from longtake.recipes.recipe import DataFiles
+
+RECIPES = {"debug": "longtake.recipes.debug", "video_xl_pro_3b": "longtake.recipes.video_xl_pro"}
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help=f"One of: {', '.join(RECIPES)}.")],
+    stage: Annotated[list[str] | None, typer.Option(help="recot, align or sft; several times; else all.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="JSON or JSONL of conversations, FILE or FILE=WEIGHT; several times.")
+    ] = None,
+    media: Annotated[Path | None, typer.Option(help="What media paths count from; else the first file's.")] = None,
+    held: Annotated[Path | None, typer.Option(help="Conversations to measure on.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where everything goes; else .cache/train/RECIPE.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="name=value of the recipe, as sft.fit.lr=1e-5; several times.")
+    ] = None,
+) -> None:
+    """Train a model by a recipe; called again after an interruption, it continues."""
+    if recipe not in RECIPES:
+        raise LongtakeError(f"the recipe is {recipe!r}; it must be one of {', '.join(RECIPES)}")
+    from transformers.utils.logging import disable_progress_bar
+
+    from longtake.recipes.settings import changed
+    from longtake.recipes.stages import run
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # saving a model is no news
+    chosen = getattr(import_module(RECIPES[recipe]), recipe)()
+    for assignment in settings or []:
+        chosen = changed(chosen, assignment)
+    target = output or Path(".cache/train") / recipe
+    stages = stage or ["recot", "align", "sft"]
+    if run(chosen, stages, data_files(data or [], media, held), target):
+        print(f"{target}: done; a trained model answers with longtake ask VIDEO QUESTION --model {target}/STAGE/model")
+
+
+def data_files(files: list[str], media: Path | None, held: Path | None) -> DataFiles | None:
+    """Conversations to learn from; None where none are given."""
+    if not files:
+        if media or held:
+            raise LongtakeError("--media and --held go with --data; give --data FILE too")
+        return None
+    from longtake.recipes.recipe import DataFiles
+
+    weighted = tuple(weighted_file(file) for file in files)
+    for file in [path for path, _ in weighted] + ([held] if held else []):
+        if not file.is_file():
+            raise LongtakeError(f"{file} is no file; give a JSON or JSONL file of conversations")
+    return DataFiles(files=weighted, media=media or weighted[0][0].parent, held=held)
+
+
+def weighted_file(text: str) -> tuple[Path, float]:
+    """``FILE`` or ``FILE=WEIGHT``."""
+    file, equals, weight = text.rpartition("=")
+    if equals:
+        try:
+            return Path(file), float(weight)
+        except ValueError:
+            pass  # the file's own name has the sign
+    return Path(text), 1.0

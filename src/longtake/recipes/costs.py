@@ -1,0 +1,96 @@
+"""What a stage is going to take, told before it starts: memory and time by formula, at a rate measured here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+
+from longtake.data.order import Source
+from longtake.models.video_llm import VideoLLMConfig
+from longtake.train.align import AlignRecipe
+from longtake.train.estimate import Device, Part, Workload, recot_flops, seconds, total, training_flops
+from longtake.train.footprint import Sharding, training_memory
+from longtake.train.recot import ReCoTRecipe
+from longtake.train.sft import SftRecipe
+
+TEXT_TOKENS = 200  # of a row beside its video; ours
+UTILISATION = 0.4  # of the rate of a large product; ours
+
+
+def measured_device() -> Device:
+    """This device and the rate of a bfloat16 (on a CPU float32) matrix product on it."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    device = found or torch.device("cpu")
+    side = 512 if found is None else 8192
+    dtype = torch.float32 if found is None else torch.bfloat16
+    matrix = torch.ones(side, side, dtype=dtype, device=device)
+    times = []
+    for _ in range(4):
+        begun = time.perf_counter()
+        float((matrix @ matrix)[0, 0])  # waits for the product
+        times.append(time.perf_counter() - begun)
+    name = "this CPU" if found is None else torch.cuda.get_device_name() if found.type == "cuda" else found.type
+    return Device(name=name, flops_per_second=2 * side**3 / min(times), memory_bytes=math.inf)
+
+
+def estimate(
+    stage: str,
+    recipe: ReCoTRecipe | AlignRecipe | SftRecipe,
+    config: VideoLLMConfig,
+    sources: Sequence[Source],
+    processes: int,
+) -> str:
+    """One line: steps, memory on a device and time, of rows as long as the recipe allows."""
+    fit, device = recipe.fit, measured_device()
+    rows = sum(len(source.conversations) for source in sources)
+    steps = fit.steps or fit.epochs * math.ceil(rows / fit.batch)
+    if isinstance(recipe, ReCoTRecipe):
+        flops = total(recot_flops(config, recipe.frames, stored_features=True))
+        shown, memory = f"clips of {recipe.frames} frames", ""
+    else:
+        work = workload(recipe, config)
+        flops = total(training_flops(config, work)) / work.batch
+        shown = f"rows of {work.frames} frames"
+        sharding: Sharding = "full" if fit.shard else "none"
+        needed = training_memory(config, work, sharding=sharding, ranks=processes if fit.shard else 1)
+        memory = f"{needed.total_bytes / 1e9:.2f} GB on each device, "
+    spent = seconds(flops * fit.batch * steps / processes, device, UTILISATION)
+    return (
+        f"{stage}: {steps} steps of {fit.batch} {shown}: {memory}about {_clock(spent)} on {processes} x {device.name} "
+        f"(estimate at {UTILISATION:.0%} of {device.flops_per_second / 1e12:.3g} TFLOP/s)"
+    )
+
+
+def workload(recipe: AlignRecipe | SftRecipe, config: VideoLLMConfig) -> Workload:
+    """One micro-batch of the longest rows that the recipe allows."""
+    parts: set[Part] = {"projector"}
+    stored = True
+    if isinstance(recipe, SftRecipe):
+        parts |= {"dts", "decoder"}
+        stored = not recipe.train_tower
+        parts |= {"tower"} if recipe.train_tower else set()
+    frames = recipe.reading.sampling.max_frames
+    if recipe.reading.max_tokens is not None:
+        groups = max(1, (recipe.reading.max_tokens - TEXT_TOKENS) // (config.tokens_per_group + 10))
+        frames = min(frames, groups * config.frames_per_group)
+    return Workload(
+        frames=frames,
+        text_tokens=TEXT_TOKENS,
+        batch=recipe.fit.micro_batch,
+        logit_tokens=TEXT_TOKENS // 2,
+        trainable=frozenset(parts),
+        precision="autocast" if recipe.fit.precision == "bf16" else "float32",
+        checkpointing=recipe.fit.checkpointing,
+        stored_features=stored,
+    )
+
+
+def _clock(spent_seconds: float) -> str:
+    """A time in its own unit."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if spent_seconds >= 2 * length:
+            return f"{spent_seconds / length:.1f} {unit}"
+    return f"{spent_seconds:.1f} s"

@@ -1,0 +1,168 @@
+"""Runs a recipe's stages one after the other in an output folder, each from what the one before it left.
+
+``start/`` holds the model before any stage, ``features/`` the frozen tower's features, and each stage's folder its
+settings, log, checkpoints and result.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from longtake.backbones.identity import weights_hash
+from longtake.data.clips import StoreClips
+from longtake.data.conversations import Conversation, read_conversations
+from longtake.data.features import FeatureStore
+from longtake.data.order import Source
+from longtake.models.preprocess import normalised_pixels
+from longtake.models.processor import VideoLLMProcessor
+from longtake.models.video_llm import VideoLLM
+from longtake.recipes.costs import estimate
+from longtake.recipes.recipe import STAGES, DataFiles, Recipe
+from longtake.recipes.settings import flat
+from longtake.train.align import train_align
+from longtake.train.dialogues import Material, load_model, save_model
+from longtake.train.recot import WEIGHTS, ReCoTRecipe, load_dts, train_recot
+from longtake.train.run import start_processes
+from longtake.train.sft import train_sft
+from longtake.types import Frames, LongtakeError, Sampling
+
+# settings that decide how a stage runs and not what it learns: a stopped run may go on with others
+FREE = ("shard", "offload", "checkpointing", "log_every", "save_every", "keep", "threads")
+
+
+def run(recipe: Recipe, stages: Sequence[str], data: DataFiles | None, output: Path) -> bool:
+    """Run these stages, in the recipe's order; a stage that was stopped goes on, one that is finished is passed over.
+
+    data: None: what the recipe makes itself. Returns whether this process is the one that speaks for all.
+
+    Raises LongtakeError for an unknown stage, for data that are neither given nor made, and for an output folder that
+    holds a run of other settings.
+    """
+    if unknown := [stage for stage in stages if stage not in STAGES]:
+        raise LongtakeError(f"the stage is {unknown[0]!r}; it must be one of {', '.join(STAGES)}")
+    processes = start_processes(recipe.align.fit)
+    if data is None:
+        with processes.main_process_first():
+            data = recipe.start.data(output / "data")
+    if data is None:
+        raise LongtakeError(f"the recipe {recipe.name} makes no data; give --data FILE and --media DIR")
+    begin(recipe, output, processes)
+    for stage in [stage for stage in STAGES if stage in stages]:
+        run_stage(recipe, stage, data, output, processes)
+    return bool(processes.is_main_process)
+
+
+def begin(recipe: Recipe, output: Path, processes: Accelerator) -> None:
+    """Save the model that all stages begin from, once."""
+    folder = output / "start"
+    settings = flat(recipe.start) | {"recipe": recipe.name}
+    if processes.is_main_process:
+        check_settings(folder, settings)
+        if not (folder / "model").exists():
+            save_model(*recipe.start.model(), folder / "model")
+    processes.wait_for_everyone()
+
+
+def run_stage(recipe: Recipe, stage: str, data: DataFiles, output: Path, processes: Accelerator) -> None:
+    """One stage, from the newest model before it."""
+    folder, own = output / stage, getattr(recipe, stage)
+    model, processor, origin = model_before(stage, output)
+    settings = flat(own) | {f"data.{name}": value for name, value in flat(data).items()} | {"from": origin}
+    if processes.is_main_process:
+        check_settings(folder, settings)
+        print(estimate(stage, own, model.config, sources_of(data), processes.num_processes), flush=True)
+    store = feature_store(model, output / "features", own.fit.precision)
+    if stage == "recot":
+        train = clips_of(own, store, conversations_of(data))
+        held = clips_of(own, store, read_conversations(data.held, data.media)) if data.held else None
+        model.vision_tower.to(processes.device)
+        train_recot(own, model.config, train, folder, held=held)
+    elif stage == "align":
+        train_align(own, model, processor, material(data, store), folder)
+    else:
+        train_sft(own, model, processor, material(data, None if own.train_tower else store), folder)
+
+
+def model_before(stage: str, output: Path) -> tuple[VideoLLM, VideoLLMProcessor, str]:
+    """The model a stage begins from, its processor, and what it was made of."""
+    if stage == "sft" and (output / "align" / "model").exists():
+        model, processor = load_model(output / "align" / "model")
+        return model, processor, "align"
+    model, processor = load_model(output / "start" / "model")
+    if stage == "recot" or not (output / "recot" / WEIGHTS).exists():
+        return model, processor, "start"
+    load_dts(model.dts, output / "recot")
+    return model, processor, "start and recot"
+
+
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Keep a folder's settings with it. Raises LongtakeError where it holds a run of others."""
+    file = folder / "settings.json"
+    found = json.loads(json.dumps(settings))
+    if file.exists():
+        kept = json.loads(file.read_text())
+        names = [n for n in sorted(kept.keys() | found.keys()) if n.rsplit(".", 1)[-1] not in FREE]
+        if other := [name for name in names if kept.get(name) != found.get(name)]:
+            name = other[0]
+            raise LongtakeError(
+                f"{folder} holds a run with {name} = {kept.get(name)}, not {found.get(name)}; "
+                "give the same settings to go on, or another --output"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_suffix(".tmp")
+    scratch.write_text(json.dumps(found, indent=1) + "\n")
+    scratch.replace(file)
+
+
+def feature_store(model: VideoLLM, folder: Path, precision: str) -> FeatureStore:
+    """The tower's features, computed when they are asked for first, wherever the tower then is."""
+    side = model.config.vision_config.image_size
+    name = f"{weights_hash(model.vision_tower)}-{'normed' if model.config.vision_norm else 'raw'}-{precision}"
+
+    def encode(frames: Frames) -> Tensor:
+        device = next(model.vision_tower.parameters()).device
+        pixels = normalised_pixels(torch.from_numpy(frames.pixels).to(device), (side, side))
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return model.encode_frames(pixels)
+
+    return FeatureStore(folder, name, encode, frame_size=(side, side))
+
+
+def sources_of(data: DataFiles) -> tuple[Source, ...]:
+    """The data's files as sources by weight."""
+    return tuple(
+        Source(name=str(file), conversations=read_conversations(file, data.media), weight=weight)
+        for file, weight in data.files
+    )
+
+
+def conversations_of(data: DataFiles) -> list[Conversation]:
+    """All of them, without weights."""
+    return [conversation for source in sources_of(data) for conversation in source.conversations]
+
+
+def material(data: DataFiles, store: FeatureStore | None) -> Material:
+    """What a stage with words learns from."""
+    held = Source(name="held", conversations=read_conversations(data.held, data.media)) if data.held else None
+    return Material(sources=sources_of(data), held=held, store=store)
+
+
+def clips_of(recipe: ReCoTRecipe, store: FeatureStore, conversations: Sequence[Conversation]) -> StoreClips:
+    """What pre-training learns from: the media of conversations, each once, their words left aside."""
+    media = {medium.path: medium.kind for conversation in conversations for medium in conversation.media}
+    videos, images = ([path for path, kind in media.items() if kind == wanted] for wanted in ("video", "image"))
+    return StoreClips(
+        store,
+        videos,
+        images,
+        sampling=Sampling(fps=recipe.fps),
+        frames=recipe.frames,
+        image_share=recipe.image_share,
+    )

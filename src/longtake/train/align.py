@@ -1,0 +1,75 @@
+"""Align: the projector alone learns to speak the decoder's language. The first stage with words.
+
+Paper: Video-XL-Pro, arXiv 2503.18478, section 4.2 ("only the projector is trained").
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from longtake.models.processor import VideoLLMProcessor
+from longtake.models.video_llm import VideoLLM
+from longtake.train.answers import AnswerLoss
+from longtake.train.dialogues import (
+    Desk,
+    Material,
+    Reading,
+    held_loss,
+    list_left_out,
+    loader,
+    recompute_layers,
+    train_only,
+    write_model,
+)
+from longtake.train.run import Fit, Run, start_processes
+from longtake.train.runlog import RunLog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlignRecipe:
+    """Hyper-parameters of align."""
+
+    fit: Fit
+    reading: Reading = field(default_factory=Reading)
+
+
+def train_align(
+    recipe: AlignRecipe, model: VideoLLM, processor: VideoLLMProcessor, material: Material, folder: Path
+) -> None:
+    """Train the projector, resuming from ``folder``; the whole model is saved in ``folder/model``."""
+    fit = recipe.fit
+    accelerator = start_processes(fit)
+    torch.manual_seed(fit.seed)
+    only_projector(model)
+    if fit.checkpointing:
+        recompute_layers(model)
+    run, desk = Run(fit, accelerator, AnswerLoss(model), folder), Desk(processor)
+    data = loader(recipe.reading, fit, processor, material.sources, material.store, accelerator)
+    held = material.held and loader(recipe.reading, fit, processor, [material.held], material.store, accelerator)
+    steps = fit.steps or fit.epochs * data.order.steps_per_epoch
+    start = run.resume()
+    log = RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main)
+    with closing(data.steps(start, steps)) as batches, log:
+        for step, micros in enumerate(batches, start):
+            rate = fit.rate(step, steps)
+            parts = [desk.whole(batch) for batch in micros]
+            learned = sum(batch.num_learned for batch in micros)
+            done = run.update(parts, lambda part: run.module(*part), learned, rate)
+            tokens, broken = run.total(sum(batch.num_tokens for batch in micros), len(data.broken.names))
+            data.broken.check(int(broken))
+            log.step(step + 1, tokens=tokens, loss=done.loss, norm=done.norm, rate=rate, learned=done.counted)
+            if held and fit.is_due(fit.eval_every, step + 1, steps):
+                log.tell(step + 1, held_loss=held_loss(run, desk, held))
+            if fit.is_due(fit.save_every, step + 1, steps):
+                run.save(step + 1)
+    list_left_out(data, run)
+    write_model(run, model, only_projector, lambda trained: None, processor, folder / "model")
+
+
+def only_projector(model: VideoLLM) -> None:
+    """Everything else is frozen."""
+    train_only(model, ["projector"])

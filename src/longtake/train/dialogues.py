@@ -1,0 +1,181 @@
+"""What align and sft share: conversations to batches, a batch to what the model takes, the model's way in and out."""
+
+# mypy: disable-error-code="no-untyped-call"
+# (Transformers' own methods are only partly typed.)
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from longtake.data.batches import Batch, Loader
+from longtake.data.examples import ExampleMaker
+from longtake.data.features import FeatureStore
+from longtake.data.media import MediaReader, VariableSampling
+from longtake.data.order import Order, Source
+from longtake.models.processor import VideoLLMProcessor, stamp_text
+from longtake.models.video_llm import VideoLLM
+from longtake.train.checkpoint import room_in
+from longtake.train.columns import Columns, columns_of, draw_kept
+from longtake.train.run import Fit, Run
+
+Inputs = tuple[Batch, Columns, Tensor | None]  # what ``AnswerLoss`` takes
+Prepare = Callable[[VideoLLM], None]  # what a stage does to a model before it trains it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How conversations are read.
+
+    sampling: frames of videos. max_tokens: of a row; longer videos lose frames. max_broken: share of conversations with
+    broken media above which the run stops. threads: conversations read at a time on each process.
+    """
+
+    sampling: VariableSampling = field(default_factory=VariableSampling)
+    max_tokens: int | None = None
+    max_broken: float = 0.01
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """What a stage learns from.
+
+    sources: conversations by weight. held: those it is measured on; None: it is not measured. store: where a frozen
+    tower's features are; None: frames are encoded whenever they are met.
+    """
+
+    sources: tuple[Source, ...]
+    held: Source | None = None
+    store: FeatureStore | None = None
+
+
+def loader(
+    reading: Reading,
+    fit: Fit,
+    processor: VideoLLMProcessor,
+    sources: Sequence[Source],
+    store: FeatureStore | None,
+    accelerator: Accelerator,
+) -> Loader:
+    """This process's part of every step's rows."""
+    size = (processor.frame_height, processor.frame_width)
+    reader = MediaReader(reading.sampling, seed=fit.seed, frame_size=None if store else size, store=store)
+    maker = ExampleMaker(processor=processor, reader=reader, max_tokens=reading.max_tokens)
+    return Loader(
+        Order(sources, maker.length, rows=fit.batch, seed=fit.seed),
+        maker,
+        pad_id=processor.tokenizer.pad_token_id or 0,
+        micro_rows=fit.micro_batch,
+        rank=accelerator.process_index,
+        ranks=accelerator.num_processes,
+        threads=reading.threads,
+        max_broken=reading.max_broken,
+    )
+
+
+class Desk:
+    """Turns batches into what ``AnswerLoss`` takes, for one model and its processor."""
+
+    def __init__(self, processor: VideoLLMProcessor) -> None:
+        self.processor = processor
+        self._stamp_tokens = functools.cache(lambda text: len(processor.text_ids(text)))
+
+    def whole(self, batch: Batch) -> Inputs:
+        """With all visual tokens."""
+        made_by = self.processor
+        return batch, columns_of(
+            batch,
+            made_by.video_token_id,
+            made_by.frames_per_group,
+            made_by.tokens_per_group,
+            lambda seconds: self._stamp_tokens(stamp_text(seconds, made_by.stamp_style)),
+        ), None
+
+    def thinned(self, batch: Batch, share: tuple[float, float], seed: Sequence[int]) -> Inputs:
+        """With some of each video's tokens dropped; see ``draw_kept``."""
+        _, columns, _ = self.whole(batch)
+        kept = draw_kept(batch.names, batch.clips, columns, self.processor.tokens_per_group, share, seed)
+        return batch, columns, kept
+
+
+def held_loss(run: Run, desk: Desk, held: Loader) -> float:
+    """Mean loss of a learned token over all held conversations, nothing dropped. Every process must call it."""
+    steps = held.order.steps_per_epoch
+    with closing(held.steps(0, steps)) as data:
+        parts = (desk.whole(batch) for micros in data for batch in micros)
+        return run.mean(parts, lambda part: run.module(*part), lambda part: part[0].num_learned)
+
+
+def list_left_out(data: Loader, run: Run) -> None:
+    """Name what this process could not read, or not fit, in a file of its own beside the log; nothing where all was."""
+    left_out = data.broken.names | data.broken.too_long
+    if left_out:
+        file = run.folder / f"left_out-{run.accelerator.process_index}.json"
+        file.write_text(json.dumps(left_out, indent=1) + "\n")
+        print(f"{len(left_out)} conversations were left out; {file} names them", file=sys.stderr, flush=True)
+
+
+def train_only(model: VideoLLM, parts: Sequence[str]) -> None:
+    """Every weight of these parts needs a gradient, no other does.
+
+    The tower's last norm is left out where the model reads the states before it.
+    """
+    model.requires_grad_(False)
+    for part in parts:
+        model.get_submodule(part).requires_grad_(True)
+    if not model.config.vision_norm:
+        model.vision_tower.post_layernorm.requires_grad_(False)
+
+
+def recompute_layers(model: VideoLLM) -> None:
+    """Layers are computed again in the backward pass; frozen parts stay without one."""
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.disable_input_require_grads()
+
+
+def write_model(
+    run: Run, model: VideoLLM, prepare: Prepare, finish: Prepare, processor: VideoLLMProcessor, target: Path
+) -> None:
+    """Save the trained model whole, with its processor, into a folder. Every process must call it.
+
+    prepare: as it was prepared for training; a sharded model is put together in a new one that is prepared the same.
+    finish: what is done before it is saved.
+    """
+    state = run.whole_weights() if run.fit.shard else {}
+    if run.is_main:
+        if run.fit.shard:
+            model = VideoLLM(model.config)
+            prepare(model)
+            model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
+        finish(model)
+        save_model(model, processor, target)
+    run.accelerator.wait_for_everyone()
+
+
+def save_model(model: VideoLLM, processor: VideoLLMProcessor, target: Path) -> None:
+    """A folder that ``load_model`` and ``--model`` take; it appears whole. Raises LongtakeError on a full disk."""
+    scratch = target.with_name(target.name + ".tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with room_in(target.parent, "the model"):
+        model.save_pretrained(scratch)
+        processor.save_pretrained(scratch)
+    shutil.rmtree(target, ignore_errors=True)
+    scratch.rename(target)
+
+
+def load_model(folder: Path) -> tuple[VideoLLM, VideoLLMProcessor]:
+    """A saved model in float32, as it is trained, and its processor."""
+    model: VideoLLM = VideoLLM.from_pretrained(folder, dtype=torch.float32)
+    return model, VideoLLMProcessor.from_pretrained(folder)

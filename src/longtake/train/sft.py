@@ -1,0 +1,118 @@
+"""Supervised fine-tuning on conversations: everything, or the decoder by LoRA, learns to answer.
+
+Paper: Video-XL-Pro, arXiv 2503.18478, section 4.2 ("all parameters are trained"), and 3.3 for the query-aware
+selector, which drops 5 to 30% of a video's tokens while it trains. LoRA and a frozen tower are ours.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+# (peft's own methods are only partly typed.)
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+
+from longtake.models.processor import VideoLLMProcessor
+from longtake.models.video_llm import VideoLLM
+from longtake.train.answers import AnswerLoss
+from longtake.train.dialogues import (
+    Desk,
+    Material,
+    Reading,
+    held_loss,
+    list_left_out,
+    loader,
+    recompute_layers,
+    train_only,
+    write_model,
+)
+from longtake.train.run import Fit, Run, start_processes
+from longtake.train.runlog import RunLog
+from longtake.types import LongtakeError
+
+LORA_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SftRecipe:
+    """Hyper-parameters of fine-tuning.
+
+    drop: least and most share of a video's tokens that are dropped; (0.0, 0.0) keeps all.
+    train_tower: False leaves the tower as it is, so that its features can come from a store.
+    lora_rank: 0 trains the decoder's own weights; else these stay and low-rank ones beside them are trained, merged at
+    the end. lora_alpha: what these are scaled by, over the rank. Everything beside the decoder trains as usual.
+    """
+
+    fit: Fit
+    reading: Reading = field(default_factory=Reading)
+    drop: tuple[float, float] = (0.05, 0.3)
+    train_tower: bool = False
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop[0] <= self.drop[1] < 1:
+            raise LongtakeError(f"drop is {self.drop}; give the least and the most share, for example (0.05, 0.3)")
+        if self.lora_rank < 0:
+            raise LongtakeError(f"lora_rank is {self.lora_rank}; it must be positive, or 0 for none")
+
+
+def train_sft(
+    recipe: SftRecipe, model: VideoLLM, processor: VideoLLMProcessor, material: Material, folder: Path
+) -> None:
+    """Fine-tune, resuming from ``folder``; the whole model is saved in ``folder/model``, LoRA merged."""
+    fit = recipe.fit
+    if recipe.train_tower and material.store is not None:
+        raise LongtakeError("train_tower is true, but features come from a store; a store needs a frozen tower")
+    accelerator = start_processes(fit)
+    torch.manual_seed(fit.seed)
+    prepare(recipe, model)
+    if fit.checkpointing:
+        recompute_layers(model)
+    run, desk = Run(fit, accelerator, AnswerLoss(model), folder), Desk(processor)
+    data = loader(recipe.reading, fit, processor, material.sources, material.store, accelerator)
+    held = material.held and loader(recipe.reading, fit, processor, [material.held], material.store, accelerator)
+    steps = fit.steps or fit.epochs * data.order.steps_per_epoch
+    start = run.resume()
+    log = RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main)
+    with closing(data.steps(start, steps)) as batches, log:
+        for step, micros in enumerate(batches, start):
+            rate = fit.rate(step, steps)
+            parts = [desk.thinned(batch, recipe.drop, (fit.seed, step)) for batch in micros]
+            learned = sum(batch.num_learned for batch in micros)
+            done = run.update(parts, lambda part: run.module(*part), learned, rate)
+            tokens, broken = run.total(sum(batch.num_tokens for batch in micros), len(data.broken.names))
+            data.broken.check(int(broken))
+            log.step(step + 1, tokens=tokens, loss=done.loss, norm=done.norm, rate=rate, learned=done.counted)
+            if held and fit.is_due(fit.eval_every, step + 1, steps):
+                log.tell(step + 1, held_loss=held_loss(run, desk, held))
+            if fit.is_due(fit.save_every, step + 1, steps):
+                run.save(step + 1)
+    list_left_out(data, run)
+    write_model(run, model, lambda fresh: prepare(recipe, fresh), merge_lora, processor, folder / "model")
+
+
+def prepare(recipe: SftRecipe, model: VideoLLM) -> None:
+    """Freeze what is not trained and put LoRA's weights beside the decoder's."""
+    parts = ["dts", "projector"]
+    parts += ["scorer"] if model.scorer is not None else []
+    parts += ["vision_tower"] if recipe.train_tower else []
+    if not recipe.lora_rank:
+        train_only(model, [*parts, "language_model"])
+        return
+    train_only(model, parts)
+    lora = LoraConfig(r=recipe.lora_rank, lora_alpha=int(recipe.lora_alpha), target_modules=LORA_LAYERS)
+    inject_adapter_in_model(lora, model.language_model)
+
+
+def merge_lora(model: VideoLLM) -> None:
+    """Add LoRA's weights to the decoder's, which is then as if it had none."""
+    for name, layer in list(model.language_model.named_modules()):
+        if isinstance(layer, LoraLayer):
+            layer.merge()
+            model.language_model.set_submodule(name, layer.get_base_layer())

@@ -1,0 +1,56 @@
+"""Several processes on this machine that find each other, as torchrun starts them."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+RUNNER = Path(__file__).with_name("stage_runs.py")
+PATIENCE_SECONDS = 900  # a busy machine is no failure
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def environment(**more: str) -> dict[str, str]:
+    source = str(RUNNER.parents[1] / "src")
+    return os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"} | more
+
+
+def command(**arguments: object) -> list[str]:
+    return [sys.executable, str(RUNNER), json.dumps(arguments, default=str)]
+
+
+def run_alone(**arguments: object) -> None:
+    """One process, by itself."""
+    subprocess.run(command(**arguments), env=environment(), check=True, timeout=PATIENCE_SECONDS)
+
+
+def run_together(count: int, **arguments: object) -> None:
+    """``count`` processes; all must end well."""
+    port = free_port()
+    running = [
+        subprocess.Popen(
+            command(**arguments),
+            env=environment(
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE=str(count),
+                LOCAL_WORLD_SIZE=str(count),
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=str(port),
+            ),
+        )
+        for rank in range(count)
+    ]
+    try:
+        codes = [process.wait(timeout=PATIENCE_SECONDS) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert codes == [0] * count

@@ -1,0 +1,216 @@
+"""``longtake train``: the debug recipe end to end, settings by name, and refusals in one line."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from longtake.cli import app
+from longtake.cli.train import data_files, weighted_file
+from longtake.models import VideoLLM
+from longtake.recipes import settings, stages
+from longtake.recipes.costs import estimate
+from longtake.recipes.debug import debug
+from longtake.recipes.recipe import DataFiles
+from longtake.recipes.video_xl_pro import Published, video_xl_pro_3b
+from longtake.train.dialogues import load_model
+from longtake.types import LongtakeError
+from stage_runs import logged, write_set
+
+SHORT = ["start.videos=4", "start.held_videos=2", "recot.fit.steps=2", "align.fit.steps=2", "sft.fit.steps=2"]
+SHORT += ["recot.held_clips=4"]
+
+
+def short(*more: str):
+    recipe = debug()
+    for assignment in (*SHORT, *more):
+        recipe = settings.changed(recipe, assignment)
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A short debug run of all stages."""
+    output = tmp_path_factory.mktemp("debug")
+    stages.run(short(), stages.STAGES, None, output)
+    return output
+
+
+def test_each_stage_begins_where_the_one_before_ended(finished):
+    start, align, sft = (load_model(finished / name)[0] for name in ("start/model", "align/model", "sft/model"))
+    assert json.loads((finished / "align/settings.json").read_text())["from"] == "start and recot"
+    assert json.loads((finished / "sft/settings.json").read_text())["from"] == "align"
+
+    def same(one: VideoLLM, other: VideoLLM, part: str) -> bool:
+        pairs = zip(one.get_submodule(part).parameters(), other.get_submodule(part).parameters(), strict=True)
+        return all(torch.equal(a, b) for a, b in pairs)
+
+    assert not same(start, align, "dts")  # by recot
+    assert not same(start, align, "projector")
+    assert same(start, align, "language_model")
+    assert not same(align, sft, "language_model")
+    assert not same(align, sft, "dts")
+    assert same(start, sft, "vision_tower")
+    assert [len(logged(finished / stage)) for stage in stages.STAGES] == [2, 2, 2]
+    assert len(logged(finished / "sft", "held_loss")) == 1
+
+
+def test_the_trained_folder_answers(finished):
+    found = CliRunner().invoke(
+        app, ["ask", str(finished / "data/000.mp4"), "What?", "--model", str(finished / "sft/model"), "--json"]
+    )
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout.splitlines()[-1])["usage"]["frames"] == 8
+
+
+def test_a_finished_run_is_left_as_it_is(finished):
+    before = {file: file.read_bytes() for file in finished.rglob("log.jsonl")}
+    stages.run(short("sft.fit.log_every=1", "sft.fit.keep=3"), ["sft"], None, finished)
+    assert before == {file: file.read_bytes() for file in finished.rglob("log.jsonl")}
+
+
+def test_other_settings_are_refused(finished):
+    with pytest.raises(LongtakeError, match=r"sft holds a run with fit\.lr = 0\.003, not 0\.1; .* another --output"):
+        stages.run(short("sft.fit.lr=0.1"), ["sft"], None, finished)
+    with pytest.raises(LongtakeError, match=r"start holds a run with seed = 0, not 1"):
+        stages.run(short("start.seed=1"), ["sft"], None, finished)
+    data = DataFiles(files=((finished / "data/held.jsonl", 1.0),), media=finished / "data")
+    with pytest.raises(LongtakeError, match=r"align holds a run with data\."):
+        stages.run(short(), ["align"], data, finished)
+
+
+def test_given_data_are_trained_on(tmp_path):
+    write_set(tmp_path / "set")
+    arguments = ["train", "debug", "--stage", "align", "--data", str(tmp_path / "set/set.jsonl=2"), "--output"]
+    arguments += [str(tmp_path / "out"), "--held", str(tmp_path / "set/set.jsonl")]
+    found = CliRunner().invoke(app, [*arguments, *(part for text in SHORT for part in ("--set", text))])
+    assert found.exit_code == 0, found.output
+    assert "align: 2 steps of 8 rows" in found.stdout
+    assert "1/2" not in found.stdout
+    assert len(logged(tmp_path / "out/align", "held_loss")) == 1
+    assert not (tmp_path / "out/recot").exists()
+    assert not (tmp_path / "out/data").exists()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("sft.fit.lr", "sets nothing; write name=value"),
+        ("sft.fit.rate=1", "sft.fit.rate: there is no 'rate'; known here: lr, batch, micro_batch"),
+        ("grpo.fit.lr=1", "there is no 'grpo'; known here: name, start, recot, align, sft"),
+        ("sft.fit=1", "sft.fit is a group of settings; set one of its own: lr, batch"),
+        ("sft.fit.lr.deep=1", "lr has no settings of its own; set sft.fit.lr"),
+        ("sft.fit.lr=fast", "sft.fit.lr is 'fast'; it must be a number"),
+        ("sft.fit.batch=1.5", "sft.fit.batch is '1.5'; it must be a whole number"),
+        ("sft.fit.shard=yes", "it must be true or false"),
+        ("sft.fit.precision=fp16", "it must be one of bf16, fp32"),
+        ("sft.drop=0.1", "it must have 2 values"),
+        ("sft.drop=0.5,0.1", "drop is"),
+        ("sft.fit.batch=0", "batch is 0; it must be at least 1"),
+    ],
+)
+def test_wrong_settings_are_told_in_one_line(assignment, said):
+    with pytest.raises(LongtakeError) as error:
+        settings.changed(debug(), assignment)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_of_every_type():
+    recipe = debug()
+    for assignment in (
+        "sft.fit.lr=1e-5", "sft.fit.steps=none", "sft.drop=0.1, 0.2", "sft.train_tower=true", "recot.policy=tube",
+        "sft.reading.sampling.short_fps=1,2,3", "start.seed=4",
+    ):  # fmt: skip
+        recipe = settings.changed(recipe, assignment)
+    assert recipe.sft.fit.lr == 1e-5
+    assert recipe.sft.fit.steps is None
+    assert recipe.sft.drop == (0.1, 0.2)
+    assert recipe.sft.train_tower is True
+    assert recipe.recot.policy == "tube"
+    assert recipe.sft.reading.sampling.short_fps == (1.0, 2.0, 3.0)
+    assert recipe.start.seed == 4
+    assert recipe.align == debug().align
+
+
+def test_flat_names_what_changed_reads():
+    found = settings.flat(debug())
+    assert found["sft.fit.lr"] == 3e-3
+    assert found["sft.drop.1"] == 0.3
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing"], "the recipe is 'nothing'; it must be one of debug, video_xl_pro_3b"),
+        (["debug", "--stage", "grpo"], "the stage is 'grpo'; it must be one of recot, align, sft"),
+        (["debug", "--data", "nowhere.jsonl"], "nowhere.jsonl is no file"),
+        (["debug", "--media", "."], "--media and --held go with --data"),
+        (["video_xl_pro_3b"], "the recipe video_xl_pro_3b makes no data; give --data FILE"),
+    ],
+)
+def test_mistakes_of_the_command_line(tmp_path, arguments, said):
+    found = CliRunner().invoke(app, ["train", *arguments, "--output", str(tmp_path)])
+    assert isinstance(found.exception, LongtakeError)
+    assert said in str(found.exception)
+
+
+def test_files_and_weights(tmp_path):
+    odd = tmp_path / "a=b.jsonl"
+    odd.touch()
+    assert weighted_file(str(odd)) == (odd, 1.0)
+    assert weighted_file(f"{odd}=0.5") == (odd, 0.5)
+    found = data_files([str(odd), f"{odd}=3"], None, None)
+    assert found == DataFiles(files=((odd, 1.0), (odd, 3.0)), media=tmp_path)
+
+
+def test_the_paper_s_recipe_has_the_paper_s_figures():
+    recipe = video_xl_pro_3b()
+    assert (recipe.align.fit.lr, recipe.align.fit.batch, recipe.align.fit.warmup) == (5e-4, 8, 0.03)
+    fit = recipe.sft.fit
+    assert (fit.lr, fit.batch, fit.warmup, fit.weight_decay, fit.epochs, fit.precision) == (
+        1e-5, 64, 0.03, 0.0, 1, "bf16",
+    )  # fmt: skip
+    assert recipe.sft.drop == (0.05, 0.3)
+    assert recipe.recot.fit.batch * recipe.recot.fit.steps == 1_000_000
+    assert recipe.sft.reading.sampling.max_frames == 360
+
+
+def test_published_parts_are_put_together(tmp_path):
+    """At tiny size: a tower whose last layer is left out, a decoder, and both keep every weight."""
+    from transformers import Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
+
+    import tiny
+
+    parts = tiny.video_llm()
+    vision = SiglipVisionConfig(**(parts.config.vision_config.to_dict() | {"num_hidden_layers": 3}))
+    tower, decoder = SiglipVisionModel(vision), Qwen2ForCausalLM(parts.config.text_config)
+    tower.save_pretrained(tmp_path / "tower")
+    decoder.save_pretrained(tmp_path / "decoder")
+    tiny.tokenizer().save_pretrained(tmp_path / "decoder")
+    start = Published(tower=str(tmp_path / "tower"), decoder=str(tmp_path / "decoder"), tower_layers=2, dts_grid=4)
+    model, processor = start.model()
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = tower(pixels, output_hidden_states=True).hidden_states[2]
+        assert torch.equal(model.encode_frames(pixels).flatten(1, 2), expected)
+    assert all(torch.equal(model.language_model.state_dict()[n], w) for n, w in decoder.state_dict().items())
+    assert processor.tokens_per_group == 4
+
+
+def test_estimates_grow_with_what_is_asked():
+    import tiny
+
+    config = tiny.video_llm().config
+    recipe = debug().sft
+    large = dataclasses.replace(recipe.fit, micro_batch=64)
+    lines = [
+        estimate("sft", dataclasses.replace(recipe, train_tower=on, fit=large), config, (), 1) for on in (False, True)
+    ]
+    assert all(line.startswith("sft: 20 steps of 8 rows of 8 frames: ") for line in lines)
+    memory = [float(line.split("frames: ")[1].split(" GB on each device")[0]) for line in lines]
+    assert memory[0] < memory[1]
+    assert "clips of 4 frames" in estimate("recot", debug().recot, config, (), 1)

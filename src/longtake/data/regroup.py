@@ -1,0 +1,54 @@
+"""The same videos in groups of another size, or with only every n-th frame: what arms of an ablation are compared on.
+
+Videos are mixed once, in blocks of frames that any arm's groups divide; each arm then sees them in its own groups, and
+the questions stay those of the whole video.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longtake.data.bank import Mix, Placed
+
+
+def regroup(mix: Mix, frames_per_group: int, every: int = 1) -> Mix:
+    """A mixed video of which every ``every``-th frame is seen, the first one too, in groups of ``frames_per_group``.
+
+    Its groups count the bank's groups of that size (``bank_frames``). What falls between two frames that are seen is no
+    longer among ``placed``; the video, of which questions are asked, stays as it is.
+
+    Raises ValueError where the mixed video's groups do not hold a whole number of the new ones.
+    """
+    per_block, rest = divmod(mix.frames_per_group, frames_per_group * every)
+    if rest or not per_block:
+        raise ValueError(
+            f"blocks of {mix.frames_per_group} frames do not divide into groups of {frames_per_group}, one in {every}"
+        )
+    groups = (mix.groups[:, None] * per_block + np.arange(per_block)).reshape(-1)
+    placed = tuple(seen for event in mix.placed if (seen := _seen(event, every)).stop > seen.first)
+    return replace(
+        mix,
+        groups=groups,
+        frame_seconds=mix.frame_seconds * every,
+        frames_per_group=frames_per_group,
+        placed=placed,
+    )
+
+
+def _seen(event: Placed, every: int) -> Placed:
+    """An event by the frames that are seen."""
+    first, stop = -(-event.first // every), -(-event.stop // every)
+    return replace(event, first=first, stop=stop, centres=event.centres[first * every - event.first :: every])
+
+
+def bank_frames(videos: int, frames_per_video: int, frames_per_group: int, every: int, block: int) -> NDArray[np.int64]:
+    """The frames of each group of a bank, ``(groups, frames_per_group)``, counted through all of its videos.
+
+    block: frames within which every ``every``-th is taken from the first on; it divides a video.
+    """
+    starts = np.arange(0, videos * frames_per_video, block)
+    within = np.arange(0, block, every).reshape(-1, frames_per_group)
+    return (starts[:, None, None] + within).reshape(-1, frames_per_group)

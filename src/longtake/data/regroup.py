@@ -6,12 +6,12 @@ the questions stay those of the whole video.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from longtake.data.bank import Mix, Placed
+from longtake.data.bank import Mix, Mixer, Placed
 
 
 def regroup(mix: Mix, frames_per_group: int, every: int = 1) -> Mix:
@@ -36,6 +36,23 @@ def regroup(mix: Mix, frames_per_group: int, every: int = 1) -> Mix:
         frames_per_group=frames_per_group,
         placed=placed,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegroupedMixer:
+    """A mixer's videos as an arm sees them: for every arm the same; ``mix`` counts the mixer's groups."""
+
+    mixer: Mixer
+    size: int  # frames in an arm's group
+    every: int = 1
+
+    @property
+    def frames_per_group(self) -> int:
+        return self.mixer.frames_per_group
+
+    def mix(self, rng: np.random.Generator, num_groups: int, max_cards: int, mover: float, late: float = 0.5) -> Mix:
+        """One video; see ``Mixer.mix``."""
+        return regroup(self.mixer.mix(rng, num_groups, max_cards, mover, late), self.size, self.every)
 
 
 def _seen(event: Placed, every: int) -> Placed:

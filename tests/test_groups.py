@@ -9,7 +9,7 @@ import torch
 import tiny
 from longtake.data.bank import Mixer, Placed, Unit
 from longtake.data.needles import COLOURS, Card
-from longtake.data.regroup import RegroupedMixer, bank_frames
+from longtake.data.regroup import RegroupedMixer, group_frames
 from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.models.mean import TemporalMean
 from longtake.train import checkpoint
@@ -22,7 +22,7 @@ DIM, BLOCKS = 32, 30
 
 def groups(size: int, every: int = 1) -> BankGroups:
     values = torch.randn(BLOCKS * 8, 16, DIM, generator=torch.Generator().manual_seed(1)).bfloat16()
-    return BankGroups(values.view(torch.int16).numpy(), bank_frames(1, BLOCKS * 8, size, every, 8))
+    return BankGroups(values.view(torch.int16).numpy(), group_frames(np.arange(BLOCKS * 8).reshape(-1, 8), size, every))
 
 
 def test_a_mean_over_time():

@@ -8,7 +8,7 @@ from longtake.data.bank import BankRecipe, Mix, Mixer, Placed, bank_video, cut_u
 from longtake.data.needles import Card, Mover
 from longtake.data.probe import Event, ProbeVideo
 from longtake.data.questions import Question
-from longtake.data.regroup import bank_frames, regroup
+from longtake.data.regroup import group_frames, regroup
 from longtake.train.ledger import NOTED, noted_targets
 from longtake.train.rows import event_groups, looked_at_groups
 
@@ -95,7 +95,7 @@ def test_mixed_videos_show_the_banks_frames(size, every):
             Placed(what=e.what, first=f[0], stop=f[-1] + 1) for e, f in zip(one.events, frames, strict=True) if f
         ]))  # fmt: skip
     mixer = Mixer(cut_units(events, 3, 8), "train", 8)
-    table = bank_frames(recipe.videos, 24, size, every, 8)
+    table = group_frames(np.arange(recipe.videos * 24).reshape(-1, 8), size, every)
     assert table.shape == (recipe.videos * 24 // (size * every), size)
     rng = np.random.default_rng(0)
     for _ in range(20):

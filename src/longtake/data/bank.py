@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -309,32 +309,11 @@ class Mixer:
         frame_seconds = float(rng.choice([1.0, 1.0, 1.0, 1.0, 0.5, 2.0]))
         size = self.frames_per_group
         start = size * int(rng.integers(rng.choice(LATEST_STARTS))) if rng.random() < late else 0
-        rows: list[int] = []
-        placed: list[Placed] = []
+        units: list[Unit] = []
         for unit, gap in zip(order, gaps[:-1], strict=True):
-            rows += self._filler(rng, int(gap))
-            base = len(rows) * size
-            placed += [replace(e, first=base + e.first, stop=base + e.stop) for e in unit.events]
-            rows += range(unit.first_group, unit.first_group + unit.groups)
-        rows += self._filler(rng, int(gaps[-1]))
-        video = ProbeVideo(
-            seed=0,
-            split=self.split,
-            fps=1 / frame_seconds,
-            num_frames=num_groups * size,
-            size=(0, 0),
-            shots=(),
-            events=tuple(_event(e, start, frame_seconds) for e in placed),
-            foreign=(),
-        )
-        return Mix(
-            groups=np.asarray(rows),
-            video=video,
-            frame_seconds=frame_seconds,
-            start_seconds=start * frame_seconds,
-            placed=tuple(placed),
-            frames_per_group=size,
-        )
+            units += [*self._filler(rng, int(gap)), unit]
+        units += self._filler(rng, int(gaps[-1]))
+        return join(units, self.split, size, frame_seconds, start)
 
     def _choose(self, rng: np.random.Generator, room: int, max_cards: int, mover: float) -> list[Unit]:
         """Units with cards, a mover and cuts that fit ``room`` groups; card colours differ, and one mover at most."""
@@ -361,12 +340,40 @@ class Mixer:
                 room -= unit.groups
         return chosen
 
-    def _filler(self, rng: np.random.Generator, count: int) -> Iterator[int]:
+    def _filler(self, rng: np.random.Generator, count: int) -> Iterator[Unit]:
         while count > 0:
             unit = self.plain[rng.integers(len(self.plain))]
             used = min(count, unit.groups)
-            yield from range(unit.first_group, unit.first_group + used)
+            yield replace(unit, groups=used)
             count -= used
+
+
+def join(units: Sequence[Unit], split: Split, frames_per_group: int, frame_seconds: float, start: int) -> Mix:
+    """Units one after the other as one video, whose first frame is frame ``start`` of a longer one."""
+    rows: list[int] = []
+    placed: list[Placed] = []
+    for unit in units:
+        base = len(rows) * frames_per_group
+        placed += [replace(e, first=base + e.first, stop=base + e.stop) for e in unit.events]
+        rows += range(unit.first_group, unit.first_group + unit.groups)
+    video = ProbeVideo(
+        seed=0,
+        split=split,
+        fps=1 / frame_seconds,
+        num_frames=len(rows) * frames_per_group,
+        size=(0, 0),
+        shots=(),
+        events=tuple(_event(e, start, frame_seconds) for e in placed),
+        foreign=(),
+    )
+    return Mix(
+        groups=np.asarray(rows),
+        video=video,
+        frame_seconds=frame_seconds,
+        start_seconds=start * frame_seconds,
+        placed=tuple(placed),
+        frames_per_group=frames_per_group,
+    )
 
 
 def _count(unit: Unit, kind: type[Card | Mover]) -> int:

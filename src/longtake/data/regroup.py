@@ -17,7 +17,7 @@ from longtake.data.bank import Mix, Mixer, Placed
 def regroup(mix: Mix, frames_per_group: int, every: int = 1) -> Mix:
     """A mixed video of which every ``every``-th frame is seen, the first one too, in groups of ``frames_per_group``.
 
-    Its groups count the bank's groups of that size (``bank_frames``). What falls between two frames that are seen is no
+    Its groups count the bank's groups of that size (``group_frames``). What falls between two frames that are seen is no
     longer among ``placed``; the video, of which questions are asked, stays as it is.
 
     Raises ValueError where the mixed video's groups do not hold a whole number of the new ones.
@@ -61,11 +61,6 @@ def _seen(event: Placed, every: int) -> Placed:
     return replace(event, first=first, stop=stop, centres=event.centres[first * every - event.first :: every])
 
 
-def bank_frames(videos: int, frames_per_video: int, frames_per_group: int, every: int, block: int) -> NDArray[np.int64]:
-    """The frames of each group of a bank, ``(groups, frames_per_group)``, counted through all of its videos.
-
-    block: frames within which every ``every``-th is taken from the first on; it divides a video.
-    """
-    starts = np.arange(0, videos * frames_per_video, block)
-    within = np.arange(0, block, every).reshape(-1, frames_per_group)
-    return (starts[:, None, None] + within).reshape(-1, frames_per_group)
+def group_frames(blocks: NDArray[np.int64], frames_per_group: int, every: int = 1) -> NDArray[np.int64]:
+    """The frames of each group, ``(groups, frames_per_group)``, from those of each block, ``(blocks, frames)``."""
+    return blocks[:, ::every].reshape(-1, frames_per_group)

@@ -22,17 +22,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2Config
 
 from longtake.backbones.own import OwnVideoLLM
-from longtake.data.bank import BankRecipe, Mixer, build_bank, cut_units, read_events
+from longtake.data.bank import BankRecipe, build_bank
 from longtake.data.haystack import Clip, describe, load_clips
 from longtake.data.needles import Split
 from longtake.data.probe import ProbeVideo, make_video, place_event
 from longtake.data.questions import Question, ask_all
-from longtake.data.regroup import bank_frames
 from longtake.model import EMBEDDED
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM, VideoLLMConfig
-from longtake.train.groups import BankGroups
 from longtake.train.lookback import look_back
 
 BLOCK = 8  # frames
@@ -151,16 +149,6 @@ class World:
         """The bank's, memory-mapped, ``(frames, tokens, dim)``."""
         raw = np.memmap(self.bank / "features.bin", np.int16, "r")
         return raw.reshape(self.size.bank_videos * BANK_FRAMES, -1, self.size.dim)
-
-    @cached_property
-    def mixer(self) -> Mixer:
-        """Mixes the bank's videos in blocks."""
-        return Mixer(cut_units(read_events(self.bank), BANK_FRAMES // BLOCK, BLOCK), "train", BLOCK)
-
-    def groups(self, frames_per_group: int, every: int) -> BankGroups:
-        """The bank's frames in an arm's groups."""
-        frames = bank_frames(self.size.bank_videos, BANK_FRAMES, frames_per_group, every, BLOCK)
-        return BankGroups(self.features, frames)
 
     def tests(self, frames: int) -> Tests:
         """Test videos of a length, rendered and encoded once."""

@@ -16,7 +16,7 @@ class BankGroups:
     """Tower features of a bank's groups.
 
     features: bf16 as int16, memory-mapped, ``(frames, tokens, dim)``.
-    frames: which of them make each group, int64 ``(groups, frames_per_group)``; see ``data.regroup.bank_frames``.
+    frames: which of them make each group, int64 ``(groups, frames_per_group)``; see ``data.regroup.group_frames``.
     """
 
     def __init__(self, features: NDArray[np.int16], frames: NDArray[np.int64]) -> None:

@@ -6,7 +6,7 @@ VIDEO ?=
 Q ?=
 export VIDEO Q
 
-.PHONY: setup demo test test-slow check clean
+.PHONY: setup demo test test-slow test-ray check clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,11 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
+
+# Ray is large and optional, so it is installed only when its test is asked for.
+test-ray: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
+	$(BIN)/python -m pytest -q -m slow tests/test_prune_ray.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """The adapter protocol: all that watching, asking and training know of a model.
 
 Two families stand behind it: longtake's own ``VideoLLM`` and Hugging Face VLMs as they are. Everything
-else (watch, ask, selectors, policy optimisation, latents) is written once against these six verbs.
+else (watch, ask, selectors, policy optimisation, latents) is written once against these verbs.
 """
 
 from __future__ import annotations
@@ -101,6 +101,9 @@ class Backbone(Protocol):
 
     def encode(self, frames: Frames) -> VisualTokens:
         """Frames to tokens in the language model's space; differentiable; times in ``frames.seconds``."""
+
+    def tower_features(self, frames: Frames) -> Tensor:
+        """Each frame alone, as the frozen vision encoder sees it: ``(frames, rows, columns, dim)``."""
 
     def encode_query(self, text: str) -> Query:
         """Question-only forward of the language model: states of a stated layer, ``(tokens, dim)``."""

@@ -83,6 +83,9 @@ class DecoderBackbone(ABC):
     def encode(self, frames: Frames) -> VisualTokens: ...
 
     @abstractmethod
+    def tower_features(self, frames: Frames) -> Tensor: ...
+
+    @abstractmethod
     def score(self, tokens: VisualTokens, query: Query) -> Tensor: ...
 
     @abstractmethod

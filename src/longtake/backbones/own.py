@@ -74,8 +74,7 @@ class OwnVideoLLM(DecoderBackbone):
     def encode(self, frames: Frames) -> VisualTokens:
         """Frames through tower, DTS, pool and projector, ``(tokens, hidden)``; differentiable."""
         config = self.model.config
-        values = normalised_pixels(pixels_of(frames, self.device), self.frame_size)
-        features = self.model.video_tokens(values.to(self.model.dtype))
+        features = self.model.video_tokens(self._pixel_values(frames))
         starts = torch.tensor(frames.seconds[:: self.frames_per_group], device=self.device)
         rows, columns = config.token_grid
         position = torch.cartesian_prod(*(torch.arange(n, device=self.device) for n in (len(starts), rows, columns)))
@@ -87,6 +86,13 @@ class OwnVideoLLM(DecoderBackbone):
             weight=torch.full((len(position),), patches, device=self.device),
             grid=(len(starts), rows, columns),
         )
+
+    def tower_features(self, frames: Frames) -> Tensor:
+        """The SigLIP tower's patches of each frame, ``(frames, rows, columns, dim)``, as the DTS takes them."""
+        return self.model.encode_frames(self._pixel_values(frames))
+
+    def _pixel_values(self, frames: Frames) -> Tensor:
+        return normalised_pixels(pixels_of(frames, self.device), self.frame_size).to(self.model.dtype)
 
     def layout(self, prompt: Prompt) -> Layout:
         """The processor's chat text around the video; a group that lost all its tokens has no stamp either."""

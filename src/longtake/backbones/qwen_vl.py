@@ -112,6 +112,13 @@ class QwenVL(DecoderBackbone):
             grid=grid,
         )
 
+    def tower_features(self, frames: Frames) -> Tensor:
+        """The merger's output of each frame as a group of its own: the frame fills the encoder's temporal patch."""
+        times = self.frames_per_group
+        alone = Frames(pixels=frames.pixels.repeat(times, axis=0), seconds=frames.seconds.repeat(times))
+        tokens = self.encode(alone)
+        return tokens.features.reshape(*tokens.grid, -1)
+
     def layout(self, prompt: Prompt) -> Layout:
         """The family's chat template around the video. Positions are those of the prompt with nothing dropped.
 

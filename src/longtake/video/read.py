@@ -92,9 +92,13 @@ class Reading:
         return max(1, round(self.info.num_frames * span / self.info.duration_seconds))
 
     @property
+    def losses(self) -> tuple[str, ...]:
+        """What of the frames asked for is missing or damaged; complete when the iterator is exhausted."""
+        return tuple(self._losses.describe(self._served))
+
+    @property
     def warnings(self) -> tuple[str, ...]:
-        told = [*self._source.warnings, *self._asked.warnings, *self._losses.describe(self._served)]
-        return tuple(dict.fromkeys(told))
+        return tuple(dict.fromkeys([*self._source.warnings, *self._asked.warnings, *self.losses]))
 
     def _read(self) -> Generator[Frames, None, None]:
         way = Planned if self._source.timeline.trusted else Plain

@@ -7,18 +7,30 @@ the questions stay those of the whole video.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from longtake.data.bank import Mix, Mixer, Placed
+from longtake.data.bank import Mix, Placed
+
+
+class VideoSource(Protocol):
+    """Mixed videos; see ``Mixer``."""
+
+    @property
+    def frames_per_group(self) -> int:
+        """Of the groups that ``mix`` counts."""
+
+    def mix(self, rng: np.random.Generator, num_groups: int, max_cards: int, mover: float, late: float = 0.5) -> Mix:
+        """One video."""
 
 
 def regroup(mix: Mix, frames_per_group: int, every: int = 1) -> Mix:
     """A mixed video of which every ``every``-th frame is seen, the first one too, in groups of ``frames_per_group``.
 
-    Its groups count the bank's groups of that size (``group_frames``). What falls between two frames that are seen is no
-    longer among ``placed``; the video, of which questions are asked, stays as it is.
+    Its groups count the bank's groups of that size (``group_frames``). What falls between two frames that are seen is
+    no longer among ``placed``; the video, of which questions are asked, stays as it is.
 
     Raises ValueError where the mixed video's groups do not hold a whole number of the new ones.
     """
@@ -42,7 +54,7 @@ def regroup(mix: Mix, frames_per_group: int, every: int = 1) -> Mix:
 class RegroupedMixer:
     """A mixer's videos as an arm sees them: for every arm the same; ``mix`` counts the mixer's groups."""
 
-    mixer: Mixer
+    mixer: VideoSource
     size: int  # frames in an arm's group
     every: int = 1
 

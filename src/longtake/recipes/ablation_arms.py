@@ -1,4 +1,4 @@
-"""The arms of an ablation: a compressor, perhaps pre-trained, and a decoder that learns from it; kept where it is named.
+"""The arms of an ablation: a compressor, perhaps pre-trained, and a decoder that learns from it, kept by its settings.
 
 One base decoder has learned to answer from means of four frames. Every arm forks it, with a fresh projector, on its own
 compressor's tokens; arms with one seed see the same videos and questions in the same order.
@@ -7,46 +7,38 @@ compressor's tokens; arms with one seed see the same videos and questions in the
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from longtake.ask import ask
-from longtake.backbones.own import OwnVideoLLM
 from longtake.data.clips import BankClips, ClipSource
-from longtake.data.questions import Question, normal, score
-from longtake.data.regroup import RegroupedMixer
-from longtake.eval.measures import Span
-from longtake.eval.probe import ask_blind
+from longtake.data.questions import TASKS
+from longtake.data.regroup import RegroupedMixer, group_frames
 from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.models.masking import Policy
 from longtake.models.mean import TemporalMean
-from longtake.models.recot import ReCoT
+from longtake.models.recot import ReCoT, ReCoTOutput
 from longtake.models.video_llm import VideoLLM
-from longtake.recipes.ablation_world import BANK_FRAMES, BLOCK, GROUNDED_LAYER, Size, Tests, World, kept, named
+from longtake.recipes.ablation_data import Kept, Samples, dataset
+from longtake.recipes.ablation_replies import Replies, Sight, ask_seen, ask_unseen
+from longtake.recipes.ablation_world import BANK_FRAMES, BLOCK, GROUNDED_LAYER, Exam, Size, World, named
 from longtake.train import checkpoint
 from longtake.train.checkpoint import Cycle
-from longtake.train.compressor import compress
 from longtake.train.decoder import DecoderRecipe, Phase, train_decoder
-from longtake.train.groups import LiveTokens, frozen_tokens
+from longtake.train.groups import BankGroups, LiveTokens, frozen_tokens
 from longtake.train.optimiser import Optimiser
-from longtake.types import Memory, Provenance, Sampling, VisualTokens
 
-ALL_TASKS = ("what", "is_there", "order", "count", "when", "after", "direction")
-ANSWER_TOKENS = 24
-Kind = Literal["none", "mean", "DTS"]
+LR, MUON_LR, WEIGHT_DECAY = 1e-3, 3e-3, 0.05  # of pre-training: as of the embedded model's compressor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pretraining:
-    """How a DTS was pre-trained; ReCoT with the settings that an ablation varies."""
+    """How a DTS is pre-trained: ReCoT with the settings that ablations vary."""
 
     steps: int
     policy: Policy = "semantic"
@@ -58,50 +50,40 @@ class Arm:
     """One way to make tokens of a video, and how long a decoder learns from them.
 
     size: frames of a group. every: of a video's frames only each n-th is seen. frames: of a video. pretraining: None
-    leaves a DTS as it starts. trainable: the DTS is trained along with the decoder. data: which videos of the bank are
-    learned from, by name; see ``ablation_pruning``.
+    leaves a DTS as it starts. trainable: the DTS is trained along with the decoder. samples, kept: what is learned
+    from; see ``ablation_data``.
     """
 
-    kind: Kind = "DTS"
+    kind: Literal["mean", "DTS"] = "DTS"
     size: int = 4
     every: int = 1
     frames: int = 16
     pretraining: Pretraining | None = None
     trainable: bool = False
     steps: int = 0
-    data: str = "all"
+    samples: Samples = "bank"
+    kept: Kept = "all"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replies:
-    """What an arm answered to all questions about the test videos, in their order.
-
-    spans: the best evidence span of each answer, None where there is none.
-    """
-
-    answers: tuple[str, ...]
-    spans: tuple[Span | None, ...]
-
-    def right(self, questions: Sequence[Question]) -> NDArray[np.float64]:
-        """1 where an answer is right, ``(questions,)``."""
-        return np.array([score(q, a) for q, a in zip(questions, self.answers, strict=True)], np.float64)
+    @property
+    def sight(self) -> Sight:
+        """How it sees a video."""
+        return Sight(size=self.size, every=self.every)
 
 
 def new_compressor(arm: Arm, dim: int, seed: int) -> nn.Module:
     """An arm's compressor as it starts; DTSs with the same seed and group start equal."""
-    if arm.kind != "DTS":
+    if arm.kind == "mean":
         return TemporalMean(arm.size)
     torch.manual_seed(seed)
     return DynamicTokenSynthesizer(dim, arm.size)
 
 
-def compressor(world: World, arm: Arm, seed: int) -> nn.Module:
+def compressor_of(world: World, arm: Arm, seed: int) -> nn.Module:
     """An arm's compressor before the decoder learns: fresh, or as its pre-training left it."""
-    fresh = new_compressor(arm, world.size.dim, seed)
+    chosen = new_compressor(arm, world.size.dim, seed)
     if arm.pretraining is not None:
-        trained = pretrain(world, arm.size, arm.pretraining, seed)
-        fresh.load_state_dict(trained.dts.state_dict())
-    return fresh
+        chosen.load_state_dict(pretrain(world, arm.size, arm.pretraining, seed).dts.state_dict())
+    return chosen
 
 
 def new_recot(size: Size, frames_per_group: int, settings: Pretraining, seed: int) -> ReCoT:
@@ -113,38 +95,41 @@ def new_recot(size: Size, frames_per_group: int, settings: Pretraining, seed: in
 
 def pretrain(world: World, frames_per_group: int, settings: Pretraining, seed: int) -> ReCoT:
     """ReCoT on clips of eight frames of the bank, resuming from its folder in the work folder."""
-    size = world.size
+    size, steps = world.size, settings.steps
     model = new_recot(size, frames_per_group, settings, seed)
-    key = {**dataclasses.asdict(settings), "size": dataclasses.asdict(size), "group": frames_per_group, "seed": seed}
-    folder = world.work / named(f"recot-{frames_per_group}-{settings.policy}-{settings.steps}-{seed}", key)
-    optimiser = Optimiser({"recot": model}, 1e-3, 3e-3, 0.05)
+    key = {"group": frames_per_group, "seed": seed, **dataclasses.asdict(settings), **dataclasses.asdict(size)}
+    folder = world.work / named(f"recot-{frames_per_group}-{settings.policy}-{steps}-{seed}", key)
+    optimiser = Optimiser({"recot": model}, LR, MUON_LR, WEIGHT_DECAY)
     start = checkpoint.resume(folder, {"recot": model}, optimiser)
-    if start == settings.steps:
+    if start == steps:
         return model
-    clips = bank_clips(world)
-    log = checkpoint.Log(folder / "log.jsonl", settings.steps, start)
-    for step in range(start, settings.steps):
-        loss = recot_step(model, clips, size.clips, [seed, step])
-        optimiser.update(loss, checkpoint.cosine(step, settings.steps, min(size.warmup, settings.steps)))
+    print(folder.name, flush=True)
+    clips, log = bank_clips(world), checkpoint.Log(folder / "log.jsonl", steps, start)
+    for step in range(start, steps):
+        loss = recot_step(model, clips, size.clips, [seed, step]).loss
+        optimiser.update(loss, checkpoint.cosine(step, steps, min(size.warmup, steps)))
         log.add(loss=loss.item())
-        if (step + 1) % 50 == 0 or step + 1 == settings.steps:
+        if (step + 1) % 50 == 0 or step + 1 == steps:
             log.write(step + 1)
-        if (step + 1) % 200 == 0 or step + 1 == settings.steps:
+        if (step + 1) % 200 == 0 or step + 1 == steps:
             checkpoint.save(folder, step + 1, {"recot": model}, optimiser)
     return model
 
 
-def recot_step(model: ReCoT, clips: ClipSource, count: int, seeds: list[int]) -> Tensor:
-    """The loss of one batch, which the seeds decide; paired pre-trainings see the same clips."""
+def recot_step(model: ReCoT, clips: ClipSource, count: int, seeds: list[int]) -> ReCoTOutput:
+    """One batch, which the seeds decide; paired pre-trainings see the same clips."""
     drawn = clips.draw(np.random.default_rng([*seeds, 17]), count)
     generator = torch.Generator().manual_seed(int(np.random.default_rng([*seeds, 18]).integers(1 << 62)))
     with torch.autocast("cpu", torch.bfloat16):
-        return model(drawn.features, drawn.is_image, generator=generator, oracle=drawn.oracle).loss
+        output: ReCoTOutput = model(drawn.features, drawn.is_image, generator=generator, oracle=drawn.oracle)
+    return output
 
 
-def bank_clips(world: World) -> BankClips:
-    """Clips of eight frames of the bank."""
-    return BankClips(world.bank, BANK_FRAMES, BLOCK)
+def bank_clips(world: World, part: Literal["train", "held_out"] = "train") -> BankClips:
+    """Clips of eight frames of the bank; the last tenth of its videos is held out."""
+    grid = world.packaged.config.tower_grid
+    settings: dict[str, Any] = {"grid": grid, "dim": world.size.dim, "frames_per_video": BANK_FRAMES, "frames": BLOCK}
+    return BankClips(world.bank, part=part, **settings)
 
 
 def decoder_recipe(size: Size, steps: int, frames: int, seed: int) -> DecoderRecipe:
@@ -154,7 +139,7 @@ def decoder_recipe(size: Size, steps: int, frames: int, seed: int) -> DecoderRec
         until_step=steps,
         groups=(blocks, blocks),
         cards=6,
-        tasks=ALL_TASKS,
+        tasks=TASKS,
         questions=size.questions,
         late=0.0,
         videos=size.videos,
@@ -170,123 +155,76 @@ def decoder_recipe(size: Size, steps: int, frames: int, seed: int) -> DecoderRec
     )
 
 
-BASE = Arm(kind="mean", size=4)
+def base_arm(size: Size) -> Arm:
+    """The arm that is not a fork."""
+    return Arm(kind="mean", size=4, steps=size.base_steps)
 
 
-def base(world: World) -> VideoLLM:
-    """The decoder that arms fork: it has learned from the means of four frames."""
-    return _train(world, dataclasses.replace(BASE, steps=world.size.base_steps), 0, forked=False)[0]
-
-
-def arm_folder(world: World, arm: Arm, seed: int, forked: bool = True) -> Path:
+def folder_of(world: World, arm: Arm, seed: int, forked: bool = True) -> Path:
     """Where an arm's weights and answers are kept."""
-    key = {**dataclasses.asdict(arm), "size": dataclasses.asdict(world.size), "seed": seed, "forked": forked}
-    pretrained = "" if arm.pretraining is None else "-recot"
-    live = "-live" if arm.trainable else ""
-    readable = f"{'arm' if forked else 'base'}-{arm.kind}-{arm.size}{pretrained}{live}-{arm.steps}-{seed}"
-    return world.work / named(readable, key)
+    key = {"forked": forked, "seed": seed, **dataclasses.asdict(arm), **dataclasses.asdict(world.size)}
+    parts = ["arm" if forked else "base", arm.kind, arm.size, "recot" if arm.pretraining else "plain"]
+    parts += ["live"] * arm.trainable + [arm.steps, seed]
+    return world.work / named("-".join(map(str, parts)), key)
 
 
-def _train(world: World, arm: Arm, seed: int, forked: bool = True) -> tuple[VideoLLM, nn.Module]:
-    """An arm's decoder and compressor, trained or as kept."""
-    folder = arm_folder(world, arm, seed, forked)
-    model, chosen = world.fresh_model(seed), compressor(world, arm, seed)
-    along = {"compressor": chosen} if arm.trainable else {}
-    if checkpoint.last_step(folder / "decoder") == arm.steps:
-        state = checkpoint.modules_of(folder / "decoder")
-        model.projector.load_state_dict(state["projector"])
-        model.language_model.load_state_dict(state["decoder"])
-        if arm.trainable:
-            chosen.load_state_dict(state["compressor"])
+def trained(world: World, arm: Arm, seed: int, forked: bool = True) -> tuple[VideoLLM, nn.Module]:
+    """An arm's model and compressor, trained now, on from where it was stopped, or as kept."""
+    folder = folder_of(world, arm, seed, forked) / "decoder"
+    model, chosen = world.fresh_model(seed), compressor_of(world, arm, seed)
+    if checkpoint.last_step(folder) == arm.steps:
+        _load(checkpoint.modules_of(folder), model, chosen)
         return model, chosen
-    print(folder.name, flush=True)
-    begin = None
-    if forked:
-        base(world)
-        started = checkpoint.modules_of(arm_folder(world, _base_arm(world), 0, forked=False) / "decoder")
-        begin = {name: started[name] for name in ("decoder", "ledger")}
-    groups = world.groups(arm.size, arm.every)
+    begin = begin_of(world) if forked else {}
+    print(folder.parent.name, flush=True)
+    data = dataset(world, arm.samples, arm.kept, seed)
+    groups = BankGroups(world.features, group_frames(data.blocks, arm.size, arm.every))
     tokens = LiveTokens(groups, chosen, world.pool) if arm.trainable else frozen_tokens(groups, chosen, world.pool)
-    recipe = decoder_recipe(world.size, arm.steps, arm.frames, seed)
-    mixer = RegroupedMixer(mixer=world.mixer_of(arm.data), size=arm.size, every=arm.every)
-    train_decoder(recipe, model, world.tokenizer, tokens, mixer, folder / "decoder", begin=begin, along=along)
+    train_decoder(
+        decoder_recipe(world.size, arm.steps, arm.frames, seed),
+        model,
+        world.tokenizer,
+        tokens,
+        RegroupedMixer(mixer=data.source, size=arm.size, every=arm.every),
+        folder,
+        begin=begin,
+        along={"compressor": chosen} if arm.trainable else {},
+    )
     return model, chosen
 
 
-def _base_arm(world: World) -> Arm:
-    return dataclasses.replace(BASE, steps=world.size.base_steps)
+def begin_of(world: World) -> Mapping[str, Any]:
+    """The base's weights that arms start from, trained now where there are none."""
+    arm = base_arm(world.size)
+    trained(world, arm, 0, forked=False)
+    state = checkpoint.modules_of(folder_of(world, arm, 0, forked=False) / "decoder")
+    return {name: state[name] for name in ("decoder", "ledger")}
 
 
-def run_arm(world: World, arm: Arm, seed: int, tests: Tests) -> Replies:
-    """Train an arm and ask it about the test videos; a kept answer is not asked again."""
-    file = arm_folder(world, arm, seed) / f"replies-{arm.frames}.json"
+def _load(state: Mapping[str, Any], model: VideoLLM, compressor: nn.Module) -> None:
+    model.projector.load_state_dict(state["projector"])
+    model.language_model.load_state_dict(state["decoder"])
+    if "compressor" in state:
+        compressor.load_state_dict(state["compressor"])
+
+
+def run_arm(world: World, arm: Arm, seed: int, exam: Exam) -> Replies:
+    """Train an arm and ask it about the test videos; kept answers are not asked for again."""
+    file = folder_of(world, arm, seed) / "replies.json"
     if not file.exists():
-        model, chosen = _train(world, arm, seed)
-        _keep(file, replies(world.backbone(model), chosen.eval(), arm, tests, world.pool))
-    return _read(file)
+        model, chosen = trained(world, arm, seed)
+        ask_seen(world.backbone(model), chosen.eval(), arm.sight, exam).save(file)
+    return Replies.load(file)
 
 
-def run_base(world: World, frames: int, every: int, tests: Tests) -> tuple[Replies, Replies]:
-    """The starting model's answers, and those without video."""
-    arm = _base_arm(world)
-    folder = arm_folder(world, arm, 0, forked=False)
-    files = [folder / f"{name}-{frames}-{every}.json" for name in ("replies", "blind")]
-    if not all(file.exists() for file in files):
-        model = base(world)
+def run_base(world: World, frames: int, every: int, exam: Exam) -> tuple[Replies, Replies]:
+    """The starting model's answers on videos of a length of which it sees one frame in ``every``, and blind ones."""
+    arm = dataclasses.replace(base_arm(world.size), every=every)
+    folder = folder_of(world, base_arm(world.size), 0, forked=False)
+    seen, unseen = (folder / f"{name}-{frames}-{every}.json" for name in ("replies", "blind"))
+    if not (seen.exists() and unseen.exists()):
+        model, chosen = trained(world, base_arm(world.size), 0, forked=False)
         backbone = world.backbone(model)
-        seen = dataclasses.replace(arm, every=every, frames=frames)
-        _keep(files[0], replies(backbone, TemporalMean(arm.size), seen, tests, world.pool))
-        _keep(files[1], blind_replies(backbone, tests))
-    return _read(files[0]), _read(files[1])
-
-
-@torch.no_grad()
-def replies(backbone: OwnVideoLLM, chosen: nn.Module, arm: Arm, tests: Tests, pool: int) -> Replies:
-    """Every question about every test video, asked through ``ask`` as of any watched video."""
-    answers: list[str] = []
-    spans: list[Span | None] = []
-    for features, questions in zip(tests.features, tests.questions, strict=True):
-        memory = remember(backbone, chosen, arm, features, pool)
-        for question in questions:
-            answer = ask(backbone, memory, question.text, max_new_tokens=ANSWER_TOKENS)
-            best = answer.evidence[0] if answer.evidence else None
-            answers.append(answer.text)
-            spans.append(None if best is None else (best.start_seconds, best.stop_seconds))
-    return Replies(answers=tuple(answers), spans=tuple(spans))
-
-
-@torch.no_grad()
-def remember(backbone: OwnVideoLLM, chosen: nn.Module, arm: Arm, features: Tensor, pool: int) -> Memory:
-    """A memory of one video at a frame a second, from its tower features ``(frames, tokens, dim)``."""
-    seen = features[:: arm.every].unflatten(0, (-1, arm.size))
-    with torch.autocast("cpu", torch.bfloat16):
-        groups = compress(chosen, seen, pool)
-    rows, columns = backbone.model.config.token_grid
-    projected = backbone.model.projector(groups.float()).flatten(0, 1)
-    places = [torch.arange(n) for n in (len(groups), rows, columns)]
-    position = torch.cartesian_prod(*places)
-    group_seconds = float(arm.size * arm.every)
-    tokens = VisualTokens(
-        features=projected,
-        position=position,
-        seconds=position[:, 0].double() * group_seconds,
-        weight=torch.full((len(position),), float(arm.size * pool**2)),
-        grid=(len(groups), rows, columns),
-    )
-    provenance = Provenance(
-        model=backbone.name,
-        video="",
-        video_identity="",
-        sampling=Sampling(fps=1 / arm.every),
-        frames=len(features[:: arm.every]),
-        duration_seconds=float(len(features)),
-    )
-    return Memory(tokens=tokens, group_seconds=group_seconds, start_seconds=0.0, provenance=provenance)
-
-
-def blind_replies(backbone: OwnVideoLLM, tests: Tests) -> Replies:
-    """The same questions without the videos."""
-    answers: list[str] = []
-    for questions in tests.questions:
-        answers += ask_blind_each(backbone, [question.text for question in questions])
-    return Replies(answers=tuple(answers), spans=(None,) * len(answers))
+        ask_seen(backbone, chosen, arm.sight, exam).save(seen)
+        ask_unseen(backbone, exam).save(unseen)
+    return Replies.load(seen), Replies.load(unseen)

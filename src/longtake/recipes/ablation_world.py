@@ -1,4 +1,4 @@
-"""What every ablation stands on: sizes, a bank of training footage, test videos, and a decoder small enough to train often.
+"""What every ablation stands on: sizes, a bank of training footage, test videos, and a small decoder.
 
 Features come from the tower in the package, frozen. Videos of the bank are mixed in blocks of eight frames, the pairs
 of groups they were planned in, so that groups of 1, 2, 4 and 8 frames all see the same videos.
@@ -73,8 +73,8 @@ SMALLEST = Size(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tests:
-    """Test videos with their tower features and questions.
+class Exam:
+    """Test videos, rendered afresh, with their tower features and questions.
 
     features: bf16 ``(videos, frames, tokens, dim)``.
     """
@@ -103,7 +103,8 @@ class World:
     @cached_property
     def packaged(self) -> VideoLLM:
         """The model in the package, for its tower."""
-        model: VideoLLM = VideoLLM.from_pretrained(EMBEDDED, dtype=torch.float32).eval()
+        model: VideoLLM = VideoLLM.from_pretrained(EMBEDDED, dtype=torch.float32)
+        model.eval()  # type: ignore[no-untyped-call]
         return model
 
     @cached_property
@@ -131,15 +132,14 @@ class World:
         return features.bfloat16().flatten(1, 2)
 
     def bank_recipe(self) -> BankRecipe:
-        """A quarter of the blocks stay plain: with fewer, training would see the same background again and again."""
+        """40 frames a video. A quarter of the blocks stay plain: with fewer, training would see the same background again and again."""
         return BankRecipe(videos=self.size.bank_videos, frames=BANK_FRAMES, plain=0.25)
 
     @cached_property
     def bank(self) -> Path:
         """The folder of the bank of training videos."""
-        recipe = self.bank_recipe()
-        folder = self.work / named("bank", dataclasses.asdict(recipe))
-        clips = self.clips("train")
+        recipe, clips = self.bank_recipe(), self.clips("train")
+        folder = self.work / named("bank", {**dataclasses.asdict(recipe), "clips": [clip.name for clip in clips]})
         print("bank", describe(clips), folder, flush=True)
         build_bank(recipe, clips, self.encode, folder, workers=0)
         return folder
@@ -150,7 +150,12 @@ class World:
         raw = np.memmap(self.bank / "features.bin", np.int16, "r")
         return raw.reshape(self.size.bank_videos * BANK_FRAMES, -1, self.size.dim)
 
-    def tests(self, frames: int) -> Tests:
+    @property
+    def blocks(self) -> NDArray[np.int64]:
+        """The bank's frames by block, ``(blocks, 8)``."""
+        return np.arange(self.size.bank_videos * BANK_FRAMES).reshape(-1, BLOCK)
+
+    def exam(self, frames: int) -> Exam:
         """Test videos of a length, rendered and encoded once."""
         clips = self.clips("test")
         videos, questions = [], []
@@ -158,13 +163,14 @@ class World:
             video = make_video(number, split="test", clips=clips, num_frames=frames)
             videos.append(video)
             questions.append(tuple(ask_all(video, np.random.default_rng([number, 4]), QUESTIONS)))
-        file = self.work / f"tests-{frames}-{self.size.test_videos}.pt"
+        key = {"frames": frames, "videos": len(videos), "clips": [clip.name for clip in clips]}
+        file = self.work / f"{named('exam', key)}.pt"
         if not file.exists():
-            print(f"tests: {len(videos)} videos of {frames} frames", flush=True)
+            print(f"exam: {len(videos)} videos of {frames} frames", flush=True)
             encoded = [torch.cat([self.encode(torch.from_numpy(f.pixels)) for f in v.frames()]) for v in videos]
             kept(file, lambda scratch: torch.save(torch.stack(encoded), scratch))
         features = torch.load(file, weights_only=True)
-        return Tests(features=features, videos=tuple(videos), questions=tuple(questions))
+        return Exam(features=features, videos=tuple(videos), questions=tuple(questions))
 
     def fresh_model(self, seed: int) -> VideoLLM:
         """A decoder of four layers and its projector, from a seed; the tower and the DTS in it are not used."""
@@ -201,7 +207,8 @@ class World:
 
     def backbone(self, model: VideoLLM) -> OwnVideoLLM:
         """A model behind the adapter, ready to answer."""
-        return OwnVideoLLM(model.eval(), VideoLLMProcessor.from_config(self.tokenizer, model.config))
+        model.eval()  # type: ignore[no-untyped-call]
+        return OwnVideoLLM(model, VideoLLMProcessor.from_config(self.tokenizer, model.config))
 
 
 def needle_patches(video: ProbeVideo, side: int) -> NDArray[np.bool_]:
@@ -228,7 +235,7 @@ def named(prefix: str, settings: dict[str, Any]) -> str:
     return f"{prefix}-{hashlib.blake2b(text.encode(), digest_size=5).hexdigest()}"
 
 
-def kept(file: Path, write: Callable[[Path], None]) -> None:
+def kept(file: Path, write: Callable[[Path], object]) -> None:
     """Write a file whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     scratch = file.with_name(file.name + ".tmp")

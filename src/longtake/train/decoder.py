@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from longtake.data.bank import GROUP, Mix
 from longtake.data.questions import Question, ask_all
+from longtake.data.regroup import VideoSource
 from longtake.models.scorer import QueryScorer, min_max, straight_through
 from longtake.models.video_llm import VideoLLM
 from longtake.train import checkpoint
@@ -93,17 +94,6 @@ class Bank(Protocol):
 
     def __getitem__(self, groups: Tensor, /) -> Tensor:
         """The tokens of some groups, by int64 ``(groups,)``."""
-
-
-class VideoSource(Protocol):
-    """Mixed videos; see ``Mixer``."""
-
-    @property
-    def frames_per_group(self) -> int:
-        """Of the groups that ``mix`` counts."""
-
-    def mix(self, rng: np.random.Generator, num_groups: int, max_cards: int, mover: float, late: float = 0.5) -> Mix:
-        """One video."""
 
 
 def train_decoder(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from longtake.data.bank import Mix, Mixer, Placed, Unit, cut_units, join, read_events
 from longtake.data.needles import Card, Mover
+from longtake.data.probe import MAX_CARDS
 from longtake.data.redundancy import Cut, similarity
 from longtake.data.regroup import VideoSource
 from longtake.recipes.ablation_world import BANK_FRAMES, BLOCK, World
@@ -33,7 +34,7 @@ class Dataset:
 
 
 class SampleMixer:
-    """Videos of samples drawn alike; cards of one video differ in colour, and one mover at most."""
+    """Videos of samples drawn alike; cards of one video differ in colour, six at most, and one mover at most."""
 
     def __init__(self, units: Sequence[Unit], frames_per_group: int) -> None:
         self.units, self.frames_per_group = units, frames_per_group
@@ -53,10 +54,11 @@ class SampleMixer:
 
 
 def _go_together(units: Sequence[Unit]) -> bool:
-    """Whether cards differ in colour and at most one thing moves."""
+    """Whether cards differ in colour and are not too many to be counted, and at most one thing moves."""
     things = [event.what for unit in units for event in unit.events]
     colours = [thing.colour for thing in things if isinstance(thing, Card)]
-    return len(set(colours)) == len(colours) and sum(isinstance(thing, Mover) for thing in things) <= 1
+    movers = sum(isinstance(thing, Mover) for thing in things)
+    return len(set(colours)) == len(colours) <= MAX_CARDS and movers <= 1
 
 
 def bank_data(world: World) -> Dataset:

@@ -50,12 +50,12 @@ class Size:
     bank_videos: int = 1500
     test_videos: int = 250
     base_steps: int = 900
-    steps: int = 600
+    steps: int = 500
     most_steps: int = 1500
-    videos: int = 12
+    videos: int = 8
     questions: int = 8
     pretraining_steps: int = 400
-    clips: int = 16
+    clips: int = 8
     hidden: int = 192
     warmup: int = 50
 
@@ -132,7 +132,7 @@ class World:
         return features.bfloat16().flatten(1, 2)
 
     def bank_recipe(self) -> BankRecipe:
-        """40 frames a video. A quarter of the blocks stay plain: with fewer, training would see the same background again and again."""
+        """A quarter of the blocks stay plain: with fewer, training would see the same background again and again."""
         return BankRecipe(videos=self.size.bank_videos, frames=BANK_FRAMES, plain=0.25)
 
     @cached_property

@@ -49,3 +49,25 @@ def probe(
     if plot is not None:
         depth_by_length(results, plot)
     print(json.dumps(results if len(results) > 1 else results[0]) if as_json else table(results))
+
+
+@evaluations.command()
+def features(
+    samples: Annotated[int, typer.Option(help="Training examples a task; half as many for the test.", min=10)] = 1000,
+    seeds: Annotated[int, typer.Option(help="Repetitions, each with examples of its own.", min=1)] = 3,
+    haystack: Annotated[Path | None, typer.Option(help="Folder of footage; drawn scenes without it.")] = None,
+    cache: Annotated[Path, typer.Option(help="Where decoded footage is kept.")] = Path(".cache/haystack"),
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train classifiers on frozen features before and after the DTS: what is on a card, which way a shape moves."""
+    from longtake.data.haystack import load_clips
+    from longtake.eval.features import FeatureRun, evaluate, network_of, table
+
+    network = network_of(load_model(model, device))
+    run = FeatureRun(samples=samples, seeds=seeds, frames=max(4, network.config.frames_per_group))
+    train, test = load_clips("train", haystack, cache), load_clips("test", haystack, cache)
+    with progress("probes") as report:
+        result = evaluate(network, run, {"train": train, "test": test}, progress=report)
+    print(json.dumps(result) if as_json else table(result))

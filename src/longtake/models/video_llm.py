@@ -191,11 +191,15 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
         missing = -features.shape[0] % self.config.frames_per_group
         if missing:
             features = torch.cat([features, features[-1:].expand(missing, -1, -1, -1)])
-        if tuple(features.shape[1:3]) != self.config.grid:
-            channels_first = features.permute(0, 3, 1, 2).float()
-            resized = F.interpolate(channels_first, size=self.config.grid, mode="bilinear", align_corners=False)
-            features = resized.permute(0, 2, 3, 1).to(features.dtype)
-        return self.dts(features.unflatten(0, (-1, self.config.frames_per_group)))
+        return self.dts(self.on_grid(features).unflatten(0, (-1, self.config.frames_per_group)))
+
+    def on_grid(self, features: Tensor) -> Tensor:
+        """Tower features ``(frames, rows, columns, dim)`` resized to the DTS's grid."""
+        if tuple(features.shape[1:3]) == self.config.grid:
+            return features
+        channels_first = features.permute(0, 3, 1, 2).float()
+        resized = F.interpolate(channels_first, size=self.config.grid, mode="bilinear", align_corners=False)
+        return resized.permute(0, 2, 3, 1).to(features.dtype)
 
     def project(self, groups: Tensor) -> Tensor:
         """DTS tokens ``(groups, rows, columns, dim)`` to ``(groups, rows / pool, columns / pool, hidden)``."""

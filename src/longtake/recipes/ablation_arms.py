@@ -97,8 +97,7 @@ def pretrain(world: World, frames_per_group: int, settings: Pretraining, seed: i
     """ReCoT on clips of eight frames of the bank, resuming from its folder in the work folder."""
     size, steps = world.size, settings.steps
     model = new_recot(size, frames_per_group, settings, seed)
-    key = {"group": frames_per_group, "seed": seed, **dataclasses.asdict(settings), **dataclasses.asdict(size)}
-    folder = world.work / named(f"recot-{frames_per_group}-{settings.policy}-{steps}-{seed}", key)
+    folder = pretraining_folder(world, frames_per_group, settings, seed)
     optimiser = Optimiser({"recot": model}, LR, MUON_LR, WEIGHT_DECAY)
     start = checkpoint.resume(folder, {"recot": model}, optimiser)
     if start == steps:
@@ -114,6 +113,12 @@ def pretrain(world: World, frames_per_group: int, settings: Pretraining, seed: i
         if (step + 1) % 200 == 0 or step + 1 == steps:
             checkpoint.save(folder, step + 1, {"recot": model}, optimiser)
     return model
+
+
+def pretraining_folder(world: World, frames_per_group: int, settings: Pretraining, seed: int) -> Path:
+    """Where a pre-training is kept."""
+    key = {"group": frames_per_group, "seed": seed, **dataclasses.asdict(settings), **dataclasses.asdict(world.size)}
+    return world.work / named(f"recot-{frames_per_group}-{settings.policy}-{settings.steps}-{seed}", key)
 
 
 def recot_step(model: ReCoT, clips: ClipSource, count: int, seeds: list[int]) -> ReCoTOutput:

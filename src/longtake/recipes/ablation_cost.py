@@ -57,6 +57,15 @@ class Cost:
     once: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A part of what a table costs: how often it is still to be done, and core-seconds each time."""
+
+    name: str
+    times: int
+    seconds: float
+
+
 class MadeUpClips:
     """Clips of random features, all of videos."""
 

@@ -64,8 +64,8 @@ class Measured:
     """An arm's replies and figures by seed, and the questions that were asked."""
 
     exam: Exam
-    replies: Mapping[int, Replies]
-    figures: Mapping[int, Figures]
+    replies: dict[int, Replies]
+    figures: dict[int, Figures]
 
     @cached_property
     def right(self) -> NDArray[np.float64]:
@@ -90,12 +90,14 @@ def run_plan(world: World, plan: Plan, seeds: Sequence[int]) -> AblationTable:
     """Train and ask what is missing, and put the table together."""
     exam = world.exam(plan.frames)
     tasks = task_starts(exam.asked, *run_base(world, plan.frames, plan.every, exam))
-    measured = {}
-    for planned in plan.arms:
-        own = plan.seeds(planned, seeds)
-        replies = {seed: run_arm(world, planned.arm, seed, exam) for seed in own}
-        figures = {seed: figures_of(world, planned.arm, seed) if plan.figures else {} for seed in own}
-        measured[planned.name] = Measured(exam, replies, figures)
+    runs = [(planned, seed) for planned in plan.arms for seed in plan.seeds(planned, seeds)]
+    replies = [run_arm(world, planned.arm, seed, exam) for planned, seed in runs]
+    arms = [(planned.arm, seed) for planned, seed in runs]
+    figures: list[Figures] = figures_of(world, arms) if plan.figures else [{} for _ in runs]
+    measured = {planned.name: Measured(exam, {}, {}) for planned in plan.arms}
+    for (planned, seed), answered, own in zip(runs, replies, figures, strict=True):
+        measured[planned.name].replies[seed] = answered
+        measured[planned.name].figures[seed] = own
     return table_of(plan, measured, tasks)
 
 

@@ -58,6 +58,7 @@ class Size:
     clips: int = 8
     hidden: int = 192
     warmup: int = 50
+    probe_samples: int = 600
 
     @property
     def dim(self) -> int:
@@ -69,6 +70,7 @@ FULL = Size()
 SMALLEST = Size(
     bank_videos=30, test_videos=4, base_steps=2, steps=2, most_steps=3, videos=2, questions=4, pretraining_steps=2,
     clips=2, hidden=128, warmup=1,
+    probe_samples=12,
 )  # fmt: skip
 
 
@@ -135,14 +137,30 @@ class World:
         """A quarter of the blocks stay plain: with fewer, training would see the same background again and again."""
         return BankRecipe(videos=self.size.bank_videos, frames=BANK_FRAMES, plain=0.25)
 
+    @property
+    def footage_names(self) -> list[str]:
+        """Part of what names a bank and test videos: other footage, other files."""
+        return sorted(file.name for file in self.footage.iterdir()) if self.footage else []
+
+    @property
+    def bank_folder(self) -> Path:
+        """Where the bank is or will be."""
+        key = {**dataclasses.asdict(self.bank_recipe()), "footage": self.footage_names}
+        return self.work / named("bank", key)
+
+    @property
+    def bank_done(self) -> bool:
+        """Whether it is whole."""
+        lines = self.bank_folder / "videos.jsonl"
+        return lines.exists() and len(lines.read_text().splitlines()) == self.size.bank_videos
+
     @cached_property
     def bank(self) -> Path:
-        """The folder of the bank of training videos."""
-        recipe, clips = self.bank_recipe(), self.clips("train")
-        folder = self.work / named("bank", {**dataclasses.asdict(recipe), "clips": [clip.name for clip in clips]})
-        print("bank", describe(clips), folder, flush=True)
-        build_bank(recipe, clips, self.encode, folder, workers=0)
-        return folder
+        """The folder of the bank of training videos, built where it is not whole."""
+        clips = self.clips("train")
+        print(self.bank_folder.name, describe(clips), flush=True)
+        build_bank(self.bank_recipe(), clips, self.encode, self.bank_folder, workers=0)
+        return self.bank_folder
 
     @cached_property
     def features(self) -> NDArray[np.int16]:
@@ -155,6 +173,11 @@ class World:
         """The bank's frames by block, ``(blocks, 8)``."""
         return np.arange(self.size.bank_videos * BANK_FRAMES).reshape(-1, BLOCK)
 
+    def exam_file(self, frames: int) -> Path:
+        """Where the features of test videos of a length are or will be."""
+        key = {"frames": frames, "videos": self.size.test_videos, "footage": self.footage_names}
+        return self.work / f"{named('exam', key)}.pt"
+
     def exam(self, frames: int) -> Exam:
         """Test videos of a length, rendered and encoded once."""
         clips = self.clips("test")
@@ -163,8 +186,7 @@ class World:
             video = make_video(number, split="test", clips=clips, num_frames=frames)
             videos.append(video)
             questions.append(tuple(ask_all(video, np.random.default_rng([number, 4]), QUESTIONS)))
-        key = {"frames": frames, "videos": len(videos), "clips": [clip.name for clip in clips]}
-        file = self.work / f"{named('exam', key)}.pt"
+        file = self.exam_file(frames)
         if not file.exists():
             print(f"exam: {len(videos)} videos of {frames} frames", flush=True)
             encoded = [torch.cat([self.encode(torch.from_numpy(f.pixels)) for f in v.frames()]) for v in videos]

@@ -117,7 +117,8 @@ def pretrain(world: World, frames_per_group: int, settings: Pretraining, seed: i
 
 def pretraining_folder(world: World, frames_per_group: int, settings: Pretraining, seed: int) -> Path:
     """Where a pre-training is kept."""
-    key = {"group": frames_per_group, "seed": seed, **dataclasses.asdict(settings), **dataclasses.asdict(world.size)}
+    sizes = dataclasses.asdict(world.size)
+    key = {"group": frames_per_group, "seed": seed, "settings": dataclasses.asdict(settings), "size": sizes}
     return world.work / named(f"recot-{frames_per_group}-{settings.policy}-{settings.steps}-{seed}", key)
 
 
@@ -167,7 +168,8 @@ def base_arm(size: Size) -> Arm:
 
 def folder_of(world: World, arm: Arm, seed: int, forked: bool = True) -> Path:
     """Where an arm's weights and answers are kept."""
-    key = {"forked": forked, "seed": seed, **dataclasses.asdict(arm), **dataclasses.asdict(world.size)}
+    sizes = dataclasses.asdict(world.size)
+    key = {"forked": forked, "seed": seed, "arm": dataclasses.asdict(arm), "size": sizes}
     parts = ["arm" if forked else "base", arm.kind, arm.size, "recot" if arm.pretraining else "plain"]
     parts += ["live"] * arm.trainable + [arm.steps, seed]
     return world.work / named("-".join(map(str, parts)), key)

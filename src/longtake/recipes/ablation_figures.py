@@ -34,7 +34,7 @@ def figures_of(world: World, arms: Sequence[tuple[Arm, int]]) -> list[Figures]:
         print(f"figures of {len(missing)} compressors", flush=True)
     probed = probes(world, missing) if missing else {}
     for number, (arm, seed) in missing.items():
-        rebuilt = {} if arm.pretraining is None else reconstruction(world, arm, seed)
+        rebuilt = reconstruction(world, arm, seed) if arm.pretraining and not arm.trainable else {}
         save(files[int(number)], probed[number] | rebuilt)
     return [json.loads(file.read_text()) for file in files]
 

@@ -68,7 +68,7 @@ class Size:
 
 FULL = Size()
 SMALLEST = Size(
-    bank_videos=30, test_videos=4, base_steps=2, steps=2, most_steps=3, videos=2, questions=4, pretraining_steps=2,
+    bank_videos=30, test_videos=4, base_steps=2, steps=2, most_steps=3, videos=2, questions=4, pretraining_steps=4,
     clips=2, hidden=128, warmup=1,
     probe_samples=12,
 )  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from longtake.eval.ablation import Estimate
 from longtake.types import LongtakeError
@@ -32,19 +33,44 @@ def depth_by_length(results: Sequence[dict[str, Any]], file: Path) -> None:
     pyplot = _pyplot()
     cells = np.array([[d["mean"] if d["mean"] is not None else np.nan for d in r["by_depth"]] for r in results]).T
     figure, axes = pyplot.subplots(figsize=(2.6 + 1.1 * len(results), 4))
-    shown = axes.imshow(cells, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
-    axes.set_xticks(range(len(results)), [f"{r['run']['num_frames']:,}" for r in results])
-    edges = [f"{100 * i // len(cells)}" for i in range(len(cells) + 1)]
-    axes.set_yticks(range(len(cells)), [f"{low}-{high}%" for low, high in pairwise(edges)])
-    axes.set_xlabel("frames (1 a second)")
-    axes.set_ylabel("depth of the needle")
+    shown = _heat(axes, cells, [r["run"]["num_frames"] for r in results])
     axes.set_title("share found of what is asked\nby “what is on” and “is there”")
-    for (row, column), value in np.ndenumerate(cells):
-        axes.text(column, row, "-" if np.isnan(value) else f"{value:.2f}", ha="center", va="center")
     figure.colorbar(shown, ax=axes)
     figure.tight_layout()
     figure.savefig(file, dpi=130)
     pyplot.close(figure)
+
+
+def heat_maps(title: str, panels: Mapping[str, NDArray[np.float64]], lengths: Sequence[int], file: Path) -> None:
+    """A heat-map a panel, ``(depths, lengths)`` each, nan where nothing was asked."""
+    pyplot = _pyplot()
+    across = min(2, len(panels))
+    down = -(-len(panels) // across)
+    size = (1.2 + across * (1.6 + 0.9 * len(lengths)), 0.8 + 3.4 * down)
+    figure, grid = pyplot.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (name, cells) in zip(grid.flat, panels.items(), strict=False):
+        shown = _heat(axes, cells, lengths)
+        axes.set_title(name, fontsize=10)
+        axes.label_outer()
+    figure.suptitle(title)
+    figure.colorbar(shown, ax=grid)
+    figure.savefig(file, dpi=130)
+    pyplot.close(figure)
+
+
+def _heat(axes: Any, cells: NDArray[np.float64], lengths: Sequence[int]) -> Any:
+    """One heat-map ``(depths, lengths)`` of shares, with its numbers; returns what a colour bar needs."""
+    shown = axes.imshow(cells, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
+    axes.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths])
+    edges = [f"{100 * i // len(cells)}" for i in range(len(cells) + 1)]
+    axes.set_yticks(range(len(cells)), [f"{low}-{high}%" for low, high in pairwise(edges)])
+    axes.set_xlabel("frames (1 a second)")
+    axes.set_ylabel("depth of the needle")
+    for (row, column), value in np.ndenumerate(cells):
+        axes.text(column, row, "-" if np.isnan(value) else f"{value:.2f}", ha="center", va="center")
+    return shown
 
 
 def bars(title: str, panels: Mapping[str, Mapping[str, Estimate]], file: Path) -> None:
@@ -85,6 +111,7 @@ def curves(
     across: str,
     up: str,
     log: bool = False,
+    limits: tuple[float, float] | None = None,
 ) -> None:
     """A panel a measure with a line an arm, and its 95% intervals as a band.
 
@@ -109,6 +136,8 @@ def curves(
             axes.set_xscale("log")
         axes.set_xticks(places, [f"{place:g}" for place in places], fontsize=8)
         axes.minorticks_off()
+        if limits is not None:
+            axes.set_ylim(*limits)
         axes.set_title(measure, fontsize=10)
         axes.grid(alpha=0.3)
     for axes in grid[:, 0]:

@@ -20,6 +20,7 @@ from longtake.eval.probe import ANSWER_TOKENS, ask_blind
 from longtake.model import Model
 from longtake.recipes.ablation_world import Exam, kept
 from longtake.train.compressor import compress
+from longtake.train.groups import GROUPS_PER_PASS
 from longtake.types import Memory, Provenance, Sampling, VisualTokens
 
 
@@ -91,8 +92,9 @@ def ask_unseen(backbone: OwnVideoLLM, exam: Exam) -> Replies:
 def remember(backbone: OwnVideoLLM, compressor: nn.Module, sight: Sight, features: Tensor) -> Memory:
     """A memory of one video at a frame a second, from its tower features ``(frames, tokens, dim)``."""
     config, seen = backbone.model.config, features[:: sight.every]
+    parts = torch.split(seen.view(-1, sight.size, *seen.shape[1:]), GROUPS_PER_PASS)
     with torch.autocast("cpu", torch.bfloat16):
-        groups = compress(compressor, seen.view(-1, sight.size, *seen.shape[1:]), config.pool)
+        groups = torch.cat([compress(compressor, part, config.pool) for part in parts])
     position = torch.cartesian_prod(*(torch.arange(n) for n in (len(groups), *config.token_grid)))
     group_seconds = float(sight.size * sight.every)
     tokens = VisualTokens(

@@ -241,5 +241,6 @@ def picture(table: AblationTable, folder: Path) -> None:
             for choice in CHOICES
         }
     scratch = folder / f"{table.name}.tmp.png"
-    curves(table.title, panels, scratch, across="share of the visual tokens kept", up="right answers", log=True)
+    axes: dict[str, Any] = {"across": "share of the visual tokens kept", "up": "right answers", "limits": (0, 1.02)}
+    curves(table.title, panels, scratch, log=True, **axes)
     scratch.replace(folder / f"{table.name}.png")

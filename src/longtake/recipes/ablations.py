@@ -1,9 +1,9 @@
 """What the compressor, its pre-training, pruning and the selector are worth on the probe world: one table a command.
 
 Run: python -m longtake.recipes.ablations TABLE --footage FOLDER --work FOLDER
-with TABLE one of compression, pretraining, masking, pruning, selector. Results go to ``docs/results`` as JSON, Markdown
-and a picture. Everything that is trained or answered is kept in the work folder under its settings, so a command that
-was stopped goes on where it was. ``--dry-run`` prints the estimated cost and stops.
+with TABLE one of compression, pretraining, masking, pruning, selector, heatmap. Results go to ``docs/results`` as JSON,
+Markdown and a picture. Everything that is trained or answered is kept in the work folder under its settings, so a
+command that was stopped goes on where it was. ``--dry-run`` prints the estimated cost and stops.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 import transformers
 
 from longtake.eval.ablation_report import AblationTable, as_text, write
+from longtake.recipes import ablation_heatmap as heatmap
 from longtake.recipes import ablation_selector as selector
 from longtake.recipes.ablation_arms import Arm, Pretraining, base_arm, folder_of, pretraining_folder
 from longtake.recipes.ablation_cost import Part, question_seconds, video_seconds
@@ -98,6 +99,19 @@ def run_selector(world: World, options: argparse.Namespace) -> None:
     selector.picture(found, options.results)
 
 
+def run_heatmap(world: World, options: argparse.Namespace) -> None:
+    """The heat-map's table, with the first seed."""
+    options.seeds = options.seeds[:1]
+    size = heatmap.SMALLEST if options.size == "smallest" else heatmap.FULL
+    render = video_seconds(world) / BANK_FRAMES
+    print(estimate_text(heatmap.parts_of(size, render)), flush=True)
+    if options.dry_run:
+        return
+    found = heatmap.run_heatmap(world, size, options.seeds[0])
+    finish(with_settings(found, **settings_of(options), size=dataclasses.asdict(size)), options.results)
+    heatmap.picture(found, size, options.results)
+
+
 def finish(table: AblationTable, folder: Path) -> None:
     """Print a table and keep it."""
     print(as_text(table), flush=True)
@@ -113,10 +127,13 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     return {"command": command, "versions": versions}
 
 
+OTHERS = {"selector": run_selector, "heatmap": run_heatmap}
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("table", choices=[*PLANS, "selector"])
+    parser.add_argument("table", choices=[*PLANS, *OTHERS])
     parser.add_argument("--footage", type=Path, default=None, help="a folder of videos; drawn scenes alone without it")
     parser.add_argument("--work", type=Path, default=Path(".cache/ablations"))
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
@@ -127,8 +144,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     world = World(options.work, options.footage, SMALLEST if options.size == "smallest" else FULL)
-    if options.table == "selector":
-        run_selector(world, options)
+    if options.table in OTHERS:
+        OTHERS[options.table](world, options)
     else:
         run_plans(world, options.table, options)
 

@@ -45,7 +45,6 @@ def save(file: Path, figures: Figures) -> None:
     kept(file, lambda scratch: scratch.write_text(text))
 
 
-@torch.no_grad()
 def reconstruction(world: World, arm: Arm, seed: int) -> Figures:
     """On the test videos, which pre-training never saw: errors as shares of the features' variance, and the AUROC.
 
@@ -61,8 +60,9 @@ def reconstruction(world: World, arm: Arm, seed: int) -> Figures:
     generator = torch.Generator().manual_seed(seed)
     whole, masked, scores = [], [], []
     for some, there in zip(torch.split(clips, 16), torch.split(needles, 16), strict=True):
-        whole.append(float(model.eval()(some).loss) * len(some))
-        output = model.train()(some, generator=generator, oracle=there)
+        with torch.no_grad():
+            whole.append(float(model.eval()(some).loss) * len(some))
+            output = model.train()(some, generator=generator, oracle=there)
         masked.append(float("nan") if output.masked_error is None else float(output.masked_error) * len(some))
         scores.append(output.scores.float().numpy())
     variance = float(clips.var()) * len(clips)

@@ -170,7 +170,7 @@ def pruning(costs: Costs) -> tuple[Plan, ...]:
 
     def planned(name: str, samples: Samples, kept: Kept, factor: int = 1) -> Planned:
         arm = Arm(kind="mean", size=4, steps=steps * factor, samples=samples, kept=kept)
-        return Planned(name=name, arm=arm)
+        return Planned(name=name, arm=arm, starred=factor == 1)
 
     plans = []
     for samples, title in titles.items():

@@ -48,7 +48,7 @@ class Size:
     """
 
     bank_videos: int = 1500
-    test_videos: int = 250
+    test_videos: int = 200
     base_steps: int = 900
     steps: int = 500
     most_steps: int = 1500

@@ -206,8 +206,8 @@ def table_of(size: HeatmapSize, rows: Sequence[dict[str, Any]]) -> AblationTable
         name="heatmap",
         title="Needles by depth and length, with ReCoT and without",
         notes=(
-            "One seed, exploratory. ReCoT and random DTS: forks of the packaged decoder with a fresh projector, as many "
-            "steps each, the DTS frozen. Packaged: as it is, for comparison; it was trained much longer.",
+            "One seed, exploratory. ReCoT and random DTS: forks of the packaged decoder with a fresh projector, as "
+            "many steps each, the DTS frozen. Packaged: as it is, for comparison; it was trained much longer.",
             "Single: what is on a card. Chained: what came right after a card.",
         ),
         rows=tuple(Row(arm=name, cells=own) for name, own in cells.items()),

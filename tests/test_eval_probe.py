@@ -14,7 +14,16 @@ from longtake.data.probe import Event, ProbeVideo, make_video
 from longtake.data.questions import TASKS, Question, ask_all
 from longtake.eval import probe
 from longtake.eval.plot import depth_by_length
-from longtake.eval.probe import ask_blind, ask_video, evaluate, evidence, later
+from longtake.eval.probe import (
+    ask_blind,
+    ask_watched,
+    evaluate,
+    evaluate_each,
+    evidence,
+    later,
+    needle_groups,
+    watch_video,
+)
 from longtake.eval.report import DEPTHS, Asked, ProbeRun, interval, report, table
 from longtake.types import Answer, Evidence, Usage
 
@@ -71,7 +80,8 @@ def test_a_report_by_hand():
     clips = world.clips()
     found = report(run, rows, clips)
     assert json.loads(json.dumps(found)) == found
-    said = {"num_frames": 64, "num_videos": 3, "seed": 2, "keep": None, "begin_seconds": 0, "split": "test"}
+    said = {"num_frames": 64, "num_videos": 3, "seed": 2, "keep": None, "begin_seconds": 0, "split": "test",
+            "oracle": False}  # fmt: skip
     assert found["run"] == said
     assert found["haystack"] == {"clips": 3, "unique_minutes": 0.4}
     assert (found["accuracy"]["mean"], found["accuracy"]["questions"]) == (0.625, 8)
@@ -155,14 +165,50 @@ def test_a_budget_adds_its_controls(model, monkeypatch):
         return found
 
     monkeypatch.setattr(longtake.Model, "ask", watched)
-    rows = ask_video(model, ProbeRun(num_frames=24, keep=0.25), world.clips(), 0)
+
+    def ask_video(run: ProbeRun) -> list[Asked]:
+        return ask_watched(model, run, watch_video(model, run, world.clips(), 0))
+
+    rows = ask_video(ProbeRun(num_frames=24, keep=0.25))
     assert set(rows[0].answers) == {"model", "random", "uniform", "all", "blind"}
     assert kept["NoneTypeNone"] == {24}
     assert kept["NoneType4"] == kept["Random4"] == kept["Uniform4"] == {4}  # a quarter is 6, in whole groups 4
     kept.clear()
-    rows = ask_video(model, ProbeRun(num_frames=520), world.clips(), 0)  # 520 tokens do not fit 512 positions
+    rows = ask_video(ProbeRun(num_frames=520))  # 520 tokens do not fit 512 positions
     assert set(rows[0].answers) == {"model", "random", "uniform", "blind"}
     assert all(count < 512 for counts in kept.values() for count in counts)
+
+
+def test_several_budgets_share_one_watching(model, monkeypatch):
+    monkeypatch.setattr(probe, "ANSWER_TOKENS", 3)
+    monkeypatch.setattr(probe, "QUESTIONS_A_VIDEO", 3)
+    watched = []
+    watch = probe.watch_frames
+    monkeypatch.setattr(probe, "watch_frames", lambda *a, **k: watched.append(1) or watch(*a, **k))
+    runs = [ProbeRun(num_frames=24, num_videos=2, keep=keep, oracle=True) for keep in (0.5, 0.25)]
+    found = evaluate_each(model, runs, world.clips())
+    assert len(watched) == 2
+    assert [set(one["controls"]) for one in found] == [{"all", "oracle", "random", "uniform", "blind", "majority"}] * 2
+    alone = evaluate(model, runs[1], world.clips())
+    assert alone | {"seconds": 0} == found[1] | {"seconds": 0}
+    assert table(found).splitlines()[1].split() == ["tokens", "kept", "50%", "25%"]
+    assert any(line.startswith("control: oracle") for line in table(found).splitlines())
+
+
+def test_needle_groups_by_hand(model):
+    run = ProbeRun(num_frames=48, begin_seconds=100)
+    watched = watch_video(model, run, world.clips(), 1)
+    assert watched.memory.tokens.grid[0] == 12
+    frames = np.arange(48)
+    for question in watched.questions:
+        events = [e for _, e in watched.video.cards] if question.task in ("order", "count", "after") else []
+        spans = [(e.start_seconds, e.stop_seconds) for e in events]
+        if not spans and question.event:
+            spans = [(question.event.start_seconds - 100, question.event.stop_seconds - 100)]
+        seen = {n // 4 for n in frames for a, b in spans if a <= n < b}
+        # an event may reach into a group without showing on one of its frames
+        near = {n + step for n in seen for step in (-1, 0, 1)}
+        assert seen <= set(needle_groups(watched, run, question)) <= near
 
 
 @pytest.mark.parametrize("begin", [0, 7000])

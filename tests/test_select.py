@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from longtake.select import Random, TopK, Uniform
+from longtake.select import Oracle, Random, TopK, Uniform
 from longtake.types import VisualTokens
 
-SELECTORS = [TopK(), Uniform(), Random(seed=3)]
+SELECTORS = [TopK(), Uniform(), Random(seed=3), Oracle(groups=(2, 7), seed=3)]
 
 
 def tokens_of(num_groups: int, rows: int = 2, columns: int = 2) -> VisualTokens:
@@ -67,3 +67,15 @@ def test_random_is_seeded_nested_and_fair():
     assert torch.isin(small, large).all()
     assert not torch.equal(large, Random(seed=2).select(tokens, 500))
     assert abs(float(large.double().mean()) - 499.5) < 3 * (1000**2 / 12 / 500) ** 0.5
+
+
+def test_an_oracle_keeps_what_matters_first():
+    tokens = tokens_of(10)
+    chosen = Oracle(groups=(2, 7))
+    matters = {*range(8, 12), *range(28, 32)}
+    assert set(chosen.select(tokens, 8).tolist()) == matters
+    assert set(chosen.select(tokens, 3).tolist()) < matters
+    more = set(chosen.select(tokens, 20).tolist())
+    assert matters < more
+    assert len(more) == 20
+    assert Oracle(groups=()).select(tokens, 5).tolist() == Random().select(tokens, 5).tolist()

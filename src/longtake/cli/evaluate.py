@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +18,11 @@ def probe(
     frames: Annotated[list[int], typer.Option(help="Frames a video, 1 a second; may be given several times.", min=8)],
     samples: Annotated[int, typer.Option(help="Videos a length, each with up to 20 questions.", min=1)] = 25,
     seed: int = 0,
-    keep: Annotated[float | None, typer.Option(help="Share of the visual tokens to keep.", min=0.0001, max=1.0)] = None,
+    keep: Annotated[
+        list[float] | None,
+        typer.Option(help="Share of the visual tokens to keep; may be given several times.", min=0.0001, max=1.0),
+    ] = None,
+    oracle: Annotated[bool, typer.Option(help="Ask with the needles' groups kept, too.")] = False,
     begin: Annotated[int, typer.Option(help="Time of the first frame, as in a part of a longer video.", min=0)] = 0,
     haystack: Annotated[Path | None, typer.Option(help="Folder of footage; drawn scenes without it.")] = None,
     cache: Annotated[Path, typer.Option(help="Where decoded footage is kept.")] = Path(".cache/haystack"),
@@ -30,16 +34,18 @@ def probe(
     """Ask about needles in videos of the probe world's test split, with controls beside the answers."""
     from longtake.data.haystack import load_clips
     from longtake.eval.plot import depth_by_length
-    from longtake.eval.probe import evaluate
+    from longtake.eval.probe import evaluate_each
     from longtake.eval.report import ProbeRun, table
 
     loaded = load_model(model, device)
     clips = load_clips("test", haystack, cache)
     results = []
     for num_frames in frames:
-        run = ProbeRun(num_frames=num_frames, num_videos=samples, seed=seed, keep=keep, begin_seconds=begin)
+        settings: dict[str, Any] = {"num_videos": samples, "seed": seed, "begin_seconds": begin, "oracle": oracle}
+        shares: list[float | None] = [*keep] if keep else [None]
+        runs = [ProbeRun(num_frames=num_frames, keep=share, **settings) for share in shares]
         with progress(f"{num_frames} frames") as report:
-            results.append(evaluate(loaded, run, clips, report))
+            results += evaluate_each(loaded, runs, clips, report)
     if plot is not None:
         depth_by_length(results, plot)
     print(json.dumps(results if len(results) > 1 else results[0]) if as_json else table(results))

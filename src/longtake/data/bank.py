@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class BankRecipe:
     frames: int = 40
     seed: int = 0
     side: int = 128
+    plain: float = 0.0  # share of pairs of groups that are left as they are, beside those that stay so by chance
 
 
 class RenderedVideos(Dataset[Tensor]):
@@ -68,6 +69,8 @@ def bank_video(recipe: BankRecipe, clips: list[Clip], number: int) -> ProbeVideo
     shots, events = [], []
     for pair in range(0, recipe.frames, 2 * GROUP):
         shots.append(vivid_shot(rng, clips, pair / fps))
+        if recipe.plain and rng.random() < recipe.plain:
+            continue
         for plan in plan_pair(rng, recipe.split, with_movers=fps == 1.0):
             begin, end = (pair + plan.first - 0.5) / fps, (pair + plan.stop - 0.5) / fps
             events.append(Event(what=plan.what, start_seconds=begin, stop_seconds=end, seed=int(rng.integers(2**31))))
@@ -174,13 +177,13 @@ class Placed:
     stop: int
     centres: tuple[tuple[float, float], ...] = ()
 
-    def onset_in(self, begin: int) -> int:
-        """On which of the four frames from ``begin`` on it first shows; 4: it was on before."""
-        return self.first - begin if self.first >= begin else GROUP
+    def onset_in(self, begin: int, frames: int = GROUP) -> int:
+        """In which quarter of the ``frames`` from ``begin`` on it first shows; 4: it was on before."""
+        return (self.first - begin) * GROUP // frames if self.first >= begin else GROUP
 
-    def centres_in(self, begin: int) -> tuple[tuple[float, float], ...]:
-        """Where it is on those of the four frames from ``begin`` on that show it."""
-        return self.centres[max(0, begin - self.first) : begin + GROUP - self.first]
+    def centres_in(self, begin: int, frames: int = GROUP) -> tuple[tuple[float, float], ...]:
+        """Where it is on those of the ``frames`` from ``begin`` on that show it."""
+        return self.centres[max(0, begin - self.first) : begin + frames - self.first]
 
 
 def read_events(folder: Path) -> list[tuple[float, list[Placed]]]:
@@ -217,20 +220,22 @@ class Unit:
         return {e.what.colour for e in self.events if isinstance(e.what, Card)}
 
 
-def cut_units(events: list[tuple[float, list[Placed]]], groups_per_video: int) -> list[Unit]:
+def cut_units(
+    events: list[tuple[float, list[Placed]]], groups_per_video: int, frames_per_group: int = GROUP
+) -> list[Unit]:
     """Every video cut into maximal runs of groups that share events, and plain runs between them.
 
     An event between two frames, seen on neither, is left out.
     """
-    units = []
+    units, size = [], frames_per_group
     for number, (_, placed) in enumerate(events):
-        busy = _runs(placed, groups_per_video)
+        busy = _runs(placed, groups_per_video, size)
         edges = np.flatnonzero(np.diff(busy, prepend=-1, append=-1))  # a run begins or ends
         for begin, end in zip(edges[:-1], edges[1:], strict=True):
             inside = tuple(
-                replace(e, first=e.first - begin * GROUP, stop=e.stop - begin * GROUP)
+                replace(e, first=e.first - begin * size, stop=e.stop - begin * size)
                 for e in placed
-                if busy[begin] and begin * GROUP <= e.first < end * GROUP and e.stop > e.first
+                if busy[begin] and begin * size <= e.first < end * size and e.stop > e.first
             )
             units.append(
                 Unit(first_group=number * groups_per_video + int(begin), groups=int(end - begin), events=inside)
@@ -238,12 +243,12 @@ def cut_units(events: list[tuple[float, list[Placed]]], groups_per_video: int) -
     return units
 
 
-def _runs(placed: list[Placed], groups: int) -> NDArray[np.int64]:
+def _runs(placed: list[Placed], groups: int, size: int) -> NDArray[np.int64]:
     """For each group of a video the number of its run, counted from 1; 0 where it is plain."""
     busy = np.zeros(groups, np.int64)
     run = 0
     for event in placed:
-        first, last = event.first // GROUP, min(groups - 1, (event.stop - 1) // GROUP)
+        first, last = event.first // size, min(groups - 1, (event.stop - 1) // size)
         if event.stop <= event.first or first >= groups:
             continue
         if not busy[first]:
@@ -266,23 +271,24 @@ class Mix:
     frame_seconds: float
     start_seconds: float
     placed: tuple[Placed, ...]
+    frames_per_group: int = GROUP
 
     @property
     def group_seconds(self) -> NDArray[np.floating]:
         """When each group begins, ``(groups,)``."""
-        return self.start_seconds + np.arange(len(self.groups)) * GROUP * self.frame_seconds
+        return self.start_seconds + np.arange(len(self.groups)) * self.frames_per_group * self.frame_seconds
 
     def frames_of(self, event: Event) -> tuple[int, int]:
-        """The frames ``[first, stop)`` that show an event."""
+        """The frames ``[first, stop)`` that show an event; none where it falls between two frames."""
         first, stop = event.start_seconds - self.start_seconds, event.stop_seconds - self.start_seconds
-        return round(first / self.frame_seconds), round(stop / self.frame_seconds)
+        return math.ceil(first / self.frame_seconds - 1e-6), math.ceil(stop / self.frame_seconds - 1e-6)
 
 
 class Mixer:
     """Puts units of a bank together into videos of any length; a video's cards have different colours."""
 
-    def __init__(self, units: list[Unit], split: Split) -> None:
-        self.split = split
+    def __init__(self, units: list[Unit], split: Split, frames_per_group: int = GROUP) -> None:
+        self.split, self.frames_per_group = split, frames_per_group
         self.busy = [u for u in units if any(isinstance(e.what, Card) for e in u.events)]
         self.moving = [u for u in units if u.events and all(isinstance(e.what, Mover) for e in u.events)]
         self.cuts = [u for u in units if u.events and all(e.what is None for e in u.events)]
@@ -301,32 +307,13 @@ class Mixer:
         order = [chosen[i] for i in rng.permutation(len(chosen))]
         gaps = np.diff(np.sort(rng.integers(0, room + 1, len(order))), prepend=0, append=room)
         frame_seconds = float(rng.choice([1.0, 1.0, 1.0, 1.0, 0.5, 2.0]))
-        start = GROUP * int(rng.integers(rng.choice(LATEST_STARTS))) if rng.random() < late else 0
-        rows: list[int] = []
-        placed: list[Placed] = []
+        size = self.frames_per_group
+        start = size * int(rng.integers(rng.choice(LATEST_STARTS))) if rng.random() < late else 0
+        units: list[Unit] = []
         for unit, gap in zip(order, gaps[:-1], strict=True):
-            rows += self._filler(rng, int(gap))
-            base = len(rows) * GROUP
-            placed += [replace(e, first=base + e.first, stop=base + e.stop) for e in unit.events]
-            rows += range(unit.first_group, unit.first_group + unit.groups)
-        rows += self._filler(rng, int(gaps[-1]))
-        video = ProbeVideo(
-            seed=0,
-            split=self.split,
-            fps=1 / frame_seconds,
-            num_frames=num_groups * GROUP,
-            size=(0, 0),
-            shots=(),
-            events=tuple(_event(e, start, frame_seconds) for e in placed),
-            foreign=(),
-        )
-        return Mix(
-            groups=np.asarray(rows),
-            video=video,
-            frame_seconds=frame_seconds,
-            start_seconds=start * frame_seconds,
-            placed=tuple(placed),
-        )
+            units += [*self._filler(rng, int(gap)), unit]
+        units += self._filler(rng, int(gaps[-1]))
+        return join(units, self.split, size, frame_seconds, start)
 
     def _choose(self, rng: np.random.Generator, room: int, max_cards: int, mover: float) -> list[Unit]:
         """Units with cards, a mover and cuts that fit ``room`` groups; card colours differ, and one mover at most."""
@@ -353,12 +340,40 @@ class Mixer:
                 room -= unit.groups
         return chosen
 
-    def _filler(self, rng: np.random.Generator, count: int) -> Iterator[int]:
+    def _filler(self, rng: np.random.Generator, count: int) -> Iterator[Unit]:
         while count > 0:
             unit = self.plain[rng.integers(len(self.plain))]
             used = min(count, unit.groups)
-            yield from range(unit.first_group, unit.first_group + used)
+            yield replace(unit, groups=used)
             count -= used
+
+
+def join(units: Sequence[Unit], split: Split, frames_per_group: int, frame_seconds: float, start: int) -> Mix:
+    """Units one after the other as one video, whose first frame is frame ``start`` of a longer one."""
+    rows: list[int] = []
+    placed: list[Placed] = []
+    for unit in units:
+        base = len(rows) * frames_per_group
+        placed += [replace(e, first=base + e.first, stop=base + e.stop) for e in unit.events]
+        rows += range(unit.first_group, unit.first_group + unit.groups)
+    video = ProbeVideo(
+        seed=0,
+        split=split,
+        fps=1 / frame_seconds,
+        num_frames=len(rows) * frames_per_group,
+        size=(0, 0),
+        shots=(),
+        events=tuple(_event(e, start, frame_seconds) for e in placed),
+        foreign=(),
+    )
+    return Mix(
+        groups=np.asarray(rows),
+        video=video,
+        frame_seconds=frame_seconds,
+        start_seconds=start * frame_seconds,
+        placed=tuple(placed),
+        frames_per_group=frames_per_group,
+    )
 
 
 def _count(unit: Unit, kind: type[Card | Mover]) -> int:

@@ -2,37 +2,150 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from longtake.eval.ablation import Estimate
 from longtake.types import LongtakeError
+
+PANELS_A_ROW = 3
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ModuleNotFoundError as missing:
+        raise LongtakeError("a picture needs matplotlib: pip install 'longtake[plot]'") from missing
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
 
 
 def depth_by_length(results: Sequence[dict[str, Any]], file: Path) -> None:
     """A heat-map of how often needles are found, by their depth in the video and the video's length."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError as missing:
-        raise LongtakeError("--plot needs matplotlib: pip install 'longtake[plot]'") from missing
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = _pyplot()
     cells = np.array([[d["mean"] if d["mean"] is not None else np.nan for d in r["by_depth"]] for r in results]).T
     figure, axes = pyplot.subplots(figsize=(2.6 + 1.1 * len(results), 4))
+    shown = _heat(axes, cells, [r["run"]["num_frames"] for r in results])
+    axes.set_title("share found of what is asked\nby “what is on” and “is there”")
+    figure.colorbar(shown, ax=axes)
+    figure.tight_layout()
+    figure.savefig(file, dpi=130)
+    pyplot.close(figure)
+
+
+def heat_maps(title: str, panels: Mapping[str, NDArray[np.float64]], lengths: Sequence[int], file: Path) -> None:
+    """A heat-map a panel, ``(depths, lengths)`` each, nan where nothing was asked."""
+    pyplot = _pyplot()
+    across = min(2, len(panels))
+    down = -(-len(panels) // across)
+    size = (1.2 + across * (1.6 + 0.9 * len(lengths)), 0.8 + 3.4 * down)
+    figure, grid = pyplot.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (name, cells) in zip(grid.flat, panels.items(), strict=False):
+        shown = _heat(axes, cells, lengths)
+        axes.set_title(name, fontsize=10)
+        axes.label_outer()
+    figure.suptitle(title)
+    figure.colorbar(shown, ax=grid)
+    figure.savefig(file, dpi=130)
+    pyplot.close(figure)
+
+
+def _heat(axes: Any, cells: NDArray[np.float64], lengths: Sequence[int]) -> Any:
+    """One heat-map ``(depths, lengths)`` of shares, with its numbers; returns what a colour bar needs."""
     shown = axes.imshow(cells, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
-    axes.set_xticks(range(len(results)), [f"{r['run']['num_frames']:,}" for r in results])
+    axes.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths])
     edges = [f"{100 * i // len(cells)}" for i in range(len(cells) + 1)]
     axes.set_yticks(range(len(cells)), [f"{low}-{high}%" for low, high in pairwise(edges)])
     axes.set_xlabel("frames (1 a second)")
     axes.set_ylabel("depth of the needle")
-    axes.set_title("share found of what is asked\nby “what is on” and “is there”")
     for (row, column), value in np.ndenumerate(cells):
         axes.text(column, row, "-" if np.isnan(value) else f"{value:.2f}", ha="center", va="center")
-    figure.colorbar(shown, ax=axes)
+    return shown
+
+
+def bars(title: str, panels: Mapping[str, Mapping[str, Estimate]], file: Path) -> None:
+    """A panel a measure with a bar and a 95% interval an arm; a point a seed where there is more than one.
+
+    panels: estimates by measure, then by arm.
+    """
+    pyplot = _pyplot()
+    across = min(PANELS_A_ROW, len(panels))
+    down = -(-len(panels) // across)
+    arms = list(dict.fromkeys(arm for panel in panels.values() for arm in panel))
+    size = (1.6 + 3.2 * across, 0.9 + down * (0.7 + 0.32 * len(arms)))
+    figure, grid = pyplot.subplots(down, across, figsize=size, squeeze=False, sharey=True)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (measure, panel) in zip(grid.flat, panels.items(), strict=False):
+        for arm, cell in panel.items():
+            place = arms.index(arm)
+            reach = [[cell.mean - cell.low], [cell.high - cell.mean]] if math.isfinite(cell.low) else None
+            axes.barh(place, cell.mean, height=0.7, color=f"C{place % 10}", alpha=0.6, xerr=reach, capsize=3)
+            if len(cell.by_seed) > 1:
+                axes.plot(cell.by_seed, [place] * len(cell.by_seed), "k.", markersize=4)
+        axes.set_yticks(range(len(arms)), arms)
+        axes.set_ylim(len(arms) - 0.4, -0.6)
+        axes.set_title(measure, fontsize=10)
+        axes.grid(axis="x", alpha=0.3)
+    figure.suptitle(title)
+    figure.tight_layout()
+    figure.savefig(file, dpi=130)
+    pyplot.close(figure)
+
+
+def curves(
+    title: str,
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, Estimate]]]],
+    file: Path,
+    *,
+    across: str,
+    up: str,
+    log: bool = False,
+    limits: tuple[float, float] | None = None,
+) -> None:
+    """A panel a measure with a line an arm, and its 95% intervals as a band.
+
+    panels: points (place, estimate) by measure, then by arm. across, up: what the axes are. log: places by logarithm.
+    """
+    pyplot = _pyplot()
+    columns = min(PANELS_A_ROW, len(panels))
+    down = -(-len(panels) // columns)
+    size = (1.2 + 3.6 * columns, 1.2 + 2.8 * down)
+    figure, grid = pyplot.subplots(down, columns, figsize=size, squeeze=False, sharey=True)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    places = sorted({place for panel in panels.values() for line in panel.values() for place, _ in line})
+    for axes, (measure, panel) in zip(grid.flat, panels.items(), strict=False):
+        for arm, points in panel.items():
+            xs, cells = zip(*points, strict=True)
+            (drawn,) = axes.plot(xs, [cell.mean for cell in cells], marker="o", markersize=4, label=arm)
+            if all(math.isfinite(cell.low) for cell in cells):
+                ends = [cell.low for cell in cells], [cell.high for cell in cells]
+                axes.fill_between(xs, *ends, color=drawn.get_color(), alpha=0.15)
+        if log:
+            axes.set_xscale("log")
+        axes.set_xticks(places, [f"{place:g}" for place in places], fontsize=8)
+        axes.minorticks_off()
+        if limits is not None:
+            axes.set_ylim(*limits)
+        axes.set_title(measure, fontsize=10)
+        axes.grid(alpha=0.3)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(up)
+    figure.supxlabel(across, fontsize=10)
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), fontsize=9)
+    figure.suptitle(title, x=0.02, ha="left")
     figure.tight_layout()
     figure.savefig(file, dpi=130)
     pyplot.close(figure)

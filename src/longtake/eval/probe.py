@@ -1,13 +1,14 @@
-"""Questions about videos of the probe world, with controls beside them: blind, random, uniform, majority.
+"""Questions about videos of the probe world, with controls beside them: blind, random, uniform, oracle, majority.
 
 Videos come from the test split and are rendered afresh; each is watched once and asked about 20 questions.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,11 @@ import torch
 
 from longtake.backbones.base import Prompt
 from longtake.data.haystack import Clip
-from longtake.data.probe import ProbeVideo, make_video
+from longtake.data.probe import Event, ProbeVideo, make_video
 from longtake.data.questions import Question, ask_all
 from longtake.eval.report import Asked, ProbeRun, report
 from longtake.model import Model
-from longtake.select import Random, Selector, Uniform
+from longtake.select import Oracle, Random, Selector, Uniform
 from longtake.types import Answer, Memory, Sampling
 from longtake.watch import watch_frames
 
@@ -27,21 +28,41 @@ QUESTIONS_A_VIDEO = 20
 ANSWER_TOKENS = 24
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """A video of the probe world, what a model remembers of it, and what is asked about it."""
+
+    number: int
+    video: ProbeVideo
+    memory: Memory
+    questions: tuple[Question, ...]
+
+
 def evaluate(
     model: Model, run: ProbeRun, clips: list[Clip], progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
     """Ask every question under every condition; returns one JSON-ready object."""
+    return evaluate_each(model, [run], clips, progress)[0]
+
+
+def evaluate_each(
+    model: Model, runs: Sequence[ProbeRun], clips: list[Clip], progress: Callable[[int, int], None] | None = None
+) -> list[dict[str, Any]]:
+    """The same for runs that differ in how many tokens they keep, with each video watched once; one object a run."""
     begun = time.perf_counter()
-    asked: list[Asked] = []
-    for number in range(run.num_videos):
-        asked += ask_video(model, run, clips, number)
+    asked: list[list[Asked]] = [[] for _ in runs]
+    for number in range(runs[0].num_videos):
+        watched = watch_video(model, runs[0], clips, number)
+        for rows, run in zip(asked, runs, strict=True):
+            rows += ask_watched(model, run, watched)
         if progress is not None:
-            progress(number + 1, run.num_videos)
-    return report(run, asked, clips) | {"seconds": round(time.perf_counter() - begun, 1)}
+            progress(number + 1, runs[0].num_videos)
+    spent = {"seconds": round(time.perf_counter() - begun, 1)}  # of all runs together
+    return [report(run, rows, clips) | spent for run, rows in zip(runs, asked, strict=True)]
 
 
-def ask_video(model: Model, run: ProbeRun, clips: list[Clip], number: int) -> list[Asked]:
-    """Render, watch and ask one video."""
+def watch_video(model: Model, run: ProbeRun, clips: list[Clip], number: int) -> Watched:
+    """Render and watch one video, and draw its questions."""
     seed = run.seed * 100_003 + number
     rng = np.random.default_rng([seed, 4])
     cards = int(rng.integers(3, 7)) if run.num_frames >= 48 else None
@@ -54,18 +75,30 @@ def ask_video(model: Model, run: ProbeRun, clips: list[Clip], number: int) -> li
         duration_seconds=run.begin_seconds + run.num_frames,
         num_planned=run.num_frames,
     )
-    questions = [later(question, run.begin_seconds) for question in ask_all(video, rng, QUESTIONS_A_VIDEO)]
-    conditions = _conditions(run, memory, model)
-    replies = {name: [ask(question.text) for question in questions] for name, ask in conditions.items()}
-    blind = ask_blind(model, [question.text for question in questions])
+    questions = tuple(later(question, run.begin_seconds) for question in ask_all(video, rng, QUESTIONS_A_VIDEO))
+    return Watched(number=number, video=video, memory=memory, questions=questions)
+
+
+def ask_watched(model: Model, run: ProbeRun, watched: Watched) -> list[Asked]:
+    """Every question about one video under every condition."""
+    conditions = _conditions(run, watched, model)
+    replies = {name: [ask(question) for question in watched.questions] for name, ask in conditions.items()}
+    blind = ask_blind(model, [question.text for question in watched.questions])
     asked = []
-    for place, question in enumerate(questions):
+    for place, question in enumerate(watched.questions):
         answers = {name: answer[place].text for name, answer in replies.items()} | {"blind": blind[place]}
-        hit, share = evidence(video, question, replies["model"][place])
+        hit, share = evidence(watched.video, question, replies["model"][place])
         event = question.event
         depth = None if event is None else (event.start_seconds - run.begin_seconds) / run.num_frames
         asked.append(
-            Asked(video=number, question=question, answers=answers, depth=depth, evidence_hit=hit, evidence_share=share)
+            Asked(
+                video=watched.number,
+                question=question,
+                answers=answers,
+                depth=depth,
+                evidence_hit=hit,
+                evidence_share=share,
+            )
         )
     return asked
 
@@ -74,33 +107,55 @@ def later(question: Question, seconds: int) -> Question:
     """The same question, its event and its time ``seconds`` later: about a video whose first frame has that time."""
     event, answer = question.event, question.answer
     if event is not None:
-        start, stop = event.start_seconds + seconds, event.stop_seconds + seconds
-        event = replace(event, start_seconds=start, stop_seconds=stop)
+        event = later_event(event, seconds)
     if question.task == "when":
         answer = f"{int(answer.removesuffix(' s')) + seconds} s"
     return replace(question, event=event, answer=answer)
 
 
-def _conditions(run: ProbeRun, memory: Memory, model: Model) -> dict[str, Callable[[str], Answer]]:
-    """How each condition answers. Random and uniform keep as many tokens as the model's own selection may.
+def later_event(event: Event, seconds: int) -> Event:
+    """The same event that much later."""
+    return replace(event, start_seconds=event.start_seconds + seconds, stop_seconds=event.stop_seconds + seconds)
+
+
+def _conditions(run: ProbeRun, watched: Watched, model: Model) -> dict[str, Callable[[Question], Answer]]:
+    """How each condition answers. The controls keep as many tokens as the model's own selection may.
 
     Uniform keeps whole groups, so the budget is a whole number of them, at least one.
     """
+    memory = watched.memory
     tokens, (_, rows, columns) = len(memory.tokens), memory.tokens.grid
     group = rows * columns
     budget = None if run.keep is None else max(group, int(tokens * run.keep) // group * group)
-    selectors: dict[str, Selector | None] = {"model": None}
+    settings: dict[str, Any] = {"max_new_tokens": ANSWER_TOKENS}
+
+    def asker(selector: Selector | None, budget: int | None) -> Callable[[Question], Answer]:
+        return lambda asked: model.ask(memory, asked.text, selector=selector, budget_tokens=budget, **settings)
+
+    def oracle(question: Question) -> Answer:
+        chosen = Oracle(groups=needle_groups(watched, run, question), seed=run.seed)
+        return model.ask(memory, question.text, selector=chosen, budget_tokens=budget, **settings)
+
+    asks = {"model": asker(None, budget)}
     if budget is not None or tokens >= model.backbone.context_tokens:
-        selectors |= {"random": Random(seed=run.seed), "uniform": Uniform()}
-
-    def asker(selector: Selector | None, budget: int | None) -> Callable[[str], Answer]:
-        settings: dict[str, Any] = {"selector": selector, "budget_tokens": budget, "max_new_tokens": ANSWER_TOKENS}
-        return lambda text: model.ask(memory, text, **settings)
-
-    asks = {name: asker(selector, budget) for name, selector in selectors.items()}
+        asks |= {"random": asker(Random(seed=run.seed), budget), "uniform": asker(Uniform(), budget)}
+    if run.oracle:
+        asks["oracle"] = oracle
     if budget is not None and tokens < model.backbone.context_tokens:
         asks["all"] = asker(None, None)
     return asks
+
+
+def needle_groups(watched: Watched, run: ProbeRun, question: Question) -> tuple[int, ...]:
+    """The time groups that show what a question is about; every card for questions about all of them."""
+    if question.task in ("order", "count", "after"):
+        events = [later_event(event, run.begin_seconds) for _, event in watched.video.cards]
+    else:
+        events = [question.event] if question.event else []
+    starts = watched.memory.tokens.seconds[:: math.prod(watched.memory.tokens.grid[1:])].numpy()
+    stops = starts + watched.memory.group_seconds
+    shown = [(starts < event.stop_seconds) & (stops > event.start_seconds) for event in events]
+    return tuple(np.flatnonzero(np.any(shown, axis=0)).tolist()) if shown else ()
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ class ProbeRun:
     """What is measured: videos of ``num_frames`` frames at 1 frame a second.
 
     keep: share of the visual tokens that the selector may keep; None keeps all that fit the context. begin_seconds: the
-    first frame's time, as if the video were a part of a longer one.
+    first frame's time, as if the video were a part of a longer one. oracle: ask with the needles' groups kept, too.
     """
 
     num_frames: int
@@ -37,6 +37,7 @@ class ProbeRun:
     keep: float | None = None
     begin_seconds: int = 0
     split: Split = "test"
+    oracle: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,9 +128,12 @@ def interval(asked: list[Asked], right: Right, rng: np.random.Generator) -> Cell
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """The runs as text: a line a task, a column a length."""
+    """The runs as text: a line a task, a column a length or a share of tokens kept."""
     frames = [str(r["run"]["num_frames"]) for r in results]
     lines = ["frames".ljust(26) + "".join(f.rjust(22) for f in frames)]
+    shares = [r["run"]["keep"] for r in results]
+    if any(share is not None for share in shares):
+        lines.append("tokens kept".ljust(26) + "".join(f"{share or 1:.0%}".rjust(22) for share in shares))
 
     def row(name: str, cells: Iterable[Cell | None]) -> None:
         lines.append(name.ljust(26) + "".join(_shown(cell).rjust(22) for cell in cells))
@@ -139,7 +143,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         row(task, (r["by_task"].get(task) for r in results))
     for depth in range(DEPTHS):
         row(f"depth {depth * 20}-{depth * 20 + 20}%", (r["by_depth"][depth] for r in results))
-    for name in ("all", "blind", "random", "uniform", "majority"):
+    for name in ("all", "oracle", "blind", "random", "uniform", "majority"):
         if any(name in r["controls"] for r in results):
             row(f"control: {name}", (r["controls"].get(name) for r in results))
     for name in ("top_span_hits", "covered_share"):

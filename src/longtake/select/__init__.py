@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from longtake.select.oracle import Oracle
 from longtake.select.random import Random
 from longtake.select.topk import TopK
 from longtake.select.uniform import Uniform
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from longtake.types import VisualTokens
 
-__all__ = ["Random", "Selector", "TopK", "Uniform"]
+__all__ = ["Oracle", "Random", "Selector", "TopK", "Uniform"]
 
 
 class Selector(Protocol):

@@ -6,9 +6,10 @@ long ones with many; a row of a batch is one video followed by all its questions
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from longtake.data.bank import Mix, Mixer
+from longtake.data.bank import GROUP, Mix
 from longtake.data.questions import Question, ask_all
+from longtake.data.regroup import VideoSource
 from longtake.models.scorer import QueryScorer, min_max, straight_through
 from longtake.models.video_llm import VideoLLM
 from longtake.train import checkpoint
@@ -31,6 +33,7 @@ from longtake.train.rows import Batch, Lesson, Text, event_groups, make_row, rel
 
 STAMP_TOKENS = 4  # about
 QUESTION_TOKENS = 22  # with its answer, about
+SCALE_GROUPS = 2000  # whose values' spread measures the noise that is added
 ASKED_ONCE = ("order", "count", "direction")  # of a video at most, so they are not left out
 
 
@@ -47,6 +50,7 @@ class Phase:
     late: float = 0.5  # share of videos that begin late
     thin: float = 0.3  # share of batches with longer videos, of whose background only some tokens are kept
     stretch: float = 1.0  # up to how many times longer those are
+    videos: int | None = None  # a batch; None: as many as fill its tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,22 +86,40 @@ class DecoderRecipe:
         return self.cycles[-1].until_step
 
 
+class Bank(Protocol):
+    """Tokens of groups, ``(groups, tokens, dim)``: a tensor, or what makes them when they are asked for."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    def __getitem__(self, groups: Tensor, /) -> Tensor:
+        """The tokens of some groups, by int64 ``(groups,)``."""
+
+
 def train_decoder(
     recipe: DecoderRecipe,
     model: VideoLLM,
     tokenizer: PreTrainedTokenizerFast,
-    bank: Tensor,
-    mixer: Mixer,
+    bank: Bank,
+    mixer: VideoSource,
     folder: Path,
+    *,
+    begin: Mapping[str, Mapping[str, Any]] | None = None,
+    along: Mapping[str, nn.Module] | None = None,
 ) -> VideoLLM:
-    """Train the projector, decoder and scorer, resuming from ``folder``; bank bf16 ``(groups, tokens, dim)``."""
+    """Train the projector, decoder and scorer, resuming from ``folder``; the bank's values are bf16 or float32.
+
+    begin: weights to start from, by the names of this training's parts (``checkpoint.modules_of``).
+    along: modules that the bank makes its tokens with, to be trained too.
+    """
     torch.manual_seed(recipe.seed)
     text = Text(tokenizer, model.config.video_token_id)
-    modules, optimiser = decoder_parts(recipe, model)
+    modules, optimiser = decoder_parts(recipe, model, begin, along)
     ledger = cast(Ledger, modules["ledger"])
     start = checkpoint.resume(folder, modules, optimiser)
     log = checkpoint.Log(folder / "log.jsonl", recipe.steps, start)
-    scale = float(bank[:2000].float().std())
+    with torch.no_grad():
+        scale = float(bank[torch.arange(min(SCALE_GROUPS, bank.shape[0]))].float().std())
     for step in range(start, recipe.steps):
         rng = np.random.default_rng([recipe.seed, step, 9])
         phase = next(p for p in recipe.phases if step < p.until_step)
@@ -113,17 +135,24 @@ def train_decoder(
     return model
 
 
-def decoder_parts(recipe: DecoderRecipe, model: VideoLLM) -> tuple[dict[str, nn.Module], Optimiser]:
+def decoder_parts(
+    recipe: DecoderRecipe,
+    model: VideoLLM,
+    begin: Mapping[str, Mapping[str, Any]] | None = None,
+    along: Mapping[str, nn.Module] | None = None,
+) -> tuple[dict[str, nn.Module], Optimiser]:
     """What the stage trains, by name, with a ledger that begins anew; and the optimiser of it."""
     ledger = Ledger(model.config.text_config.hidden_size)
-    modules: dict[str, nn.Module] = {"projector": model.projector, "decoder": model.language_model, "ledger": ledger}
+    modules = {"projector": model.projector, "decoder": model.language_model, "ledger": ledger, **(along or {})}
     if model.scorer is not None:
         modules["scorer"] = model.scorer
+    for name, weights in (begin or {}).items():
+        modules[name].load_state_dict(weights)
     return modules, Optimiser(modules, recipe.lr, recipe.muon_lr, recipe.weight_decay)
 
 
 def draw_lessons(
-    recipe: DecoderRecipe, phase: Phase, mixer: Mixer, rng: np.random.Generator, tokens: int
+    recipe: DecoderRecipe, phase: Phase, mixer: VideoSource, rng: np.random.Generator, tokens: int
 ) -> tuple[list[Lesson], int]:
     """The videos of one batch, all of one length, with their questions, and how many columns a video may fill.
 
@@ -132,13 +161,14 @@ def draw_lessons(
     low, high = phase.groups
     groups = round(np.exp(rng.uniform(np.log(low), np.log(high))))
     asked = phase.questions * QUESTION_TOKENS
-    rows = max(1, phase.tokens // (groups * (tokens + STAMP_TOKENS) + asked))
-    columns = max(groups * (tokens + STAMP_TOKENS), phase.tokens // rows - asked)
+    rows = phase.videos or max(1, phase.tokens // (groups * (tokens + STAMP_TOKENS) + asked))
+    columns = phase.tokens if phase.videos else max(groups * (tokens + STAMP_TOKENS), phase.tokens // rows - asked)
     if rng.random() < phase.thin:
         groups = round(groups * np.exp(rng.uniform(0, np.log(phase.stretch))))
     lessons = []
     for _ in range(rows):
-        mix = mixer.mix(rng, groups, min(phase.cards, 1 + groups // 2), 0.5, phase.late)
+        cards = min(phase.cards, 1 + groups * mixer.frames_per_group // (2 * GROUP))
+        mix = mixer.mix(rng, groups, cards, 0.5, phase.late)
         questions = [q for q in ask_all(mix.video, rng, 40) if q.task in phase.tasks]
         questions.sort(key=lambda q: q.task not in ASKED_ONCE)
         lessons.append((mix, questions[: phase.questions]))
@@ -150,7 +180,7 @@ def train_step(
     model: VideoLLM,
     ledger: Ledger,
     text: Text,
-    bank: Tensor,
+    bank: Bank,
     scale: float,
     lessons: list[Lesson],
     columns: int,
@@ -162,7 +192,8 @@ def train_step(
     """
     per_group = bank.shape[1]
     batch = draw_rows(recipe, text, lessons, per_group, columns, int(model.config.context_tokens or 0), rng)
-    features = torch.stack([bank[torch.from_numpy(mix.groups)] for mix, _ in lessons]).float()
+    groups = torch.from_numpy(np.stack([mix.groups for mix, _ in lessons]))
+    features = bank[groups.flatten()].float().view(*groups.shape, *bank.shape[1:])
     features = features + recipe.noise * scale * torch.randn_like(features)
     with torch.autocast("cpu", torch.bfloat16):
         tokens = model.projector(features).flatten(1, 2)

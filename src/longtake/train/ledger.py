@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from longtake.data.bank import GROUP, Mix
+from longtake.data.bank import Mix
 from longtake.data.needles import COLOURS, Card
 from longtake.data.probe import MAX_CARDS
 from longtake.train.reading import ATTRIBUTES, IGNORE, labels, tokens_at
@@ -92,10 +92,10 @@ def noted_targets(mix: Mix, per_group: int) -> NDArray[np.int64]:
     Where a group shows one card or mover, all of its tokens tell it; of more than one, each is told by the tokens in
     which it has its middle, where they are its alone. All tokens of a group that shows none tell that.
     """
-    groups, side = len(mix.groups), math.isqrt(per_group)
+    groups, side, size = len(mix.groups), math.isqrt(per_group), mix.frames_per_group
     told = np.full((groups, per_group, 1 + len(READ)), IGNORE)
     things = [thing for thing in mix.placed if thing.what]
-    spans = [range(thing.first // GROUP, (thing.stop - 1) // GROUP + 1) for thing in things]
+    spans = [range(thing.first // size, (thing.stop - 1) // size + 1) for thing in things]
     shown = Counter(group for span in spans for group in span)
     told[[group for group in range(groups) if not shown[group]], :, 1 + READ.index("kind")] = 0
     taken = np.zeros((groups, per_group), np.bool_)
@@ -104,9 +104,9 @@ def noted_targets(mix: Mix, per_group: int) -> NDArray[np.int64]:
     for thing, span in zip(things, spans, strict=True):
         is_card = isinstance(thing.what, Card)
         for group in span:
-            begin = group * GROUP
-            own = range(per_group) if shown[group] == 1 else tokens_at(thing.centres_in(begin), side)
-            attributes = np.take(labels(thing.what, onset=thing.onset_in(begin), moving=True), columns)
+            begin = group * size
+            own = range(per_group) if shown[group] == 1 else tokens_at(thing.centres_in(begin, size), side)
+            attributes = np.take(labels(thing.what, onset=thing.onset_in(begin, size), moving=size > 1), columns)
             told[group, own] = [before if is_card else IGNORE, *attributes]
             told[group, [token for token in own if taken[group, token]]] = IGNORE
             taken[group, own] = True

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerFast, Qwen2Model
 
-from longtake.data.bank import GROUP, Mix
+from longtake.data.bank import Mix
 from longtake.data.probe import Event
 from longtake.data.questions import Question
 from longtake.models.processor import stamp_text
@@ -168,9 +168,10 @@ def states_of(
 
 
 def event_groups(mix: Mix, event: Event) -> slice:
-    """The groups of a mixed video in which an event is to be seen."""
+    """The groups of a mixed video in which an event is to be seen; none where it falls between two frames."""
     first, stop = mix.frames_of(event)
-    return slice(first // GROUP, (stop - 1) // GROUP + 1)
+    size = mix.frames_per_group
+    return slice(first // size, (stop - 1) // size + 1) if stop > first else slice(0, 0)
 
 
 def relevant_groups(mix: Mix, question: Question) -> NDArray[np.bool_]:
@@ -199,7 +200,7 @@ def looked_at_groups(mix: Mix, question: Question) -> NDArray[np.bool_]:
     elif question.task == "count":
         parts = [cards[-1] if cards else None]
     elif question.task == "when" and own:
-        parts = [slice(own.start, own.start + 1)]
+        parts = [slice(own.start, min(own.start + 1, own.stop))]
     elif question.task == "after":
         events = [event for _, event in mix.video.cards]
         place = next(n for n, event in enumerate(events) if event is question.event)

@@ -1,0 +1,154 @@
+"""What the compressor, its pre-training, pruning and the selector are worth on the probe world: one table a command.
+
+Run: python -m longtake.recipes.ablations TABLE --footage FOLDER --work FOLDER
+with TABLE one of compression, pretraining, masking, pruning, selector, heatmap. Results go to ``docs/results`` as JSON,
+Markdown and a picture. Everything that is trained or answered is kept in the work folder under its settings, so a
+command that was stopped goes on where it was. ``--dry-run`` prints the estimated cost and stops.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from longtake.eval.ablation_report import AblationTable, as_text, write
+from longtake.recipes import ablation_heatmap as heatmap
+from longtake.recipes import ablation_selector as selector
+from longtake.recipes.ablation_arms import Arm, Pretraining, base_arm, folder_of, pretraining_folder
+from longtake.recipes.ablation_cost import Part, question_seconds, video_seconds
+from longtake.recipes.ablation_plans import PLANS, Costs
+from longtake.recipes.ablation_tables import Plan, picture, run_plan, with_settings
+from longtake.recipes.ablation_world import BANK_FRAMES, FULL, SMALLEST, World
+from longtake.train import checkpoint
+
+QUESTIONS_A_VIDEO = 10  # about, in short videos
+
+
+def parts_of(world: World, plans: Sequence[Plan], seeds: Sequence[int], costs: Costs) -> list[Part]:
+    """What is still to be done for some tables; what was begun counts in full."""
+    size, render, base = world.size, video_seconds(world), base_arm(world.size)
+    parts = [Part(name="bank", times=int(not world.bank_done), seconds=size.bank_videos * render)]
+    left = not _done(folder_of(world, base, 0, forked=False) / "decoder", base.steps)
+    parts.append(Part(name="base", times=int(left), seconds=base.steps * costs.arm(base).seconds))
+    for frames in sorted({plan.frames for plan in plans}):
+        seconds = size.test_videos * render * frames / BANK_FRAMES
+        parts.append(
+            Part(name=f"{frames}-frame test videos", times=int(not world.exam_file(frames).exists()), seconds=seconds)
+        )
+    before: dict[tuple[int, Pretraining], set[int]] = {}
+    for planned, own in ((planned, plan.seeds(planned, seeds)) for plan in plans for planned in plan.arms):
+        arm = planned.arm
+        asked = size.test_videos * QUESTIONS_A_VIDEO * question_seconds(world, arm)
+        spent = costs.arm(arm).once + arm.steps * costs.arm(arm).seconds + asked
+        missing = [seed for seed in own if not (folder_of(world, arm, seed) / "replies.json").exists()]
+        parts.append(Part(name=f"{planned.name}, {arm.steps} steps", times=len(missing), seconds=spent))
+        if arm.pretraining is not None:
+            before.setdefault((arm.size, arm.pretraining), set()).update(own)
+    for (group, how), own_seeds in before.items():
+        missing = [s for s in own_seeds if not _done(pretraining_folder(world, group, how, s), how.steps)]
+        seconds = how.steps * costs.pretraining(Arm(size=group, pretraining=how)).seconds
+        name = f"ReCoT, stride {group}, {how.policy} {how.mask_ratio}, {how.steps} steps"
+        parts.append(Part(name=name, times=len(missing), seconds=seconds))
+    return parts
+
+
+def _done(folder: Path, steps: int) -> bool:
+    return checkpoint.last_step(folder) == steps
+
+
+def estimate_text(parts: Sequence[Part]) -> str:
+    """Core-seconds by part, and core-hours in all."""
+    lines = [f"{p.times:3d} x {p.seconds:7.0f} core-seconds  {p.name}" for p in parts if p.times]
+    total = sum(p.times * p.seconds for p in parts)
+    return "\n".join([*lines, f"about {total / 3600:.2f} core-hours still to be done"])
+
+
+def run_plans(world: World, table: str, options: argparse.Namespace) -> None:
+    """A table of arms: what it costs, then its parts one after the other."""
+    costs = Costs(world)
+    plans = PLANS[table](costs)
+    print(estimate_text(parts_of(world, plans, options.seeds, costs)), flush=True)
+    if options.dry_run:
+        return
+    for plan in plans:
+        found = run_plan(world, plan, options.seeds)
+        steps = {planned.name: planned.arm.steps for planned in plan.arms}
+        spent = {planned.name: round(costs.operations(planned.arm) / 1e12, 3) for planned in plan.arms}
+        size = dataclasses.asdict(world.size)
+        more = {"size": size, "decoder steps": steps, "training operations, 10^12": spent}
+        finish(with_settings(found, **settings_of(options), **more), options.results)
+        picture(found, options.results)
+
+
+def run_selector(world: World, options: argparse.Namespace) -> None:
+    """The selector's table."""
+    size = selector.SMALLEST if options.size == "smallest" else selector.FULL
+    render = video_seconds(world) / BANK_FRAMES
+    print(estimate_text(selector.parts_of(world, size, options.seeds, render)), flush=True)
+    if options.dry_run:
+        return
+    found = selector.run_selector(world, size, options.seeds)
+    finish(with_settings(found, **settings_of(options), size=dataclasses.asdict(size)), options.results)
+    selector.picture(found, options.results)
+
+
+def run_heatmap(world: World, options: argparse.Namespace) -> None:
+    """The heat-map's table, with the first seed."""
+    options.seeds = options.seeds[:1]
+    size = heatmap.SMALLEST if options.size == "smallest" else heatmap.FULL
+    render = video_seconds(world) / BANK_FRAMES
+    print(estimate_text(heatmap.parts_of(size, render)), flush=True)
+    if options.dry_run:
+        return
+    found = heatmap.run_heatmap(world, size, options.seeds[0])
+    finish(with_settings(found, **settings_of(options), size=dataclasses.asdict(size)), options.results)
+    heatmap.picture(found, size, options.results)
+
+
+def finish(table: AblationTable, folder: Path) -> None:
+    """Print a table and keep it."""
+    print(as_text(table), flush=True)
+    write(table, folder)
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What it takes to run a table again, but for the machine's own paths."""
+    seeds = " ".join(map(str, options.seeds))
+    footage = " --footage FOLDER" if options.footage else ""
+    command = f"python -m longtake.recipes.ablations {options.table}{footage} --seeds {seeds} --size {options.size}"
+    versions = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}
+    return {"command": command, "versions": versions}
+
+
+OTHERS = {"selector": run_selector, "heatmap": run_heatmap}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("table", choices=[*PLANS, *OTHERS])
+    parser.add_argument("--footage", type=Path, default=None, help="a folder of videos; drawn scenes alone without it")
+    parser.add_argument("--work", type=Path, default=Path(".cache/ablations"))
+    parser.add_argument("--results", type=Path, default=Path("docs/results"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--size", choices=["smallest", "full"], default="full")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and stop")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    world = World(options.work, options.footage, SMALLEST if options.size == "smallest" else FULL)
+    if options.table in OTHERS:
+        OTHERS[options.table](world, options)
+    else:
+        run_plans(world, options.table, options)
+
+
+if __name__ == "__main__":
+    main()

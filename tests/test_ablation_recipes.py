@@ -1,0 +1,320 @@
+"""Recipes of ablations: samples and pruning by hand, tables from made-up replies, and every command at its smallest."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from longtake.backbones.own import OwnVideoLLM
+from longtake.data.bank import Placed, Unit
+from longtake.data.needles import COLOURS, Card, Mover
+from longtake.data.probe import Event, ProbeVideo, make_video, place_event
+from longtake.data.questions import Question
+from longtake.eval.ablation_report import TaskStart
+from longtake.models.mean import TemporalMean
+from longtake.models.processor import VideoLLMProcessor
+from longtake.recipes import ablations
+from longtake.recipes.ablation_arms import Arm, Pretraining, base_arm, folder_of, new_compressor, pretraining_folder
+from longtake.recipes.ablation_cost import Cost, Part
+from longtake.recipes.ablation_data import SampleMixer, sampled
+from longtake.recipes.ablation_figures import reconstruction
+from longtake.recipes.ablation_heatmap import HeatmapSize, chosen_questions, depth_map
+from longtake.recipes.ablation_heatmap import table_of as heatmap_of
+from longtake.recipes.ablation_plans import PLANS, Costs
+from longtake.recipes.ablation_replies import Replies, Sight, remember
+from longtake.recipes.ablation_selector import SelectorSize, gathered
+from longtake.recipes.ablation_selector import table_of as selector_of
+from longtake.recipes.ablation_tables import TOGETHER, WHEN, Measured, Plan, Planned, table_of, task_starts
+from longtake.recipes.ablation_world import SMALLEST, Exam, Size, World, needle_patches
+from longtake.types import Sampling
+from longtake.watch import watch_frames
+
+RED, BLUE = (Card(content="7", colour=colour, outline="round") for colour in ("red", "blue"))
+STAR = Mover(shape="star", colour="red", direction="up")
+
+
+def placed(what: Card | Mover | None, first: int, stop: int) -> Placed:
+    return Placed(what=what, first=first, stop=stop, centres=tuple((n / 10, 0.5) for n in range(first, stop)))
+
+
+EVENTS = [(placed(RED, 2, 5),), (), (placed(STAR, 0, 8),), (placed(None, 3, 4), placed(BLUE, 6, 8)), ()]
+BLOCKS = np.arange(40).reshape(5, 8)
+
+
+def test_samples_as_they_are():
+    blocks, events = sampled(BLOCKS, EVENTS, "as it is")
+    assert np.array_equal(blocks, BLOCKS)
+    assert events == EVENTS
+
+
+def test_planted_stills_are_frames_without_anything():
+    blocks, events = sampled(BLOCKS, EVENTS, "planted")
+    assert np.array_equal(blocks[:5], BLOCKS)
+    assert events == [*EVENTS, *[()] * 5]
+    assert blocks.shape == (10, 8)
+    for still in blocks[5:]:
+        assert len(set(still.tolist())) == 1
+        block, frame = divmod(int(still[0]), 8)
+        assert not any(e.first <= frame < e.stop for e in EVENTS[block])
+
+
+def test_adverse_data_has_needles_in_stills_alone():
+    blocks, events = sampled(BLOCKS, EVENTS, "adverse")
+    assert len(blocks) == len(events) == 4
+    for still, held in zip(blocks[:2], events[:2], strict=True):
+        assert len(set(still.tolist())) == 1
+        block, frame = divmod(int(still[0]), 8)
+        (event,) = held
+        assert (event.first, event.stop, len(event.centres)) == (0, 8, 8)
+        assert any(e.what == event.what and e.first <= frame < e.stop for e in EVENTS[block])
+        assert event.centres[0] == (frame / 10, 0.5)
+    assert sorted(block[0] // 8 for block in blocks[2:].tolist()) == [1, 4]  # the ones without any event
+    assert events[2:] == [(), ()]
+
+
+def test_samples_are_drawn_alike_and_go_together():
+    cards = [Card(content=str(n % 10), colour=colour, outline="round") for n, colour in enumerate(COLOURS)]
+    units = [Unit(first_group=n, groups=1, events=(placed(card, 2, 4),)) for n, card in enumerate(cards)]
+    units += [Unit(first_group=8 + n, groups=1, events=(placed(STAR, 0, 8),)) for n in range(4)]
+    units += [Unit(first_group=12 + n, groups=1, events=()) for n in range(12)]
+    mixer, rng = SampleMixer(units, 8), np.random.default_rng(0)
+    seen = np.zeros(24)
+    for _ in range(300):
+        mix = mixer.mix(rng, 3, 1, 0.0)
+        assert mix.video.num_frames == 24
+        assert mix.start_seconds == 0
+        assert len({card.colour for card, _ in mix.video.cards}) == len(mix.video.cards)
+        assert len(mix.video.movers) <= 1
+        np.add.at(seen, mix.groups, 1)
+    assert seen[12:].mean() == pytest.approx(300 * 3 / 24, rel=0.3)
+
+
+def test_patches_of_a_needle_by_hand():
+    event = Event(what=RED, start_seconds=1.5, stop_seconds=3.0, seed=4)
+    video = ProbeVideo(seed=0, split="train", fps=1.0, num_frames=5, size=(80, 160), shots=(), events=(event,),
+                       foreign=())  # fmt: skip
+    patches = needle_patches(video, 8)
+    assert patches.any((1, 2)).tolist() == [False, False, True, False, False]
+    picture, x, y = place_event(event, 2.0, (160, 80), "train")
+    for row in range(8):
+        for column in range(8):
+            across, down = column * 20 + 10, row * 10 + 5
+            inside = x <= across < x + picture.width and y <= down < y + picture.height
+            assert patches[2, row, column] == inside
+
+
+ASKED = [
+    Question(task="what", text="?", answer="7", event=Event(what=RED, start_seconds=2, stop_seconds=4, seed=0)),
+    Question(task="when", text="?", answer="2 s", event=Event(what=RED, start_seconds=2, stop_seconds=4, seed=0)),
+    Question(task="count", text="?", answer="1"),
+]
+
+
+def exam(videos: int = 6) -> Exam:
+    empty = ProbeVideo(seed=0, split="test", fps=1.0, num_frames=16, size=(8, 8), shots=(), events=(), foreign=())
+    return Exam(features=torch.zeros(videos, 16, 4, 8), videos=(empty,) * videos, questions=(tuple(ASKED),) * videos)
+
+
+def replies(what: str, when: str, count: str, span: tuple[float, float] | None, videos: int = 6) -> Replies:
+    return Replies(answers=(what, when, count) * videos, spans=(None, span, None) * videos)
+
+
+def test_replies_are_scored_and_kept(tmp_path):
+    given = replies("7", "5 s", "1", (2.0, 6.0), 1)
+    assert given.right(ASKED).tolist() == [1, 0, 1]
+    assert given.overlaps(ASKED)[:2].tolist() == [0, 0.5]
+    assert np.isnan(given.overlaps(ASKED)[2])
+    given.save(tmp_path / "folder" / "replies.json")
+    assert Replies.load(tmp_path / "folder" / "replies.json") == given
+
+
+def test_a_table_by_hand():
+    """The starting model: nothing of "what", half of "when", all of "count"; then as if "when" were open."""
+    asked = exam().asked
+    half = Replies(answers=("8", "2 s", "1", "8", "9 s", "1") * 3, spans=(None,) * 18)
+    starts = task_starts(asked, half, replies("8", "9 s", "2", None))
+    assert {task: start.standing for task, start in starts.items()} == {
+        "what": "floor", "when": "floor", "count": "ceiling",
+    }  # fmt: skip
+    assert (starts["when"].start, starts["when"].majority) == (0.5, 1.0)  # always "2 s" would do
+    open_when = {**starts, "when": TaskStart(start=0.5, blind=0.0, majority=0.2, standing="open")}
+    plan = Plan(name="demo", title="t", notes=(), pairs=(("good", "bad"),),
+                arms=(Planned(name="good", arm=Arm()), Planned(name="bad", arm=Arm(), starred=False)))  # fmt: skip
+    assert plan.seeds(plan.arms[0], [4, 5]) == [4, 5]
+    assert plan.seeds(plan.arms[1], [4, 5]) == [4]
+    good = Measured(exam(), {n: replies("7", "2 s", "1", (2.0, 4.0)) for n in (4, 5)}, {4: {"e": 1.0}, 5: {"e": 3.0}})
+    bad = Measured(exam(), {4: replies("7", "9 s", "1", (2.0, 6.0))}, {4: {"e": 0.5, "f": 1.0}})
+    table = table_of(plan, {"good": good, "bad": bad}, open_when)
+    cells = {row.arm: {name: cell.mean for name, cell in row.cells.items()} for row in table.rows}
+    assert cells["good"] == {TOGETHER: 1, "what": 1, "when": 1, "count": 1, WHEN: 1, "R@0.3 of when": 1,
+                             "R@0.5 of when": 1, "R@0.7 of when": 1, "e": 2}  # fmt: skip
+    assert [cells["bad"][name] for name in (WHEN, "R@0.3 of when", "R@0.5 of when", "R@0.7 of when")] == [0.5, 1, 1, 0]
+    assert {f.measure: f.found.mean for f in table.findings} == {TOGETHER: 1, "when": 1, WHEN: 0.5, "e": 0.5}
+    assert {f.found.verdict for f in table.findings} == {"exploratory"}  # of the seed that both have
+
+
+def test_names_tell_settings_apart(tmp_path):
+    here = World(tmp_path, None, SMALLEST)
+    arms = [Arm(steps=2), Arm(steps=3), Arm(steps=2, trainable=True), Arm(steps=2, pretraining=Pretraining(steps=2)),
+            Arm(steps=2, pretraining=Pretraining(steps=3)), Arm(steps=2, kept="random half"), base_arm(SMALLEST)]
+    folders = {folder_of(here, arm, seed) for arm in arms for seed in (0, 1)}
+    assert len(folders) == 2 * len(arms)
+    assert folder_of(here, arms[0], 0, forked=False) not in folders
+    ways = [Pretraining(steps=2), Pretraining(steps=2, policy="tube"), Pretraining(steps=2, mask_ratio=0.25)]
+    assert len({pretraining_folder(here, group, way, 0) for group in (2, 4) for way in ways}) == 6
+
+
+class FixedCosts(Costs):
+    """Known operations: 10 a step for frozen arms, 40 for trainable ones, 30 a step of pre-training."""
+
+    def arm(self, arm: Arm) -> Cost:
+        return Cost(operations=40.0 if arm.trainable else 10.0, seconds=1.0)
+
+    def pretraining(self, arm: Arm) -> Cost:
+        return Cost(operations=30.0, seconds=1.0)
+
+
+def test_equal_operations_by_hand(tmp_path):
+    costs = FixedCosts(World(tmp_path, None, Size(most_steps=100)))
+    with_recot = Arm(steps=20, pretraining=Pretraining(steps=10))
+    assert costs.operations(with_recot) == 500
+    assert costs.as_costly(Arm(), with_recot).steps == 50
+    assert costs.as_costly(Arm(trainable=True), with_recot).steps == 12
+    assert costs.as_costly(Arm(pretraining=Pretraining(steps=10)), with_recot).steps == 20
+    assert costs.as_costly(Arm(pretraining=Pretraining(steps=99)), with_recot).steps == 1
+    assert costs.as_costly(Arm(), Arm(steps=999)).steps == 100
+
+
+@pytest.mark.parametrize("name", list(PLANS))
+def test_plans_pair_arms_that_exist_and_differ(tmp_path, name):
+    for plan in PLANS[name](FixedCosts(World(tmp_path, None, SMALLEST))):
+        arms = {planned.name: planned for planned in plan.arms}
+        assert len(arms) == len(plan.arms)
+        for one, other in plan.pairs:
+            assert arms[one].arm != arms[other].arm
+        assert all(planned.arm.frames == plan.frames and planned.arm.steps >= 1 for planned in plan.arms)
+    if name == "compression":
+        context = plan
+        tokens = {planned.arm.frames // (planned.arm.size * planned.arm.every) for planned in context.arms}
+        assert tokens == {4}  # groups of 16 tokens each
+
+
+def test_arms_with_one_seed_start_equal():
+    arm = Arm(size=4)
+    first, again, other = (new_compressor(arm, 32, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["stages.0.conv.weight"], other["stages.0.conv.weight"])
+
+
+def test_estimates_add_up():
+    text = ablations.estimate_text([Part(name="a", times=3, seconds=600.0), Part(name="b", times=0, seconds=9e9)])
+    assert text.splitlines() == ["  3 x     600 core-seconds  a", "about 0.50 core-hours still to be done"]
+
+
+def test_remembered_features_are_what_watching_keeps():
+    model = tiny.video_llm(pool=2)
+    backbone = OwnVideoLLM(model, VideoLLMProcessor.from_config(tiny.tokenizer(), model.config))
+    frames = tiny.frames(16, 32, 32)
+    watched = watch_frames(backbone, [frames], Sampling(fps=1.0), duration_seconds=16.0)
+    with torch.no_grad():
+        features = model.encode_frames(torch.from_numpy(frames.pixels).float() / 127.5 - 1).flatten(1, 2)
+    kept = remember(backbone, model.dts, Sight(size=4), features)
+    assert kept.tokens.grid == watched.tokens.grid
+    assert torch.equal(kept.tokens.position, watched.tokens.position)
+    assert torch.equal(kept.tokens.seconds, watched.tokens.seconds)
+    assert (kept.group_seconds, kept.stop_seconds) == (watched.group_seconds, watched.stop_seconds)
+    error = (kept.tokens.features - watched.tokens.features).norm() / watched.tokens.features.norm()
+    assert error < 0.02  # bfloat16 in the compressor
+    half = remember(backbone, TemporalMean(2), Sight(size=2, every=4), features)
+    assert half.tokens.seconds.unique().tolist() == [0, 8]
+
+
+def test_the_selectors_table_by_hand():
+    choices, shares = ("selector", "random", "uniform", "oracle"), ("75%", "50%", "25%", "10%", "5%")
+    names = [f"{choice} at {share}" for choice in choices for share in shares]
+    rows = []
+    for video in range(4):
+        for task, known in (("what", True), ("count", False)):
+            right = dict.fromkeys(names, known) | {"all": True, "blind": False, "oracle at 5%": True}
+            rows.append({"video": video, "task": task, "truth": "7", "right": right})
+    table = selector_of(SelectorSize(), gathered(rows))
+    cells = {row.arm: {name: cell.mean for name, cell in row.cells.items()} for row in table.rows}
+    assert cells["all"] == {"all questions": 1.0, "what": 1.0, "count": 1.0}
+    assert cells["selector at 50%"] == {"all questions": 0.5, "what": 1.0, "count": 0.0}
+    found = {(f.arm, f.against): f.found.mean for f in table.findings}
+    assert found[("selector at 5%", "all")] == found[("selector at 5%", "oracle at 5%")] == -0.5
+    assert found[("selector at 5%", "random at 5%")] == 0
+    assert table.tasks["what"].standing == "ceiling"
+
+
+def test_the_heat_map_by_hand():
+    size = HeatmapSize(lengths=(10, 20))
+    rows = [
+        {"task": "what", "frames": 10, "video": 0, "depth": 0.1, "right": {"a": True, "b": False}},
+        {"task": "what", "frames": 10, "video": 1, "depth": 0.15, "right": {"a": False, "b": False}},
+        {"task": "after", "frames": 20, "video": 0, "depth": 0.99, "right": {"a": True, "b": True}},
+    ]
+    assert depth_map(size, rows[:2], "a") == [[0.5, None], *[[None, None]] * 4]
+    assert depth_map(size, rows[2:], "b") == [*[[None, None]] * 4, [None, 1.0]]
+    table = heatmap_of(size, rows)
+    assert {f.measure: f.found.mean for f in table.findings} == {
+        "single, 10 frames": 0.5, "single, all lengths": 0.5, "chained, 20 frames": 0, "chained, all lengths": 0,
+    }  # fmt: skip
+    card, whole = ASKED[0], ASKED[2]
+    after = Question(task="after", text="?", answer="nothing", event=ASKED[0].event)
+    assert chosen_questions([card, whole, card, card, after], 3) == [card, after, card]
+
+
+TABLES = {
+    "compression": ["compression-frames", "compression-context"],
+    "pretraining": ["pretraining"],
+    "masking": ["masking"],
+    "pruning": ["pruning-as-it-is", "pruning-planted", "pruning-adverse"],
+    "selector": ["selector"],
+    "heatmap": ["heatmap"],
+}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("ablations")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", list(TABLES))
+def test_every_command_at_its_smallest(work, monkeypatch, capsys, table):
+    pytest.importorskip("matplotlib")
+    command = ["ablations", table, "--work", str(work), "--results", str(work / "results"), "--seeds", "0",
+               "--size", "smallest", "--threads", "1"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", command)
+    ablations.main()
+    first = capsys.readouterr().out
+    for name in TABLES[table]:
+        kept = json.loads((work / "results" / f"{name}.json").read_text())
+        assert kept["title"] in first
+        assert kept["settings"]["command"].startswith(f"python -m longtake.recipes.ablations {table} ")
+        assert (work / "results" / f"{name}.md").read_text().startswith(f"# {kept['title']}")
+        assert (work / "results" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    before = {file: file.stat().st_mtime_ns for file in work.rglob("*.pt")}
+    results = {name: (work / "results" / f"{name}.json").read_text() for name in TABLES[table]}
+    ablations.main()  # again: nothing is trained or asked anew
+    again = capsys.readouterr().out
+    assert "about 0.00 core-hours still to be done" in again or table == "heatmap"
+    assert {file: file.stat().st_mtime_ns for file in work.rglob("*.pt")} == before
+    assert {name: (work / "results" / f"{name}.json").read_text() for name in TABLES[table]} == results
+
+
+@pytest.mark.slow
+def test_a_reconstruction_is_measured_on_videos_that_training_never_saw(work):
+    here = World(work, None, SMALLEST)
+    figures = reconstruction(here, Arm(pretraining=Pretraining(steps=2)), 0)
+    assert set(figures) == {"error", "error where masked", "AUROC"}
+    assert 0 < figures["AUROC"] < 1
+    assert figures["error"] > 0.1  # two steps teach nothing
+    assert np.isnan(reconstruction(here, Arm(pretraining=Pretraining(steps=2, policy="none")), 0)["error where masked"])
+    videos = here.exam(16).videos
+    assert [video.split for video in videos] == ["test"] * SMALLEST.test_videos
+    assert make_video(0, split="test", clips=here.clips("test"), num_frames=16).events == videos[0].events

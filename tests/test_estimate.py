@@ -90,7 +90,8 @@ def loss_of(model: VideoLLM, work: Workload, dtype: torch.dtype = torch.float32)
     side = config.vision_config.image_size
     frames = [torch.randn(work.frames, 3, side, side, dtype=dtype) for _ in range(work.batch)]
     places = ids == config.video_token_id
-    tokens = torch.cat([model.video_tokens(one) for one in frames])
+    groups = torch.cat([model.split_groups(model.encode_frames(one)) for one in frames])
+    tokens = model.project(model.dts(groups)).flatten(0, 2)  # all videos' groups at once, as training does
     embedded = model.get_input_embeddings()(ids)
     embedded = embedded.masked_scatter(places[..., None], tokens.to(embedded.dtype))
     return model.language_model(inputs_embeds=embedded, labels=ids, use_cache=False).loss

@@ -20,6 +20,7 @@ Part = Literal["tower", "dts", "projector", "decoder"]
 Precision = Literal["float32", "autocast", "mixed", "bfloat16"]
 
 PARTS: tuple[Part, ...] = get_args(Part)  # in the order that data flows
+RECOMPUTED: frozenset[Part] = frozenset({"tower", "dts", "decoder"})  # by checkpointing, layer by layer
 ATTENTION_BACKWARD = 2.5  # of its forward pass: four products, and the scores once more as fused kernels keep none
 
 
@@ -35,9 +36,9 @@ class Workload:
     trainable: parts that learn; the head learns with the decoder. A part after one of them passes gradients on.
     precision: "float32"; "autocast" (float32 weights, bfloat16 products); "mixed" (bfloat16 with the optimiser's
         float32 copy, DeepSpeed's); "bfloat16" (all of it, the optimiser's states too).
-    checkpointing: layers of decoder and tower are computed again in the backward pass, as after Hugging Face's
-        ``activation_checkpointing_enable``; without ``disable_input_require_grads`` after it, frozen parts would get a
-        backward pass too, the tower's alone more than all else.
+    checkpointing: layers of decoder and tower and stages of the DTS are computed again in the backward pass, as after
+        Hugging Face's ``activation_checkpointing_enable``; without ``disable_input_require_grads`` after it, frozen
+        parts would get a backward pass too, the tower's alone more than all else.
     stored_features: the tower does not run; its features come from the disk.
     skips_masked: attention leaves out what the causal mask hides, as fused kernels do; PyTorch's counter counts as if
         it did not.
@@ -156,8 +157,14 @@ def dts_parameters(dim: int, frames_per_group: int) -> int:
     """Parameters of a ``DynamicTokenSynthesizer``: 93,526,272 at width 1152 with 4 frames."""
     stages = frames_per_group.bit_length() - 1
     spatial = 4 * (dim * dim + dim) + 2 * dim
-    temporal = 4 * dim * dim + 4 * dim + 2 * 129 * dim + 2 * dim
-    return stages * (spatial + temporal + 27 * dim * dim + dim) + frames_per_group * dim
+    temporal = 4 * dim * dim + 4 * dim + 2 * dim
+    learned = stages * (spatial + temporal + 27 * dim * dim + dim) + frames_per_group * dim
+    return learned + relative_positions(dim, frames_per_group)
+
+
+def relative_positions(dim: int, frames_per_group: int) -> int:
+    """Those of its parameters that are tables of relative positions, two a stage."""
+    return (frames_per_group.bit_length() - 1) * 2 * 129 * dim
 
 
 def training_flops(config: VideoLLMConfig, work: Workload) -> dict[str, PartFlops]:
@@ -167,7 +174,7 @@ def training_flops(config: VideoLLMConfig, work: Workload) -> dict[str, PartFlop
     for part, products in _forward(config, work, causal_pairs(work.positions(config), work.skips_masked)).items():
         learns = part in work.trainable
         fed = part in work.reached and part != first
-        checkpointed = work.checkpointing and part in ("tower", "decoder")
+        checkpointed = work.checkpointing and part in RECOMPUTED
         found[str(part)] = products.flops(learns, fed, checkpointed)
     head = _Products(inner=_head(config, work.batch * work.logits(config)))
     return found | {"head": head.flops("decoder" in work.trainable, "decoder" in work.reached, False)}
@@ -246,14 +253,17 @@ def _tower(config: VideoLLMConfig, frames: int) -> _Products:
 
 
 def _dts(config: VideoLLMConfig, groups: int) -> _Products:
+    """Each stage ends in its convolution, which is therefore not computed again."""
     (rows, columns), dim = config.grid, config.vision_config.hidden_size
-    frames, inner, attention = config.frames_per_group, 0.0, 0.0
+    frames, inner, last, attention = config.frames_per_group, 0.0, 0.0, 0.0
     while frames > 1:
         mixed = _attentions(dim, rows * columns, groups * frames, frames)
-        inner += mixed.inner + groups * frames // 2 * rows * columns * 2 * 27 * dim * dim
+        convolution = groups * frames // 2 * rows * columns * 2 * 27 * dim * dim
+        inner += mixed.inner + convolution
+        last += convolution
         attention += mixed.attention
         frames //= 2
-    return _Products(inner=inner, attention=attention)
+    return _Products(inner=inner, last=last, attention=attention)
 
 
 def _reconstructor(config: VideoLLMConfig, groups: int) -> _Products:

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from longtake.models.video_llm import FRAMES_PER_PASS, VideoLLMConfig
-from longtake.train.estimate import Precision, Workload, kv_width, parameters, query_width
+from longtake.train.estimate import (
+    RECOMPUTED,
+    Precision,
+    Workload,
+    kv_width,
+    parameters,
+    query_width,
+    relative_positions,
+)
 from longtake.types import LongtakeError
 
 Sharding = Literal["none", "zero2", "full"]
@@ -28,7 +36,8 @@ class Memory:
     """Bytes on one device at the fullest moment.
 
     activations_bytes: what waits for the backward pass, or for answering the visual tokens and the prompt's embeddings.
-    working_bytes: what stands beside it for a moment: the logits and their gradients, or a layer computed again.
+    working_bytes: what stands beside it for a moment: the logits and their gradients, or a layer or
+        DTS stage computed again.
     kv_bytes: keys and values.
     """
 
@@ -85,20 +94,22 @@ def training_memory(config: VideoLLMConfig, work: Workload, *, sharding: Shardin
     widths, counts = WIDTHS[work.precision], parameters(config)
     learned = sum(counts[part] for part in work.trainable) + counts["head"] * ("decoder" in work.trainable)
     whole, split = sum(counts.values()), 1 / ranks
-    saved = activations_bytes(config, work)
+    saved, frames = activations_bytes(config, work), work.batch * work.groups(config) * config.frames_per_group
     return Memory(
         weights_bytes=whole * widths.weight * (split if sharding == "full" else 1.0),
         gradients_bytes=learned * widths.gradient * split,
         states_bytes=learned * widths.states * split,
         activations_bytes=saved,
-        working_bytes=max(_loss_bytes(config, work), _again_bytes(config, work), _pass_bytes(config, work) - saved),
+        working_bytes=max(
+            _loss_bytes(config, work), _again_bytes(config, work), _pass_bytes(config, work, frames) - saved
+        ),
     )
 
 
 def activations_bytes(config: VideoLLMConfig, work: Workload) -> float:
     """What a forward pass saves for the backward pass, all parts together, the loss's own left out.
 
-    With checkpointing the layers of tower and decoder leave their inputs only.
+    With checkpointing the layers of tower and decoder and the DTS's stages leave their inputs only.
     """
     widths, reached = WIDTHS[work.precision], work.reached
     columns, learns = work.batch * work.positions(config), "decoder" in work.trainable
@@ -106,7 +117,7 @@ def activations_bytes(config: VideoLLMConfig, work: Workload) -> float:
     if "tower" in reached:
         total += work.batch * work.frames * _tower_saved(config, work)
     if "dts" in reached:
-        total += work.batch * work.groups(config) * _dts_saved(config, widths)
+        total += work.batch * work.groups(config) * _dts_saved(config, work)
     if "projector" in reached:
         total += work.batch * work.groups(config) * _projector_saved(config, widths)
     if "decoder" in reached:
@@ -135,7 +146,7 @@ def answering_memory(config: VideoLLMConfig, work: Workload) -> Memory:
     return Memory(
         weights_bytes=sum(parameters(config).values()) * WIDTHS[work.precision].weight,
         activations_bytes=work.batch * (tokens + positions) * text.hidden_size * width,
-        working_bytes=max(work.batch * layer, _pass_bytes(config, work)),
+        working_bytes=max(work.batch * layer, _pass_bytes(config, work, min(work.frames, FRAMES_PER_PASS))),
         kv_bytes=work.batch * kv_bytes(config, positions + work.answer_tokens, width),
     )
 
@@ -171,17 +182,23 @@ def _decoder_layer(config: VideoLLMConfig, widths: _Widths, learns: bool) -> flo
     return norms + attention + gates + inputs
 
 
-def _dts_saved(config: VideoLLMConfig, widths: _Widths) -> float:
-    """Of each group: every stage's norms (in float32), attentions, the convolution's input with and without border."""
-    rows, columns = config.grid
-    d, frames, total = config.vision_config.hidden_size, config.frames_per_group, 0.0
+def _dts_saved(config: VideoLLMConfig, work: Workload) -> float:
+    """Of each group: every stage's share. A later stage's input is the outcome of a convolution."""
+    (rows, columns), d, widths = config.grid, config.vision_config.hidden_size, WIDTHS[work.precision]
+    frames, width, total = config.frames_per_group, widths.stream, 0.0
     while frames > 1:
-        norms = 2 * 2 * FULL * d + widths.normed(d, 3) + widths.normed(d, 1)
-        attention = (4 + 3 + 1) * widths.product * d
-        total += frames * rows * columns * (norms + attention + widths.stream * d + FULL)
-        total += (frames + 1) * (rows + 2) * (columns + 2) * widths.product * d
-        frames //= 2
+        total += frames * rows * columns * width * d if work.checkpointing else _dts_stage(config, widths, frames)
+        frames, width = frames // 2, widths.product
     return total
+
+
+def _dts_stage(config: VideoLLMConfig, widths: _Widths, frames: int) -> float:
+    """Of each group of ``frames``: norms (in float32), attentions, the convolution's input with and without border."""
+    (rows, columns), d = config.grid, config.vision_config.hidden_size
+    norms = 2 * 2 * FULL * d + widths.normed(d, 3) + widths.normed(d, 1)
+    attention = (4 + 3 + 1) * widths.product * d
+    bordered = (frames + 1) * (rows + 2) * (columns + 2) * widths.product * d
+    return frames * rows * columns * (norms + attention + widths.stream * d + FULL) + bordered
 
 
 def _projector_saved(config: VideoLLMConfig, widths: _Widths) -> float:
@@ -190,12 +207,13 @@ def _projector_saved(config: VideoLLMConfig, widths: _Widths) -> float:
 
 
 def _copies(config: VideoLLMConfig, work: Workload) -> float:
-    """Weights cast for their products; of the embedding only as a head.
+    """Weights cast for their products; of the embedding only as a head, the DTS's relative positions not at all.
 
     Those that learn are cast once and kept for the whole forward pass, others for as long as a product is saved.
     """
     counts, each = parameters(config), WIDTHS[work.precision].copies
-    again = {"tower", "decoder"} if work.checkpointing else set()
+    counts["dts"] -= relative_positions(config.vision_config.hidden_size, config.frames_per_group)
+    again = RECOMPUTED if work.checkpointing else frozenset()
     kept = work.trainable | (work.reached - again)
     head = config.text_config.vocab_size * config.text_config.hidden_size if work.reached else 0
     return each * (sum(counts[part] for part in kept) + head * ("decoder" not in kept))
@@ -208,23 +226,33 @@ def _loss_bytes(config: VideoLLMConfig, work: Workload) -> float:
 
 
 def _again_bytes(config: VideoLLMConfig, work: Workload) -> float:
-    """The largest layer that checkpointing computes again, while its backward pass runs."""
+    """The largest layer or DTS stage that checkpointing computes again, while its backward pass runs."""
     widths = WIDTHS[work.precision]
     if not work.checkpointing or not work.reached:
         return 0.0
-    decoder = work.batch * work.positions(config) * _decoder_layer(config, widths, "decoder" in work.trainable)
-    patches = work.batch * work.frames * config.tower_grid[0] * config.tower_grid[1]
-    return max(decoder, patches * _tower_layer(config, widths) if "tower" in work.reached else 0.0)
+    ways = [work.batch * work.positions(config) * _decoder_layer(config, widths, "decoder" in work.trainable)]
+    if "dts" in work.reached:  # its first stage sees the most frames
+        ways.append(work.batch * work.groups(config) * _dts_stage(config, widths, config.frames_per_group))
+    if "tower" in work.reached:
+        patches = work.batch * work.frames * config.tower_grid[0] * config.tower_grid[1]
+        ways.append(patches * _tower_layer(config, widths))
+    return max(ways)
 
 
-def _pass_bytes(config: VideoLLMConfig, work: Workload) -> float:
-    """A frozen tower's and DTS's passing tensors, ``FRAMES_PER_PASS`` frames at a time; gone when the decoder runs."""
+def _pass_bytes(config: VideoLLMConfig, work: Workload, dts_frames: int) -> float:
+    """A frozen tower's and DTS's passing tensors; gone when the decoder runs.
+
+    The tower sees ``FRAMES_PER_PASS`` frames at a time. dts_frames: that the DTS sees at once; all in training.
+    """
     if "tower" in work.reached:
         return 0.0
-    seen, width = config.vision_config, WIDTHS[work.precision].product
+    seen, widths = config.vision_config, WIDTHS[work.precision]
+    width = widths.product
     pixels = seen.num_channels * seen.image_size**2 * width
     patches, places = config.tower_grid[0] * config.tower_grid[1], config.grid[0] * config.grid[1]
     tower = patches * width * (4 * seen.hidden_size + 2 * seen.intermediate_size)
-    dts = places * seen.hidden_size * (5 * FULL + 8 * width)  # its norms are in float32
-    ways = [pixels + tower] * (not work.stored_features) + [pixels + dts] * ("dts" not in work.reached)
-    return min(work.frames, FRAMES_PER_PASS) * max(ways, default=0.0)
+    dts = places * seen.hidden_size * max(5 * FULL + 4 * widths.stream, 10 * width)  # float32 norms, or attention
+    ways = [min(work.frames, FRAMES_PER_PASS) * (pixels + tower) * (not work.stored_features)]
+    if "dts" not in work.reached:
+        ways.append(dts_frames * (pixels + dts))
+    return max(ways)

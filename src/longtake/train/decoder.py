@@ -50,6 +50,7 @@ class Phase:
     late: float = 0.5  # share of videos that begin late
     thin: float = 0.3  # share of batches with longer videos, of whose background only some tokens are kept
     stretch: float = 1.0  # up to how many times longer those are
+    least_stretch: float = 1.0  # and how many times at least
     videos: int | None = None  # a batch; None: as many as fill its tokens
 
 
@@ -164,7 +165,7 @@ def draw_lessons(
     rows = phase.videos or max(1, phase.tokens // (groups * (tokens + STAMP_TOKENS) + asked))
     columns = phase.tokens if phase.videos else max(groups * (tokens + STAMP_TOKENS), phase.tokens // rows - asked)
     if rng.random() < phase.thin:
-        groups = round(groups * np.exp(rng.uniform(0, np.log(phase.stretch))))
+        groups = round(groups * np.exp(rng.uniform(*np.log([phase.least_stretch, phase.stretch]))))
     lessons = []
     for _ in range(rows):
         cards = min(phase.cards, 1 + groups * mixer.frames_per_group // (2 * GROUP))

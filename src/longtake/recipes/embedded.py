@@ -113,23 +113,6 @@ def decoder() -> DecoderRecipe:
             Phase(until_step=5750, groups=(8, 256), cards=6, tasks=ALL_TASKS, questions=25, stretch=8),
             Phase(until_step=6150, groups=(3, 24), cards=6, tasks=ALL_TASKS, questions=25, late=0.9),
             Phase(until_step=6400, groups=(8, 256), cards=6, tasks=ALL_TASKS, questions=25, late=0.7, stretch=8),
-            Phase(
-                until_step=6700, groups=(8, 96), cards=6, tasks=ALL_TASKS, questions=25, late=0.2, thin=0.8, stretch=24
-            ),
-            Phase(until_step=6950, groups=(8, 384), cards=6, tasks=ALL_TASKS, questions=25, thin=0.5, stretch=8),
-            Phase(
-                until_step=7110,
-                groups=(24, 48),
-                cards=6,
-                tasks=ALL_TASKS,
-                tokens=6144,
-                questions=25,
-                late=0.0,
-                thin=1.0,
-                least_stretch=24,
-                stretch=64,
-            ),
-            Phase(until_step=7250, groups=(8, 256), cards=6, tasks=ALL_TASKS, questions=25, thin=0.6, stretch=48),
         ),
         cycles=(
             Cycle(until_step=2850),
@@ -138,8 +121,6 @@ def decoder() -> DecoderRecipe:
             Cycle(until_step=5160, peak=0.5),
             Cycle(until_step=5460, peak=0.25),
             Cycle(until_step=6400, peak=0.5),
-            Cycle(until_step=6950, peak=0.5),
-            Cycle(until_step=7250, peak=0.5),
         ),
     )
 

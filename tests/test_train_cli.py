@@ -94,12 +94,35 @@ def test_given_data_are_trained_on(tmp_path):
     assert not (tmp_path / "out/data").exists()
 
 
+@pytest.mark.slow
+def test_the_packaged_model_is_fine_tuned_on_given_data(tmp_path):
+    write_set(tmp_path / "set")
+    output = tmp_path / "out"
+    arguments = ["train", "embedded", "--data", str(tmp_path / "set/set.jsonl"), "--output", str(output)]
+    arguments += ["--set", "sft.fit.steps=2", "--set", "sft.fit.batch=4"]
+    found = CliRunner().invoke(app, arguments)
+    assert found.exit_code == 0, found.output
+    assert sorted(path.name for path in output.iterdir()) == ["features", "sft", "start"]
+    before, after = (load_model(output / name)[0].state_dict() for name in ("start/model", "sft/model"))
+    changed = [name for name, weight in after.items() if not torch.equal(weight, before[name])]
+    assert changed
+    assert not any(name.startswith("vision_tower") for name in changed)
+
+
+def test_a_folder_without_a_model_cannot_be_fine_tuned(tmp_path):
+    write_set(tmp_path / "set")
+    arguments = ["train", "embedded", "--data", str(tmp_path / "set/set.jsonl"), "--output", str(tmp_path / "out")]
+    found = CliRunner().invoke(app, [*arguments, "--set", f"start.folder={tmp_path}"])
+    assert isinstance(found.exception, LongtakeError)
+    assert "it must be a saved model's folder, with a config.json" in str(found.exception)
+
+
 @pytest.mark.parametrize(
     ("assignment", "said"),
     [
         ("sft.fit.lr", "sets nothing; write name=value"),
         ("sft.fit.rate=1", "sft.fit.rate: there is no 'rate'; known here: lr, batch, micro_batch"),
-        ("grpo.fit.lr=1", "there is no 'grpo'; known here: name, start, recot, align, sft"),
+        ("grpo.fit.lr=1", "there is no 'grpo'; known here: name, start, recot, align, sft, stages"),
         ("sft.fit=1", "sft.fit is a group of settings; set one of its own: lr, batch"),
         ("sft.fit.lr.deep=1", "lr has no settings of its own; set sft.fit.lr"),
         ("sft.fit.lr=fast", "sft.fit.lr is 'fast'; it must be a number"),
@@ -145,7 +168,7 @@ def test_flat_names_what_changed_reads():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nothing"], "the recipe is 'nothing'; it must be one of debug, video_xl_pro_3b"),
+        (["nothing"], "the recipe is 'nothing'; it must be one of debug, embedded, video_xl_pro_3b"),
         (["debug", "--stage", "grpo"], "the stage is 'grpo'; it must be one of recot, align, sft"),
         (["debug", "--data", "nowhere.jsonl"], "nowhere.jsonl is no file"),
         (["debug", "--media", "."], "--media and --held go with --data"),

@@ -13,12 +13,16 @@ from longtake.types import LongtakeError
 if TYPE_CHECKING:
     from longtake.recipes.recipe import DataFiles
 
-RECIPES = {"debug": "longtake.recipes.debug", "video_xl_pro_3b": "longtake.recipes.video_xl_pro"}
+RECIPES = {
+    "debug": "longtake.recipes.debug",
+    "embedded": "longtake.recipes.adapt",
+    "video_xl_pro_3b": "longtake.recipes.video_xl_pro",
+}
 
 
 def train(
     recipe: Annotated[str, typer.Argument(help=f"One of: {', '.join(RECIPES)}.")],
-    stage: Annotated[list[str] | None, typer.Option(help="recot, align or sft; several times; else all.")] = None,
+    stage: Annotated[list[str] | None, typer.Option(help="recot, align or sft; several times; else its own.")] = None,
     data: Annotated[
         list[str] | None, typer.Option(help="JSON or JSONL of conversations, FILE or FILE=WEIGHT; several times.")
     ] = None,
@@ -42,7 +46,7 @@ def train(
     for assignment in settings or []:
         chosen = changed(chosen, assignment)
     target = output or Path(".cache/train") / recipe
-    stages = stage or ["recot", "align", "sft"]
+    stages = stage or chosen.stages
     if run(chosen, stages, data_files(data or [], media, held), target):
         print(f"{target}: done; a trained model answers with longtake ask VIDEO QUESTION --model {target}/STAGE/model")
 

@@ -36,10 +36,14 @@ class Start(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A whole training: pre-training of the compressor, then the projector, then everything."""
+    """A whole training: pre-training of the compressor, then the projector, then everything.
+
+    stages: those that run when none are named.
+    """
 
     name: str
     start: Start
     recot: ReCoTRecipe
     align: AlignRecipe
     sft: SftRecipe
+    stages: tuple[str, ...] = STAGES

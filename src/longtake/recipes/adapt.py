@@ -1,0 +1,54 @@
+"""Fine-tune a model that is already trained: the one in the package, or any folder of a ``VideoLLM``.
+
+Run: longtake train embedded --data FILE --media DIR --output DIR [--set start.folder=FOLDER]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from longtake.data.media import VariableSampling
+from longtake.model import EMBEDDED
+from longtake.models.processor import VideoLLMProcessor
+from longtake.models.video_llm import VideoLLM
+from longtake.recipes.recipe import DataFiles, Recipe
+from longtake.train.align import AlignRecipe
+from longtake.train.dialogues import Reading, load_model
+from longtake.train.recot import ReCoTRecipe
+from longtake.train.run import Fit
+from longtake.train.sft import SftRecipe
+from longtake.types import LongtakeError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """A saved model. folder: of a ``VideoLLM`` and its processor; empty: the model in the package."""
+
+    folder: str = ""
+
+    def model(self) -> tuple[VideoLLM, VideoLLMProcessor]:
+        """Its weights in float32."""
+        folder = Path(self.folder) if self.folder else EMBEDDED
+        if not (folder / "config.json").is_file():
+            raise LongtakeError(f"start.folder is {folder}; it must be a saved model's folder, with a config.json")
+        return load_model(folder)
+
+    def data(self, folder: Path) -> DataFiles | None:
+        """The user brings them."""
+        del folder
+        return None
+
+
+def embedded() -> Recipe:
+    """Fine-tuning alone, unless other stages are named; "recot" would begin the compressor anew. All rates are ours."""
+    fit = Fit(lr=1e-4, batch=16, micro_batch=4)
+    reading = Reading(sampling=VariableSampling(), max_tokens=8192)
+    return Recipe(
+        name="embedded",
+        start=Saved(),
+        recot=ReCoTRecipe(fit=Fit(lr=1e-3, batch=64, micro_batch=16, steps=2000)),
+        align=AlignRecipe(fit=fit, reading=reading),
+        sft=SftRecipe(fit=fit, reading=reading),
+        stages=("sft",),
+    )

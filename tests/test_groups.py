@@ -73,9 +73,25 @@ class AnyMixer(Mixer):
 
 
 def recipe(steps: int) -> DecoderRecipe:
-    phase = Phase(until_step=steps, groups=(2, 2), cards=2, tasks=("what", "is_there"), questions=3, late=0.0, videos=3)
-    return DecoderRecipe(phases=(phase,), cycles=(Cycle(until_step=steps),), warmup=1, thin=0.0, jumps=0.0,
-                         grounded_layer=2, log_every=1, save_every=1)  # fmt: skip
+    phase = Phase(
+        until_step=steps,
+        groups=(2, 2),
+        cards=2,
+        tasks=("what", "is_there"),
+        questions=3,
+        late=0.0,
+        thin=0.0,
+        videos=3,
+    )
+    return DecoderRecipe(
+        phases=(phase,),
+        cycles=(Cycle(until_step=steps),),
+        warmup=1,
+        jumps=0.0,
+        grounded_layer=2,
+        log_every=1,
+        save_every=1,
+    )
 
 
 def test_every_arm_sees_the_same_videos_and_questions():

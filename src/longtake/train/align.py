@@ -19,6 +19,7 @@ from longtake.train.dialogues import (
     Material,
     Reading,
     held_loss,
+    learn,
     list_left_out,
     loader,
     recompute_layers,
@@ -57,11 +58,7 @@ def train_align(
         for step, micros in enumerate(batches, start):
             rate = fit.rate(step, steps)
             parts = [desk.whole(batch) for batch in micros]
-            learned = sum(batch.num_learned for batch in micros)
-            done = run.update(parts, lambda part: run.module(*part), learned, rate)
-            tokens, broken = run.total(sum(batch.num_tokens for batch in micros), len(data.broken.names))
-            data.broken.check(int(broken))
-            log.step(step + 1, tokens=tokens, loss=done.loss, norm=done.norm, rate=rate, learned=done.counted)
+            log.step(step + 1, **learn(run, data, micros, parts, rate))
             if held and fit.is_due(fit.eval_every, step + 1, steps):
                 log.tell(step + 1, held_loss=held_loss(run, desk, held))
             if fit.is_due(fit.save_every, step + 1, steps):

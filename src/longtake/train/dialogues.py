@@ -109,6 +109,20 @@ class Desk:
         return batch, columns, kept
 
 
+def learn(
+    run: Run, data: Loader, micros: Sequence[Batch], parts: Sequence[Inputs], rate: float
+) -> dict[str, float]:
+    """One optimiser step on this process's micro-batches; figures for the log. Every process must call it.
+
+    parts: the micro-batches as ``AnswerLoss`` takes them. Raises LongtakeError when too much of the data is broken.
+    """
+    learned = sum(batch.num_learned for batch in micros)
+    done = run.update(parts, lambda part: run.module(*part), learned, rate)
+    tokens, broken = run.total(sum(batch.num_tokens for batch in micros), len(data.broken.names))
+    data.broken.check(int(broken))
+    return {"tokens": tokens, "loss": done.loss, "norm": done.norm, "rate": rate, "learned": done.counted}
+
+
 def held_loss(run: Run, desk: Desk, held: Loader) -> float:
     """Mean loss of a learned token over all held conversations, nothing dropped. Every process must call it."""
     steps = held.order.steps_per_epoch

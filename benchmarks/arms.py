@@ -7,6 +7,7 @@ frames), so that the visual tokens are all that differs.
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import resource
@@ -215,3 +216,15 @@ def in_own_process(script: str, *options: object) -> dict[str, Any]:
     """What a script prints as JSON: a process of its own, as peak memory never goes back."""
     command = [sys.executable, script, *map(str, options)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What both benchmarks of the two arms are told."""
+    parser.add_argument("--size", choices=SIZES, default="embedded")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--frames", type=int, nargs="+", default=[64, 256, 1024])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--budget-gb", type=float, help="stay below this on the accelerator")
+    parser.add_argument("--json", action="store_true", help="print JSON objects")
+    parser.add_argument("--one", choices=[*ARMS, "both"], help=argparse.SUPPRESS)  # measure in this process

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from arms import (
     ARMS,
-    SIZES,
     Arm,
     Clock,
+    add_options,
     build_backbone,
     chunks,
     formula_config,
@@ -205,16 +205,9 @@ def print_row(found: dict[str, Any]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="embedded")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--frames", type=int, nargs="+", default=[64, 256, 1024])
+    add_options(parser)
     parser.add_argument("--plain-frames", type=int, default=1024, help="most frames without the compressor")
     parser.add_argument("--answer", type=int, default=16, help="tokens generated")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--budget-gb", type=float, help="stay below this on the accelerator")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a length")
-    parser.add_argument("--one", choices=[*ARMS, "both"], help=argparse.SUPPRESS)  # measure in this process
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     if options.one is not None:

@@ -33,6 +33,7 @@ from arms import (
     SIZES,
     Arm,
     Clock,
+    add_options,
     build_model,
     chunks,
     formula_config,
@@ -339,20 +340,13 @@ def print_store(found: dict[str, Any]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
     parser.add_argument("what", choices=("arms", "store"))
-    parser.add_argument("--size", choices=SIZES, default="embedded")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--frames", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--learns", nargs="+", choices=PARTS[1:], default=list(PARTS[1:]))
     parser.add_argument("--checkpointing", action="store_true", help="compute the decoder's layers again")
     parser.add_argument("--stage", nargs="+", choices=("recot", "align"), default=["recot", "align"])
     parser.add_argument("--videos", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--budget-gb", type=float, help="stay below this on the accelerator")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "longtake-benchmarks")
-    parser.add_argument("--json", action="store_true", help="print JSON objects")
-    parser.add_argument("--one", choices=[*ARMS, "both"], help=argparse.SUPPRESS)  # measure in this process
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     if options.one is not None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,19 +15,6 @@ def overlap(one: Span | None, other: Span) -> float:
         return 0.0
     shared = min(one[1], other[1]) - max(one[0], other[0])
     return max(0.0, shared) / (one[1] - one[0] + other[1] - other[0] - max(0.0, shared))
-
-
-def answered_span(answer: str, length_seconds: float) -> Span | None:
-    """The span that a told time means: from there on for as long as is usual for what is asked about."""
-    said = re.search(r"\d+(\.\d+)?", answer)
-    return None if said is None else (float(said[0]), float(said[0]) + length_seconds)
-
-
-def recalls(overlaps: Sequence[float]) -> dict[str, float]:
-    """mIoU, and R@IoU: the share of spans that overlap the truth by at least 0.3, 0.5 and 0.7."""
-    values = np.asarray(overlaps, np.float64)
-    found = {f"R@{least}": float((values >= least).mean()) for least in RECALLS}
-    return {"mIoU": float(values.mean()), **found}
 
 
 def auroc(scores: NDArray[np.floating], wanted: NDArray[np.bool_]) -> float:

@@ -41,7 +41,7 @@ class Saved:
 
 
 def embedded() -> Recipe:
-    """Fine-tuning alone, unless other stages are named; "recot" would begin the compressor anew. All rates are ours."""
+    """Fine-tuning alone, unless other stages are named; "recot" goes on with the compressor. All rates are ours."""
     fit = Fit(lr=1e-4, batch=16, micro_batch=4)
     reading = Reading(sampling=VariableSampling(), max_tokens=8192)
     return Recipe(

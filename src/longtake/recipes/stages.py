@@ -83,7 +83,7 @@ def run_stage(recipe: Recipe, stage: str, data: DataFiles, output: Path, process
         train = clips_of(own, store, conversations_of(data))
         held = clips_of(own, store, read_conversations(data.held, data.media)) if data.held else None
         model.vision_tower.to(processes.device)
-        train_recot(own, model.config, train, folder, held=held)
+        train_recot(own, model.config, train, folder, held=held, start_from=model.dts)
     elif stage == "align":
         train_align(own, model, processor, material(data, store), folder)
     else:

@@ -601,6 +601,21 @@ def test_tower_and_compressor_stay_as_they_are(mixer, tmp_path):
             assert torch.equal(trained.get_parameter(name), value), name
 
 
+def test_the_last_layers_learn_alone_where_a_phase_says_so(mixer, tmp_path):
+    phases = tuple(dataclasses.replace(phase, learns_from=2) for phase in debug().phases)
+    before, tokenizer = tiny.video_llm(), tiny.tokenizer()
+    trained = train_decoder(debug(phases=phases), tiny.video_llm(), tokenizer, tokens(), mixer, tmp_path / "last")
+    changed = {name for name, value in before.named_parameters() if not torch.equal(trained.get_parameter(name), value)}
+    layers = {name.split(".")[3] for name in changed if ".layers." in name}
+    assert layers == {str(layer) for layer in range(2, len(before.language_model.model.layers))}
+    rest = {name.removeprefix("language_model.") for name in changed if ".layers." not in name}
+    assert rest == {"model.norm.weight", "lm_head.weight"}  # not tied in this tiny model
+    mixed = (dataclasses.replace(debug().phases[0], learns_from=2), debug().phases[1])
+    whole = train_decoder(debug(phases=mixed), tiny.video_llm(), tokenizer, tokens(), mixer, tmp_path / "mixed")
+    for name in ("projector.0.weight", "language_model.model.layers.0.mlp.up_proj.weight"):
+        assert not torch.equal(whole.get_parameter(name), before.get_parameter(name)), name
+
+
 def test_a_step_learns(mixer):
     """Twenty steps on one batch: the loss falls and every trained part has a gradient."""
     torch.manual_seed(0)

@@ -92,3 +92,18 @@ def test_impossible_sizes_are_refused(dim: int, frames: int, match: str) -> None
         DynamicTokenSynthesizer(dim, frames)
     with pytest.raises(ValueError, match="a group holds 3 frames"):
         DynamicTokenSynthesizer(32, 4)(torch.zeros(1, 3, 2, 2, 32))
+
+
+@pytest.mark.parametrize("frames", [2, 4, 8])
+def test_a_start_as_the_mean_gives_means_and_still_learns(frames: int) -> None:
+    torch.manual_seed(0)
+    dts = DynamicTokenSynthesizer(32, frames)
+    dts.start_as_mean()
+    x = torch.randn(2, frames, 3, 3, 32)
+    found = dts(x)
+    torch.testing.assert_close(found, x.mean(1) + dts.temporal_encoding.mean(0), rtol=0, atol=1e-5)
+    (found - x[:, 0]).square().mean().backward()
+    for stage in dts.stages:
+        for weight in (stage.conv.weight, stage.spatial.proj_out.weight):
+            assert weight.grad is not None
+            assert weight.grad.any()

@@ -236,6 +236,31 @@ def test_the_mean_frame_by_hand():
     assert token_errors(mean_frames(x, 2), x).flatten().tolist() == [1, 1, 4, 4]
 
 
+@pytest.mark.parametrize("frames", [2, 4, 8])
+def test_a_start_at_means_rebuilds_the_mean_frame(frames: int):
+    x = features(shape=(3, 8, 2, 3, 32)) + 5
+    model = recot(frames)
+    before = model.eval()(x).loss.item()
+    model.start_at_means(x)
+    for stage in model.reconstructor.stages:
+        if isinstance(stage, FourfoldStage):
+            nn.init.ones_(stage.gains)
+    nn.init.zeros_(model.dts.temporal_encoding)
+    found = model(x)
+    torch.testing.assert_close(found.reconstruction, mean_frames(x, frames), rtol=0, atol=1e-4)
+    assert found.loss.item() < before / 10
+    torch.testing.assert_close(model.masking.mask_token.detach(), x.mean((0, 1, 2, 3)))
+
+
+def test_a_start_at_means_leaves_a_dts_that_has_learned():
+    dts = DynamicTokenSynthesizer(32)
+    before = {name: weight.clone() for name, weight in dts.state_dict().items()}
+    model = ReCoT(32, dts=dts)
+    model.start_at_means(features(), keep_dts=True)
+    assert all(torch.equal(weight, before[name]) for name, weight in dts.state_dict().items())
+    assert not model.reconstructor.stages[0].conv.bias.any()
+
+
 def test_a_given_dts_is_the_one_that_learns():
     dts = DynamicTokenSynthesizer(32)
     model = ReCoT(32, dts=dts)

@@ -10,6 +10,7 @@ released code. Everything here is channels-last: G groups, T frames, R rows, C c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -52,6 +53,17 @@ class DynamicTokenSynthesizer(nn.Module):
         """Small; ours (the released code starts from a unit normal)."""
         init.normal_(self.temporal_encoding, std=0.02)
 
+    @torch.no_grad()
+    def start_as_mean(self) -> None:
+        """Set the weights so that a group's tokens are the mean of its frames', but for the temporal encoding.
+
+        Ours: from random weights ReCoT spends hundreds of steps on passing tokens through at all. For "correct" only.
+        """
+        for stage in self.stages:
+            assert isinstance(stage, DTSStage)
+            stage.spatial.rest()
+            keep_channels(stage.conv, {1: 0.5, 2: 0.5})  # tap 0 is the frame before the two that become one
+
     def forward(self, features: Tensor) -> Tensor:
         """``(groups, frames_per_group, rows, columns, dim)`` to ``(groups, rows, columns, dim)``."""
         if features.shape[1] != self.frames_per_group:
@@ -91,6 +103,11 @@ class SpatialAttention(nn.Module):
         self.k = nn.Linear(dim, dim)
         self.v = nn.Linear(dim, dim)
         self.proj_out = nn.Linear(dim, dim)
+
+    def rest(self) -> None:
+        """Add nothing until training changes that."""
+        init.zeros_(self.proj_out.weight)
+        init.zeros_(self.proj_out.bias)
 
     def forward(self, x_GTRCD: Tensor) -> Tensor:
         """Residual; the shape stays ``(groups, frames, rows, columns, dim)``."""
@@ -156,6 +173,15 @@ class RelativePosition(nn.Module):
         """``(frames, frames, dim)``: at [a, b] the vector of the step b - a."""
         moment = torch.arange(frames, device=self.embeddings_table.device)
         return self.embeddings_table[moment[None, :] - moment[:, None] + MAX_RELATIVE_STEPS]
+
+
+def keep_channels(conv: nn.Conv3d | nn.ConvTranspose3d, taps: Mapping[int, float]) -> None:
+    """Set a convolution's weights, square and 3x3 in space: each channel from itself, by these taps over time."""
+    init.zeros_(conv.weight)
+    init.zeros_(conv.bias)  # type: ignore[arg-type]  # there is one
+    same = torch.arange(conv.weight.shape[0])
+    for tap, share in taps.items():
+        conv.weight[same, same, tap, 1, 1] = share
 
 
 def group_norm(x_BLD: Tensor, norm: nn.GroupNorm) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn import init
 
-from longtake.models.dts import NUM_NORM_GROUPS, SpatialAttention, TemporalAttention
+from longtake.models.dts import NUM_NORM_GROUPS, SpatialAttention, TemporalAttention, keep_channels
 
 
 class Reconstructor(nn.Module):
@@ -38,6 +38,16 @@ class Reconstructor(nn.Module):
         self.frames_per_group = frames_per_group
         odd = [Doubling(dim)] if doublings % 2 else []
         self.stages = nn.Sequential(*odd, *(FourfoldStage(dim) for _ in range(doublings // 2)))
+
+    @torch.no_grad()
+    def start_as_copies(self) -> None:
+        """Set the weights so that every frame of a group is about its one frame; ours, as ``start_as_mean`` is."""
+        for stage in self.stages:
+            if isinstance(stage, FourfoldStage):
+                stage.spatial.rest()
+                keep_channels(stage.conv, {1: 1.0, 2: 1.0})  # tap 0 would take from the frame behind
+            elif isinstance(stage, Doubling):
+                keep_channels(stage.conv, {0: 1.0, 1: 1.0})
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``(groups, rows, columns, dim)`` to ``(groups, frames_per_group, rows, columns, dim)``."""

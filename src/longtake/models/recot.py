@@ -91,6 +91,19 @@ class ReCoT(nn.Module):
         self.dts = DynamicTokenSynthesizer(dim, frames_per_group) if dts is None else dts
         self.reconstructor = Reconstructor(dim, frames_per_group)
 
+    @torch.no_grad()
+    def start_at_means(self, features: Tensor, *, keep_dts: bool = False) -> None:
+        """Begin where a group's tokens are its frames' mean and the masked token is that of ``features`` (..., dim).
+
+        Ours; the paper is silent. The loss then begins near ``mean_frames`` and not at the features' variance, of which
+        half is each channel's own mean: a small mask token would make visible tokens stand in for it.
+        keep_dts: of one to go on with the weights stay.
+        """
+        if not keep_dts:
+            self.dts.start_as_mean()
+        self.reconstructor.start_as_copies()
+        self.masking.mask_token.copy_(at_least_float32(features).flatten(0, -2).mean(0))
+
     def forward(
         self,
         features: Tensor,

@@ -33,7 +33,7 @@ from longtake.train.decoder import DecoderRecipe, Phase, train_decoder
 from longtake.train.groups import BankGroups, LiveTokens, frozen_tokens
 from longtake.train.optimiser import Optimiser
 
-LR, MUON_LR, WEIGHT_DECAY = 1e-3, 3e-3, 0.05  # of pre-training: as of the embedded model's compressor
+LR, MUON_LR, WEIGHT_DECAY = 2e-4, 1e-3, 0.05  # of pre-training; a start at means does not survive higher ones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,15 +49,17 @@ class Pretraining:
 class Arm:
     """One way to make tokens of a video, and how long a decoder learns from them.
 
-    size: frames of a group. every: of a video's frames only each n-th is seen. frames: of a video. pretraining: None
-    leaves a DTS as it starts. trainable: the DTS is trained along with the decoder. samples, kept: what is learned
-    from; see ``ablation_data``.
+    size: frames of a group. every: of a video's frames only each n-th is seen. frames: of a video. start: a DTS begins
+    as the mean of its frames, from which ReCoT goes on, or with random weights. pretraining: None leaves a DTS as it
+    starts. trainable: the DTS is trained along with the decoder. samples, kept: what is learned from; see
+    ``ablation_data``.
     """
 
     kind: Literal["mean", "DTS"] = "DTS"
     size: int = 4
     every: int = 1
     frames: int = 16
+    start: Literal["mean", "random"] = "mean"
     pretraining: Pretraining | None = None
     trainable: bool = False
     steps: int = 0
@@ -75,7 +77,10 @@ def new_compressor(arm: Arm, dim: int, seed: int) -> nn.Module:
     if arm.kind == "mean":
         return TemporalMean(arm.size)
     torch.manual_seed(seed)
-    return DynamicTokenSynthesizer(dim, arm.size)
+    dts = DynamicTokenSynthesizer(dim, arm.size)
+    if arm.start == "mean":
+        dts.start_as_mean()
+    return dts
 
 
 def compressor_of(world: World, arm: Arm, seed: int) -> nn.Module:
@@ -96,14 +101,16 @@ def new_recot(size: Size, frames_per_group: int, settings: Pretraining, seed: in
 def pretrain(world: World, frames_per_group: int, settings: Pretraining, seed: int) -> ReCoT:
     """ReCoT on clips of eight frames of the bank, resuming from its folder in the work folder."""
     size, steps = world.size, settings.steps
+    clips = bank_clips(world)
     model = new_recot(size, frames_per_group, settings, seed)
+    model.start_at_means(clips.draw(np.random.default_rng([seed, 16]), 8 * size.clips).features)
     folder = pretraining_folder(world, frames_per_group, settings, seed)
     optimiser = Optimiser({"recot": model}, LR, MUON_LR, WEIGHT_DECAY)
     start = checkpoint.resume(folder, {"recot": model}, optimiser)
     if start == steps:
         return model
     print(folder.name, flush=True)
-    clips, log = bank_clips(world), checkpoint.Log(folder / "log.jsonl", steps, start)
+    log = checkpoint.Log(folder / "log.jsonl", steps, start)
     for step in range(start, steps):
         loss = recot_step(model, clips, size.clips, [seed, step]).loss
         optimiser.update(loss, checkpoint.cosine(step, steps, min(size.warmup, steps)))

@@ -68,7 +68,7 @@ SMALLEST = HeatmapSize(lengths=(32, 64), videos=2, steps=2, tokens=1024)
 def arms_of(world: World) -> dict[str, Arm]:
     """With and without ReCoT."""
     before = Pretraining(steps=2 * world.size.pretraining_steps)
-    return {"ReCoT": Arm(pretraining=before), "random DTS": Arm()}
+    return {"ReCoT": Arm(pretraining=before), "random DTS": Arm(start="random")}
 
 
 def decoder_recipe(size: HeatmapSize, seed: int) -> DecoderRecipe:

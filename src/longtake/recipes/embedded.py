@@ -100,7 +100,7 @@ def compressor() -> CompressorRecipe:
 
 
 def decoder() -> DecoderRecipe:
-    """Stage 3: from 8 frames with one card to 1,024 frames with six, and 8,192 thinned."""
+    """Stage 3: from 8 frames with one card to 1,024 frames with six, and 12,000 thinned."""
     easy = ("what", "is_there", "count", "direction", "when")
     return DecoderRecipe(
         phases=(
@@ -113,6 +113,19 @@ def decoder() -> DecoderRecipe:
             Phase(until_step=5750, groups=(8, 256), cards=6, tasks=ALL_TASKS, questions=25, stretch=8),
             Phase(until_step=6150, groups=(3, 24), cards=6, tasks=ALL_TASKS, questions=25, late=0.9),
             Phase(until_step=6400, groups=(8, 256), cards=6, tasks=ALL_TASKS, questions=25, late=0.7, stretch=8),
+            Phase(
+                until_step=7100,
+                groups=(24, 64),
+                cards=6,
+                tasks=ALL_TASKS,
+                tokens=6144,
+                questions=25,
+                late=0.3,
+                thin=0.6,
+                least_stretch=12,
+                stretch=64,
+                learns_from=3,
+            ),
         ),
         cycles=(
             Cycle(until_step=2850),
@@ -121,6 +134,7 @@ def decoder() -> DecoderRecipe:
             Cycle(until_step=5160, peak=0.5),
             Cycle(until_step=5460, peak=0.25),
             Cycle(until_step=6400, peak=0.5),
+            Cycle(until_step=7100, peak=0.7),
         ),
     )
 

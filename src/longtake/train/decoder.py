@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from longtake.data.bank import GROUP, Mix
 from longtake.data.questions import Question, ask_all
@@ -52,6 +52,7 @@ class Phase:
     stretch: float = 1.0  # up to how many times longer those are
     least_stretch: float = 1.0  # and how many times at least
     videos: int | None = None  # a batch; None: as many as fill its tokens
+    learns_from: int = 0  # the first layer that learns; above 0 all before the layers rests, and the scorer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +118,7 @@ def train_decoder(
     text = Text(tokenizer, model.config.video_token_id)
     modules, optimiser = decoder_parts(recipe, model, begin, along)
     ledger = cast(Ledger, modules["ledger"])
+    learning = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
     start = checkpoint.resume(folder, modules, optimiser)
     log = checkpoint.Log(folder / "log.jsonl", recipe.steps, start)
     with torch.no_grad():
@@ -124,6 +126,9 @@ def train_decoder(
     for step in range(start, recipe.steps):
         rng = np.random.default_rng([recipe.seed, step, 9])
         phase = next(p for p in recipe.phases if step < p.until_step)
+        rests = resting(modules, phase.learns_from)
+        for weight in learning:
+            weight.requires_grad_(id(weight) not in rests)
         lessons, columns = draw_lessons(recipe, phase, mixer, rng, bank.shape[1])
         loss, figures = train_step(recipe, model, ledger, text, bank, scale, lessons, columns, rng)
         within, length, peak = checkpoint.in_cycle(recipe.cycles, step)
@@ -150,6 +155,20 @@ def decoder_parts(
     for name, weights in (begin or {}).items():
         modules[name].load_state_dict(weights)
     return modules, Optimiser(modules, recipe.lr, recipe.muon_lr, recipe.weight_decay)
+
+
+def resting(modules: Mapping[str, nn.Module], learns_from: int) -> set[int]:
+    """``id`` of each weight that learns nothing where layers from ``learns_from`` on do; of none where all do.
+
+    The last layers alone: what a group shows and which are relevant stays told as it was, and only what is made of it
+    in an answer is learned anew. Without the layers that it reads the ledger has nothing to teach, so it rests too.
+    """
+    if not learns_from:
+        return set()
+    decoder = cast(Qwen2ForCausalLM, modules["decoder"]).model
+    still = [module for name, module in modules.items() if name != "decoder"]
+    still += [decoder.embed_tokens, *decoder.layers[:learns_from]]
+    return {id(weight) for module in still for weight in module.parameters()}
 
 
 def draw_lessons(

@@ -103,6 +103,9 @@ def train_recot(
     accelerator = start_processes(fit)
     torch.manual_seed(fit.seed)
     module = ClipLoss(new_recot(recipe, config, start_from), config.grid)
+    if config.dts_layout == "correct":
+        first = source.draw(np.random.default_rng([fit.seed, 0, 0]), fit.micro_batch)
+        module.recot.start_at_means(first.features, keep_dts=start_from is not None)
     run = Run(fit, accelerator, module, folder)
     steps = fit.steps or 0
     start = run.resume()

@@ -119,7 +119,7 @@ def test_examples_show_what_their_label_says(split):
         (event,) = video.events
         assert isinstance(event.what, Card)
         assert event.what.split == split
-        assert TASKS["content"][label] == event.what.kind
+        assert TASKS["content"][label] == event.what.content
         assert video.num_frames == 1
         plain = video.shots[0].picture(0.0, video.size)
         assert not np.array_equal(video.picture(0.0), plain)
@@ -257,4 +257,4 @@ def test_the_embedded_compressor_keeps_direction_and_a_mean_does_not():
     content = {arm: kinds["linear"]["mean"] for arm, kinds in result["tasks"]["content"]["arms"].items()}
     assert direction["DTS"] > 0.8
     assert direction["mean"] < 0.5
-    assert min(content.values()) > 0.7
+    assert min(content.values()) > 0.3  # of 24 letters, from 160 examples

@@ -61,7 +61,7 @@ def features(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train classifiers on frozen features before and after the DTS: what is on a card, which way a shape moves."""
+    """Train classifiers on features before and after the DTS: which letter a card shows, which way a shape moves."""
     from longtake.data.haystack import load_clips
     from longtake.eval.features import FeatureRun, evaluate, network_of, table
 

@@ -81,12 +81,17 @@ class Mover:
         return "test" if int.from_bytes(digest, "big") % 4 == 0 else "train"
 
 
-def draw_card_choice(rng: np.random.Generator, split: Split, *, colour: str | None = None) -> Card:
-    """A random card of one split; numbers, letters and symbols are equally likely."""
-    groups = (NUMBERS, LETTERS, SYMBOLS)
+def draw_card_choice(
+    rng: np.random.Generator,
+    split: Split,
+    *,
+    colour: str | None = None,
+    groups: tuple[tuple[str, ...], ...] = (NUMBERS, LETTERS, SYMBOLS),
+) -> Card:
+    """A random card of one split; the groups of contents are equally likely."""
     while True:
         card = Card(
-            content=str(rng.choice(groups[rng.integers(3)])),
+            content=str(rng.choice(groups[rng.integers(len(groups))])),
             colour=colour or str(rng.choice(list(COLOURS))),
             outline=str(rng.choice(OUTLINES)),
         )

@@ -1,4 +1,4 @@
-"""Probes on frozen features: what is on a card in a picture, and which way a shape moves, before and after the DTS.
+"""Probes on frozen features: which letter a card shows, and which way a shape moves, before and after the DTS.
 
 Paper: Video-XL-Pro, arXiv 2503.18478, section 4.8 and Table 4: tower, or tower and compressor, as a frozen feature
 extractor, then a trainable classifier, on images and on videos. The probe world takes the place of its benchmarks.
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from longtake.backbones.language import pixels_of
 from longtake.data.haystack import Clip, random_shot
-from longtake.data.needles import DIRECTIONS, Card, Mover, Split, draw_card_choice, draw_mover_choice
+from longtake.data.needles import DIRECTIONS, LETTERS, Card, Mover, Split, draw_card_choice, draw_mover_choice
 from longtake.data.probe import SIZES, Event, ProbeVideo
 from longtake.eval.classifier import Kind, classifier_accuracy
 from longtake.model import Model
@@ -39,7 +39,7 @@ from longtake.types import LongtakeError
 Arm = Callable[[Tensor], Tensor]
 Arms = Callable[[int], Mapping[str, Arm]]  # by seed, for what is drawn
 
-TASKS: dict[str, tuple[str, ...]] = {"content": ("number", "letter", "shape"), "direction": DIRECTIONS}
+TASKS: dict[str, tuple[str, ...]] = {"content": LETTERS, "direction": DIRECTIONS}
 KINDS: tuple[Kind, ...] = ("linear", "mlp")
 CLIPS_PER_PASS = 32
 
@@ -163,8 +163,9 @@ def draw_example(
     """A picture with a card, as a video of one frame, or some seconds of a shape that moves; and its class."""
     what: Card | Mover
     if task == "content":
-        what, frames, begin, length = draw_card_choice(rng, split), 1, 0.0, 1.0
-        label = TASKS[task].index(what.kind)
+        frames, begin, length = 1, 0.0, 1.0
+        what = draw_card_choice(rng, split, groups=(LETTERS,))
+        label = TASKS[task].index(what.content)
     else:
         what = draw_mover_choice(rng, split)
         length = frames + float(rng.uniform(2.0, 5.0))  # 6 to 9 s for 4 frames, as in videos of the probe world

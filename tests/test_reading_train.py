@@ -27,7 +27,6 @@ from longtake.train.compressor import (
     compressor_loss,
     encode_groups,
     run_backwards,
-    start_as_mean,
     token_labels,
     train_compressor,
     window_labels,
@@ -332,7 +331,7 @@ def test_the_compressor_starts_as_a_mean():
             stage.spatial.proj_out.weight.zero_()
             stage.spatial.proj_out.bias.zero_()
         dts.temporal_encoding.zero_()
-        start_as_mean(dts)
+        dts.start_as_mean(alone=False)
         features = torch.randn(3, 4, 2, 2, 32)
         torch.testing.assert_close(dts(features), features.mean(dim=1))
 

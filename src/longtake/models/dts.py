@@ -54,14 +54,17 @@ class DynamicTokenSynthesizer(nn.Module):
         init.normal_(self.temporal_encoding, std=0.02)
 
     @torch.no_grad()
-    def start_as_mean(self) -> None:
+    def start_as_mean(self, *, alone: bool = True) -> None:
         """Set the weights so that a group's tokens are the mean of its frames', but for the temporal encoding.
 
-        Ours: from random weights ReCoT spends hundreds of steps on passing tokens through at all. For "correct" only.
+        Ours: from random weights alone training spends hundreds of steps on passing tokens through at all. For the
+        layout "correct" only. alone: False adds the mean to the random weights instead.
         """
         for stage in self.stages:
             assert isinstance(stage, DTSStage)
-            stage.spatial.rest()
+            if alone:
+                stage.spatial.rest()
+                rest(stage.conv)
             keep_channels(stage.conv, {1: 0.5, 2: 0.5})  # tap 0 is the frame before the two that become one
 
     def forward(self, features: Tensor) -> Tensor:
@@ -106,8 +109,7 @@ class SpatialAttention(nn.Module):
 
     def rest(self) -> None:
         """Add nothing until training changes that."""
-        init.zeros_(self.proj_out.weight)
-        init.zeros_(self.proj_out.bias)
+        rest(self.proj_out)
 
     def forward(self, x_GTRCD: Tensor) -> Tensor:
         """Residual; the shape stays ``(groups, frames, rows, columns, dim)``."""
@@ -175,13 +177,17 @@ class RelativePosition(nn.Module):
         return self.embeddings_table[moment[None, :] - moment[:, None] + MAX_RELATIVE_STEPS]
 
 
+def rest(layer: nn.Module) -> None:
+    """Set weight and bias to zero."""
+    for parameter in layer.parameters():
+        init.zeros_(parameter)
+
+
 def keep_channels(conv: nn.Conv3d | nn.ConvTranspose3d, taps: Mapping[int, float]) -> None:
-    """Set a convolution's weights, square and 3x3 in space: each channel from itself, by these taps over time."""
-    init.zeros_(conv.weight)
-    init.zeros_(conv.bias)  # type: ignore[arg-type]  # there is one
-    same = torch.arange(conv.weight.shape[0])
+    """Add to a convolution, square and 3x3 in space: each channel from itself, by these taps over time."""
+    same = torch.arange(len(conv.weight))
     for tap, share in taps.items():
-        conv.weight[same, same, tap, 1, 1] = share
+        conv.weight[same, same, tap, 1, 1] += share
 
 
 def group_norm(x_BLD: Tensor, norm: nn.GroupNorm) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn import init
 
-from longtake.models.dts import NUM_NORM_GROUPS, SpatialAttention, TemporalAttention, keep_channels
+from longtake.models.dts import NUM_NORM_GROUPS, SpatialAttention, TemporalAttention, keep_channels, rest
 
 
 class Reconstructor(nn.Module):
@@ -45,8 +45,10 @@ class Reconstructor(nn.Module):
         for stage in self.stages:
             if isinstance(stage, FourfoldStage):
                 stage.spatial.rest()
+                rest(stage.conv)
                 keep_channels(stage.conv, {1: 1.0, 2: 1.0})  # tap 0 would take from the frame behind
             elif isinstance(stage, Doubling):
+                rest(stage.conv)
                 keep_channels(stage.conv, {0: 1.0, 1: 1.0})
 
     def forward(self, tokens: Tensor) -> Tensor:

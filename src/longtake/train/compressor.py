@@ -159,7 +159,7 @@ def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) 
     """Train, resuming from ``folder``, on windows that begin anywhere; the last tenth of the videos is held out."""
     torch.manual_seed(recipe.seed)
     dts = DynamicTokenSynthesizer(recipe.dim)
-    start_as_mean(dts)
+    dts.start_as_mean(alone=False)
     heads = {"card": ReadingHead(recipe.dim), "mover": ReadingHead(recipe.dim), "token": AttributeHeads(recipe.dim)}
     modules = {"dts": dts, **heads}
     optimiser = Optimiser(modules, recipe.lr, recipe.muon_lr, recipe.weight_decay)
@@ -188,17 +188,6 @@ def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) 
                 _, figures = compressor_loss(modules, bank.read(held), bank.targets(held), recipe.pool)
             log.write(step + 1, **{f"held_{name}": round(value, 4) for name, value in figures.items()})
     return dts
-
-
-@torch.no_grad()
-def start_as_mean(dts: DynamicTokenSynthesizer) -> None:
-    """Add the mean of the two frames a convolution joins to its random start, so that nothing read is lost at first.
-
-    Ours. From a random start alone the heads must learn to read again what the tower reads already.
-    """
-    for conv in (module for module in dts.modules() if isinstance(module, nn.Conv3d)):
-        weight = conv.weight  # (out, in, 3, 3, 3): of three frames the last two are new to each output
-        weight[:, :, 1:, 1, 1] += 0.5 * torch.eye(len(weight))[..., None]
 
 
 def run_backwards(features: Tensor, targets: Targets, which: Tensor) -> tuple[Tensor, Targets]:

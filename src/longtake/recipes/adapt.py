@@ -47,7 +47,7 @@ def embedded() -> Recipe:
     return Recipe(
         name="embedded",
         start=Saved(),
-        recot=ReCoTRecipe(fit=Fit(lr=1e-3, batch=64, micro_batch=16, steps=2000)),
+        recot=ReCoTRecipe(fit=Fit(lr=2e-4, batch=64, micro_batch=16, steps=2000)),
         align=AlignRecipe(fit=fit, reading=reading),
         sft=SftRecipe(fit=fit, reading=reading),
         stages=("sft",),

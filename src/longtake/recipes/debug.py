@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,7 @@ def debug() -> Recipe:
     return Recipe(
         name="debug",
         start=DrawnScenes(),
-        recot=ReCoTRecipe(fit=fit, held_clips=16),
+        recot=ReCoTRecipe(fit=replace(fit, lr=1e-4), held_clips=16),
         align=AlignRecipe(fit=fit, reading=reading),
         sft=SftRecipe(fit=fit, reading=reading),
     )

@@ -43,7 +43,7 @@ class SelectorSize:
     """frames: of a video. videos: for each seed, which draws other videos."""
 
     frames: int = 1024
-    videos: int = 9
+    videos: int = 5
 
 
 FULL = SelectorSize()

@@ -100,7 +100,7 @@ def compressor() -> CompressorRecipe:
 
 
 def decoder() -> DecoderRecipe:
-    """Stage 3: from 8 frames with one card to 1,024 frames with six, and 12,000 thinned."""
+    """Stage 3: from 8 frames with one card to 1,024 frames with six, and 16,384 thinned."""
     easy = ("what", "is_there", "count", "direction", "when")
     return DecoderRecipe(
         phases=(

@@ -88,8 +88,8 @@ def loss_of(model: VideoLLM, work: Workload, dtype: torch.dtype = torch.float32)
     group = [1] * work.stamp_tokens + [config.video_token_id] * config.tokens_per_group
     ids = torch.tensor([[1] * work.text_tokens + group * work.groups(config)] * work.batch)
     side = config.vision_config.image_size
-    frames = [torch.randn(work.frames, 3, side, side, dtype=dtype) for _ in range(work.batch)]
     places = ids == config.video_token_id
+    frames = (torch.randn(work.frames, 3, side, side, dtype=dtype) for _ in range(work.batch))  # one video at a time
     groups = torch.cat([model.split_groups(model.encode_frames(one)) for one in frames])
     tokens = model.project(model.dts(groups)).flatten(0, 2)  # all videos' groups at once, as training does
     embedded = model.get_input_embeddings()(ids)
@@ -232,6 +232,8 @@ def test_a_sample_of_pretraining_has_as_many_operations_as_pytorch_counts(stride
         recot(torch.randn(1, 16, 6, 6, 64)).loss.backward()
     found = estimate.recot_flops(config, 16, stored_features=True)
     assert estimate.total(found) == pytest.approx(counter.get_total_flops(), rel=0.03)
+    real = {name: sum(w.numel() for w in part.parameters()) for name, part in recot.named_children()}
+    assert estimate.recot_parameters(config) == real
     encoded = estimate.recot_flops(config, 16)
     once = estimate.training_flops(config, Workload(frames=16, text_tokens=0))
     assert encoded == found | {"tower": once["tower"]}

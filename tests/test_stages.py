@@ -12,12 +12,13 @@ import torch
 import stage_runs
 import tiny
 from longtake.models import VideoLLM
+from longtake.models.processor import VideoLLMProcessor
 from longtake.train import checkpoint
-from longtake.train.dialogues import load_model
-from longtake.train.run import Fit, micro_batches
+from longtake.train.dialogues import load_model, loader
+from longtake.train.run import Fit, micro_batches, start_processes
 from longtake.train.sft import SftRecipe
 from longtake.types import LongtakeError
-from stage_runs import READING, fit, fresh_model, logged, run_stage, write_set
+from stage_runs import READING, fit, fresh_model, logged, run_stage, sources, write_set
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +203,22 @@ def test_tensorboard_reads_the_losses(data, tmp_path):
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     shown = {event.step: event.value for event in board.Scalars("loss")}
     assert shown == pytest.approx(logged(tmp_path))
+
+
+def test_the_share_of_padding_is_logged(data, tmp_path, capsys):
+    """Rows alone need none; four together are padded to the longest of them."""
+    run_stage("align", data, tmp_path / "alone", steps=3, micro_batch=1)
+    assert list(logged(tmp_path / "alone", "padding").values()) == [0.0] * 3
+    run_stage("sft", data, tmp_path / "four", steps=3, micro_batch=4)
+    shown = logged(tmp_path / "four", "padding")
+    made_by = VideoLLMProcessor.from_config(tiny.tokenizer(), fresh_model().config)
+    single = fit(micro_batch=1)
+    read = loader(READING, single, made_by, sources(data), None, start_processes(single)).steps(0, 3)
+    rows = [[batch.num_tokens for batch in micros] for micros in read]
+    expected = [1 - sum(lengths) / (len(lengths) * max(lengths)) for lengths in rows]
+    assert list(shown.values()) == pytest.approx(expected)
+    assert max(expected) > 0
+    assert f"padding {shown[3]:.4g}  tokens_per_second" in capsys.readouterr().err
 
 
 def test_rates_by_hand():

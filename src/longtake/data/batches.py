@@ -145,12 +145,6 @@ class Loader:
         self.order, self.maker, self.pad_id, self.micro_rows = order, maker, pad_id, micro_rows
         self.rank, self.ranks, self.threads, self.ahead = rank, ranks, threads, ahead
         self.broken = Broken(conversations=order.num_conversations, share=max_broken)
-        self._tokens = self._padding = 0
-
-    @property
-    def padded_share(self) -> float:
-        """Share of padding in all columns so far."""
-        return self._padding / max(1, self._tokens + self._padding)
 
     def steps(self, start: int, stop: int) -> Generator[tuple[Batch, ...]]:
         """The micro-batches of each step in ``[start, stop)``; as many on every rank. Close it when leaving early.
@@ -200,7 +194,4 @@ class Loader:
         self.broken.check()
         most_rows = -(-global_rows // self.ranks)  # of any rank
         starts = range(0, most_rows, self.micro_rows)
-        batches = tuple(collate(examples[a : a + self.micro_rows], self.pad_id) for a in starts)
-        self._tokens += sum(batch.num_tokens for batch in batches)
-        self._padding += sum(batch.num_padding for batch in batches)
-        return batches
+        return tuple(collate(examples[a : a + self.micro_rows], self.pad_id) for a in starts)

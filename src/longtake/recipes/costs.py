@@ -12,7 +12,7 @@ from longtake.data.order import Source
 from longtake.models.video_llm import VideoLLMConfig
 from longtake.train.align import AlignRecipe
 from longtake.train.estimate import Device, Part, Workload, recot_flops, seconds, total, training_flops
-from longtake.train.footprint import Sharding, training_memory
+from longtake.train.footprint import Sharding, recot_memory, training_memory
 from longtake.train.recot import ReCoTRecipe
 from longtake.train.sft import SftRecipe
 
@@ -47,19 +47,28 @@ def estimate(
     fit, device = recipe.fit, measured_device()
     rows = sum(len(source.conversations) for source in sources)
     steps = fit.steps or fit.epochs * math.ceil(rows / fit.batch)
+    sharding: Sharding = "full" if fit.shard else "none"
+    ranks = processes if fit.shard else 1
     if isinstance(recipe, ReCoTRecipe):
         flops = total(recot_flops(config, recipe.frames, stored_features=True))
-        shown, memory = f"clips of {recipe.frames} frames", ""
+        shown = f"clips of {recipe.frames} frames"
+        needed = recot_memory(
+            config,
+            recipe.frames,
+            clips=fit.micro_batch,
+            precision="autocast" if fit.precision == "bf16" else "float32",
+            sharding=sharding,
+            ranks=ranks,
+        )
     else:
         work = workload(recipe, config)
         flops = total(training_flops(config, work)) / work.batch
         shown = f"rows of {work.frames} frames"
-        sharding: Sharding = "full" if fit.shard else "none"
-        needed = training_memory(config, work, sharding=sharding, ranks=processes if fit.shard else 1)
-        memory = f"{needed.total_bytes / 1e9:.2f} GB on each device, "
+        needed = training_memory(config, work, sharding=sharding, ranks=ranks)
     spent = seconds(flops * fit.batch * steps / processes, device, UTILISATION)
     return (
-        f"{stage}: {steps} steps of {fit.batch} {shown}: {memory}about {_clock(spent)} on {processes} x {device.name} "
+        f"{stage}: {steps} steps of {fit.batch} {shown}: {needed.total_bytes / 1e9:.2f} GB on each device, "
+        f"about {_clock(spent)} on {processes} x {device.name} "
         f"(estimate at {UTILISATION:.0%} of {device.flops_per_second / 1e12:.3g} TFLOP/s)"
     )
 

@@ -114,13 +114,22 @@ def learn(
 ) -> dict[str, float]:
     """One optimiser step on this process's micro-batches; figures for the log. Every process must call it.
 
-    parts: the micro-batches as ``AnswerLoss`` takes them. Raises LongtakeError when too much of the data is broken.
+    parts: the micro-batches as ``AnswerLoss`` takes them. "padding" is its share in all columns of the step, over all
+    processes, before any token is dropped. Raises LongtakeError when too much of the data is broken.
     """
     learned = sum(batch.num_learned for batch in micros)
     done = run.update(parts, lambda part: run.module(*part), learned, rate)
-    tokens, broken = run.total(sum(batch.num_tokens for batch in micros), len(data.broken.names))
+    counts = (sum(batch.num_tokens for batch in micros), sum(batch.num_padding for batch in micros))
+    tokens, padding, broken = run.total(*counts, len(data.broken.names))
     data.broken.check(int(broken))
-    return {"tokens": tokens, "loss": done.loss, "norm": done.norm, "rate": rate, "learned": done.counted}
+    return {
+        "tokens": tokens,
+        "loss": done.loss,
+        "norm": done.norm,
+        "rate": rate,
+        "learned": done.counted,
+        "padding": padding / max(1.0, tokens + padding),
+    }
 
 
 def held_loss(run: Run, desk: Desk, held: Loader) -> float:

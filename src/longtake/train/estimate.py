@@ -155,16 +155,29 @@ def parameters(config: VideoLLMConfig) -> dict[str, int]:
 
 def dts_parameters(dim: int, frames_per_group: int) -> int:
     """Parameters of a ``DynamicTokenSynthesizer``: 93,526,272 at width 1152 with 4 frames."""
-    stages = frames_per_group.bit_length() - 1
+    return (frames_per_group.bit_length() - 1) * _stage_parameters(dim) + frames_per_group * dim
+
+
+def recot_parameters(config: VideoLLMConfig) -> dict[str, int]:
+    """Parameters of what ReCoT pre-trains: masking (two queries of each kind), DTS, reconstructor."""
+    dim, doublings = config.vision_config.hidden_size, config.frames_per_group.bit_length() - 1
+    return {
+        "masking": 5 * dim,
+        "dts": dts_parameters(dim, config.frames_per_group),
+        "reconstructor": doublings // 2 * (_stage_parameters(dim) + 2 * dim) + doublings % 2 * (18 * dim + 1) * dim,
+    }
+
+
+def relative_positions(dim: int, stages: int) -> int:
+    """Those of so many stages' parameters that are tables of relative positions, two a stage."""
+    return stages * 2 * 129 * dim
+
+
+def _stage_parameters(dim: int) -> int:
+    """Of two attentions with their norms, tables of relative positions, and a convolution."""
     spatial = 4 * (dim * dim + dim) + 2 * dim
     temporal = 4 * dim * dim + 4 * dim + 2 * dim
-    learned = stages * (spatial + temporal + 27 * dim * dim + dim) + frames_per_group * dim
-    return learned + relative_positions(dim, frames_per_group)
-
-
-def relative_positions(dim: int, frames_per_group: int) -> int:
-    """Those of its parameters that are tables of relative positions, two a stage."""
-    return (frames_per_group.bit_length() - 1) * 2 * 129 * dim
+    return spatial + temporal + 27 * dim * dim + dim + relative_positions(dim, 1)
 
 
 def training_flops(config: VideoLLMConfig, work: Workload) -> dict[str, PartFlops]:

@@ -10,9 +10,10 @@ the libraries' workspaces and the device's own context, usually a few gigabytes 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from longtake.models.dts import NUM_NORM_GROUPS
 from longtake.models.video_llm import FRAMES_PER_PASS, VideoLLMConfig
 from longtake.train.estimate import (
     RECOMPUTED,
@@ -21,13 +22,14 @@ from longtake.train.estimate import (
     kv_width,
     parameters,
     query_width,
+    recot_parameters,
     relative_positions,
 )
 from longtake.types import LongtakeError
 
 Sharding = Literal["none", "zero2", "full"]
 
-FULL = 4  # bytes of a float32
+FULL, HALF = 4, 2  # bytes of a float32 and of a bfloat16
 PREFILL_COLUMNS = 8192  # that answering runs at once, as ``backbones.language`` does
 
 
@@ -89,21 +91,50 @@ def training_memory(config: VideoLLMConfig, work: Workload, *, sharding: Shardin
         in host memory instead); "full" the weights too (FSDP2), a layer's gathered weights left out.
     Gradients count whole, as between the steps of an accumulation; the backward pass of a first step is lower.
     """
-    if ranks < 1 or (sharding == "none" and ranks > 1):
-        raise LongtakeError(f"{ranks} ranks with sharding {sharding}; each rank of plain data parallelism counts as 1")
-    widths, counts = WIDTHS[work.precision], parameters(config)
+    split, widths, counts = _split(sharding, ranks), WIDTHS[work.precision], parameters(config)
     learned = sum(counts[part] for part in work.trainable) + counts["head"] * ("decoder" in work.trainable)
-    whole, split = sum(counts.values()), 1 / ranks
-    saved, frames = activations_bytes(config, work), work.batch * work.groups(config) * config.frames_per_group
+    saved = activations_bytes(config, work)
     return Memory(
-        weights_bytes=whole * widths.weight * (split if sharding == "full" else 1.0),
+        weights_bytes=sum(counts.values()) * widths.weight * (split if sharding == "full" else 1.0),
         gradients_bytes=learned * widths.gradient * split,
         states_bytes=learned * widths.states * split,
         activations_bytes=saved,
-        working_bytes=max(
-            _loss_bytes(config, work), _again_bytes(config, work), _pass_bytes(config, work, frames) - saved
-        ),
+        working_bytes=max(_loss_bytes(config, work), _again_bytes(config, work), _frozen_bytes(config, work) - saved),
     )
+
+
+def recot_memory(
+    config: VideoLLMConfig,
+    frames: int,
+    *,
+    clips: int = 1,
+    precision: Literal["float32", "autocast"] = "autocast",
+    sharding: Sharding = "none",
+    ranks: int = 1,
+) -> Memory:
+    """One step of ReCoT pre-training with AdamW on one of ``ranks`` devices, ``clips`` of ``frames`` at a time.
+
+    The weights are those of masking, DTS and reconstructor, and the whole tower's, which stands by for features that
+    are not stored yet; what passes while it computes them is left out. sharding: as in ``training_memory``.
+    """
+    split, widths, counts = _split(sharding, ranks), WIDTHS[precision], parameters(config)
+    learned = sum(recot_parameters(config).values())
+    saved = clips * _recot_saved(config, widths, frames)
+    tables = relative_positions(config.vision_config.hidden_size, 3 * (config.frames_per_group.bit_length() - 1) // 2)
+    return Memory(
+        weights_bytes=(counts["tower"] + learned * (split if sharding == "full" else 1.0)) * widths.weight,
+        gradients_bytes=learned * widths.gradient * split,
+        states_bytes=learned * widths.states * split,
+        activations_bytes=saved + (learned - tables) * widths.copies,
+        working_bytes=_recot_working(config, widths, clips, frames),
+    )
+
+
+def _split(sharding: Sharding, ranks: int) -> float:
+    """One rank's share of what is split. Raises LongtakeError where nothing is, and for fewer ranks than one."""
+    if ranks < 1 or (sharding == "none" and ranks > 1):
+        raise LongtakeError(f"{ranks} ranks with sharding {sharding}; each rank of plain data parallelism counts as 1")
+    return 1 / ranks
 
 
 def activations_bytes(config: VideoLLMConfig, work: Workload) -> float:
@@ -117,7 +148,7 @@ def activations_bytes(config: VideoLLMConfig, work: Workload) -> float:
     if "tower" in reached:
         total += work.batch * work.frames * _tower_saved(config, work)
     if "dts" in reached:
-        total += work.batch * work.groups(config) * _dts_saved(config, work)
+        total += work.batch * work.groups(config) * _dts_saved(config, widths, work.checkpointing)
     if "projector" in reached:
         total += work.batch * work.groups(config) * _projector_saved(config, widths)
     if "decoder" in reached:
@@ -146,7 +177,7 @@ def answering_memory(config: VideoLLMConfig, work: Workload) -> Memory:
     return Memory(
         weights_bytes=sum(parameters(config).values()) * WIDTHS[work.precision].weight,
         activations_bytes=work.batch * (tokens + positions) * text.hidden_size * width,
-        working_bytes=max(work.batch * layer, _pass_bytes(config, work, min(work.frames, FRAMES_PER_PASS))),
+        working_bytes=max(work.batch * layer, _watching_bytes(config, work)),
         kv_bytes=work.batch * kv_bytes(config, positions + work.answer_tokens, width),
     )
 
@@ -182,13 +213,13 @@ def _decoder_layer(config: VideoLLMConfig, widths: _Widths, learns: bool) -> flo
     return norms + attention + gates + inputs
 
 
-def _dts_saved(config: VideoLLMConfig, work: Workload) -> float:
-    """Of each group: every stage's share. A later stage's input is the outcome of a convolution."""
-    (rows, columns), d, widths = config.grid, config.vision_config.hidden_size, WIDTHS[work.precision]
-    frames, width, total = config.frames_per_group, widths.stream, 0.0
+def _dts_saved(config: VideoLLMConfig, widths: _Widths, checkpointing: bool) -> float:
+    """Of each group: every stage's share. A later stage's stream is the outcome of a convolution."""
+    (rows, columns), d = config.grid, config.vision_config.hidden_size
+    frames, total = config.frames_per_group, 0.0
     while frames > 1:
-        total += frames * rows * columns * width * d if work.checkpointing else _dts_stage(config, widths, frames)
-        frames, width = frames // 2, widths.product
+        total += frames * rows * columns * widths.stream * d if checkpointing else _dts_stage(config, widths, frames)
+        frames, widths = frames // 2, replace(widths, stream=widths.product)
     return total
 
 
@@ -196,9 +227,57 @@ def _dts_stage(config: VideoLLMConfig, widths: _Widths, frames: int) -> float:
     """Of each group of ``frames``: norms (in float32), attentions, the convolution's input with and without border."""
     (rows, columns), d = config.grid, config.vision_config.hidden_size
     norms = 2 * 2 * FULL * d + widths.normed(d, 3) + widths.normed(d, 1)
-    attention = (4 + 3 + 1) * widths.product * d
+    statistics = FULL * NUM_NORM_GROUPS * (1 + rows * columns)  # of the group, and of every place
+    shares = FULL * (1 + frames) + widths.product * frames * (widths.product < FULL)  # in space their sums alone
+    attention = (4 + 3 + 1) * widths.product * d + shares
     bordered = (frames + 1) * (rows + 2) * (columns + 2) * widths.product * d
-    return frames * rows * columns * (norms + attention + widths.stream * d + FULL) + bordered
+    return frames * rows * columns * (norms + attention + widths.stream * d) + statistics + bordered
+
+
+def _recot_saved(config: VideoLLMConfig, widths: _Widths, frames: int) -> float:
+    """Of each clip: what masking, DTS, reconstructor and error keep.
+
+    Masking keeps its input, that layer-normed, the same a frame later, each frame's mean, and scores; the error keeps
+    the difference from the target.
+    """
+    (rows, columns), d = config.grid, config.vision_config.hidden_size
+    groups = -(-frames // config.frames_per_group)
+    differences = frames * rows * columns * FULL * d
+    masking = 3 * differences + frames * FULL * d + frames * rows * columns * 2 * FULL
+    return (
+        masking
+        + groups * (_dts_saved(config, widths, checkpointing=False) + _reconstructor_saved(config, widths))
+        + differences
+    )
+
+
+def _reconstructor_saved(config: VideoLLMConfig, widths: _Widths) -> float:
+    """Of each group: a lone doubling's input with and without border; what gains multiply, and a stage as the DTS's.
+
+    The gains are float32, so that a stage's stream is as wide as the DTS's first.
+    """
+    (rows, columns), number = config.grid, widths.product * config.vision_config.hidden_size
+    frames, total = 1, 0.0
+    if config.frames_per_group.bit_length() % 2 == 0:  # an odd number of doublings begins with a lone one
+        frames, total = 2, number * (rows * columns + (rows + 2) * (columns + 2))
+    while frames < config.frames_per_group:
+        total += number * frames * rows * columns + _dts_stage(config, widths, 2 * frames)
+        frames *= 4
+    return total
+
+
+def _recot_working(config: VideoLLMConfig, widths: _Widths, clips: int, frames: int) -> float:
+    """The larger of two moments, the backward pass of the error and that of the last convolution.
+
+    The first has beside what is saved the gradient, three numbers on the way to the next one, and the clips in
+    bfloat16; as much stands there when the error is computed. The second has the clips, the gradients of the
+    convolution's outcome, of its input with border, and of a whole stage's weight; what the error kept is gone.
+    """
+    (rows, columns), d, last = config.grid, config.vision_config.hidden_size, config.frames_per_group
+    numbers, groups = clips * frames * rows * columns * d, clips * -(-frames // config.frames_per_group)
+    seen, made = (1, 2) if last == 2 else (last // 2 + 1, last + 1)
+    gradients = widths.product * groups * d * (seen * (rows + 2) * (columns + 2) + made * rows * columns)
+    return numbers * HALF + max(numbers * 4 * FULL, FULL * 27 * d * d + gradients - numbers * FULL)
 
 
 def _projector_saved(config: VideoLLMConfig, widths: _Widths) -> float:
@@ -212,7 +291,7 @@ def _copies(config: VideoLLMConfig, work: Workload) -> float:
     Those that learn are cast once and kept for the whole forward pass, others for as long as a product is saved.
     """
     counts, each = parameters(config), WIDTHS[work.precision].copies
-    counts["dts"] -= relative_positions(config.vision_config.hidden_size, config.frames_per_group)
+    counts["dts"] -= relative_positions(config.vision_config.hidden_size, config.frames_per_group.bit_length() - 1)
     again = RECOMPUTED if work.checkpointing else frozenset()
     kept = work.trainable | (work.reached - again)
     head = config.text_config.vocab_size * config.text_config.hidden_size if work.reached else 0
@@ -239,20 +318,49 @@ def _again_bytes(config: VideoLLMConfig, work: Workload) -> float:
     return max(ways)
 
 
-def _pass_bytes(config: VideoLLMConfig, work: Workload, dts_frames: int) -> float:
-    """A frozen tower's and DTS's passing tensors; gone when the decoder runs.
-
-    The tower sees ``FRAMES_PER_PASS`` frames at a time. dts_frames: that the DTS sees at once; all in training.
-    """
-    if "tower" in work.reached:
-        return 0.0
-    seen, widths = config.vision_config, WIDTHS[work.precision]
-    width = widths.product
-    pixels = seen.num_channels * seen.image_size**2 * width
-    patches, places = config.tower_grid[0] * config.tower_grid[1], config.grid[0] * config.grid[1]
-    tower = patches * width * (4 * seen.hidden_size + 2 * seen.intermediate_size)
-    dts = places * seen.hidden_size * max(5 * FULL + 4 * widths.stream, 10 * width)  # float32 norms, or attention
-    ways = [min(work.frames, FRAMES_PER_PASS) * (pixels + tower) * (not work.stored_features)]
+def _frozen_bytes(config: VideoLLMConfig, work: Workload) -> float:
+    """Passing tensors of a tower and a DTS that no gradient reaches, in training; gone when the decoder runs."""
+    frames = work.batch * work.groups(config) * config.frames_per_group  # the DTS sees all at once
+    ways = [0.0]
+    if "tower" not in work.reached and not work.stored_features:
+        ways.append(min(frames, FRAMES_PER_PASS) * (_pixels(config, work) + _tower_passing(config, work)))
     if "dts" not in work.reached:
-        ways.append(dts_frames * (pixels + dts))
+        ways.append(frames * _dts_passing(config, work))
     return max(ways)
+
+
+def _watching_bytes(config: VideoLLMConfig, work: Workload) -> float:
+    """Passing tensors of tower and DTS on the frames that are watched at once.
+
+    Pixels and, where the grid is another, the tower's features stand beside the DTS.
+    """
+    patches, stream = config.tower_grid[0] * config.tower_grid[1], WIDTHS[work.precision].stream
+    features = patches * stream * config.vision_config.hidden_size * (config.grid != config.tower_grid)
+    most = max(_tower_passing(config, work), features + _dts_passing(config, work))
+    return min(work.frames, FRAMES_PER_PASS) * (_pixels(config, work) + most)
+
+
+def _pixels(config: VideoLLMConfig, work: Workload) -> float:
+    """Of each frame."""
+    return config.vision_config.num_channels * config.vision_config.image_size**2 * WIDTHS[work.precision].stream
+
+
+def _tower_passing(config: VideoLLMConfig, work: Workload) -> float:
+    """Of each frame, in a layer: at the GELU, or at the attention's end. The embeddings stand beside both."""
+    seen, widths = config.vision_config, WIDTHS[work.precision]
+    gelu = 4 * widths.stream * seen.hidden_size + 2 * widths.product * seen.intermediate_size
+    attention = (3 * widths.stream + 5 * widths.product) * seen.hidden_size
+    return config.tower_grid[0] * config.tower_grid[1] * max(gelu, attention)
+
+
+def _dts_passing(config: VideoLLMConfig, work: Workload) -> float:
+    """Of each frame, in temporal attention: at its norm, in float32, or at its end.
+
+    Beside both stand the DTS's input, the stage's, that of the attention, and the same in another order.
+    """
+    widths = WIDTHS[work.precision]
+    norm = (4 + (widths.stream < FULL)) * FULL
+    attention = 6 * widths.product
+    return (
+        config.grid[0] * config.grid[1] * config.vision_config.hidden_size * (4 * widths.stream + max(norm, attention))
+    )

@@ -54,8 +54,8 @@ def estimate(
         work = workload(recipe, config)
         flops = total(training_flops(config, work)) / work.batch
         shown = f"rows of {work.frames} frames"
-        sharding: Sharding = "full" if fit.shard else "none"
-        needed = training_memory(config, work, sharding=sharding, ranks=processes if fit.shard else 1)
+        sharding: Sharding = "full" if fit.shard else "zero2" if fit.zero else "none"
+        needed = training_memory(config, work, sharding=sharding, ranks=1 if sharding == "none" else processes)
         memory = f"{needed.total_bytes / 1e9:.2f} GB on each device, "
     spent = seconds(flops * fit.batch * steps / processes, device, UTILISATION)
     return (

@@ -82,7 +82,8 @@ def optimiser_state(engine: Any) -> dict[str, Any]:
     for group, parameters in zip(engine.optimizer.param_groups, engine.optimizer.bit16_groups, strict=True):
         (flat,) = group["params"]
         for parameter in parameters:
-            kept = state.setdefault(names[parameter], {"step": engine.optimizer.state[flat]["step"].cpu()})
+            # a count of its own for each, as one that all share would be counted up by each
+            kept = state.setdefault(names[parameter], {"step": engine.optimizer.state[flat]["step"].cpu().clone()})
             for moment in MOMENTS:
                 whole = safe_get_full_optimizer_state(parameter, moment)
                 if torch.distributed.get_rank() == 0:

@@ -1,10 +1,11 @@
-"""Stages in processes of their own: killed ones, several with the whole model each (DDP), and with shares (FSDP2)."""
+"""Stages in processes of their own: killed ones, several with the whole model each (DDP), shares (FSDP2, ZeRO-2)."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,9 @@ TOWER = SFT | {"train_tower": True, "checkpointing": True}
 DDP: dict[str, object] = {}
 FSDP2: dict[str, object] = {"shard": True}
 OFFLOADED: dict[str, object] = {"shard": True, "offload": True}
+ZERO: dict[str, object] = {"zero": True}
+ZERO_OFFLOADED: dict[str, object] = {"zero": True, "offload": True}
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
 
 
 def same_curve(one: Path, other: Path) -> None:
@@ -84,6 +88,11 @@ def same_curve(one: Path, other: Path) -> None:
         pytest.param(TOWER, DDP, id="tower and checkpointing, ddp"),
         pytest.param(TOWER, FSDP2, id="tower and checkpointing, fsdp2"),
         pytest.param({"stage": "align"}, FSDP2, id="align, fsdp2"),
+        pytest.param(SFT, ZERO, id="sft, zero", marks=needs_deepspeed),
+        pytest.param(SFT, ZERO_OFFLOADED, id="sft, zero offloaded", marks=needs_deepspeed),
+        pytest.param(IDLE, ZERO_OFFLOADED, id="idle processes, zero offloaded", marks=needs_deepspeed),
+        pytest.param(LORA, ZERO, id="lora and store, zero", marks=needs_deepspeed),
+        pytest.param(TOWER, ZERO_OFFLOADED, id="tower and checkpointing, zero offloaded", marks=needs_deepspeed),
     ],
 )
 def test_two_processes_learn_as_one(data, tmp_path, arguments, spread):
@@ -97,7 +106,11 @@ def test_two_processes_learn_as_one(data, tmp_path, arguments, spread):
         torch.testing.assert_close(spread_out[name], value, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("spread", [DDP, FSDP2], ids=["ddp", "fsdp2"])
+@pytest.mark.parametrize(
+    "spread",
+    [DDP, FSDP2, pytest.param(ZERO, marks=needs_deepspeed)],
+    ids=["ddp", "fsdp2", "zero"],
+)
 def test_two_processes_pre_train_as_one(tmp_path, spread):
     run_recot(tmp_path / "one", held=True)
     run_together(2, stage="recot", output=tmp_path / "two", held=True, **spread)
@@ -105,24 +118,30 @@ def test_two_processes_pre_train_as_one(tmp_path, spread):
     assert logged(tmp_path / "two", "held_loss") == pytest.approx(logged(tmp_path / "one", "held_loss"), rel=1e-5)
 
 
-def test_a_sharded_run_is_gone_on_with_by_one_process_and_back(data, tmp_path):
+@pytest.mark.parametrize(
+    "spread",
+    [FSDP2, pytest.param(ZERO, marks=needs_deepspeed), pytest.param(ZERO_OFFLOADED, marks=needs_deepspeed)],
+    ids=["fsdp2", "zero", "zero offloaded"],
+)
+def test_a_sharded_run_is_gone_on_with_by_one_process_and_back(data, tmp_path, spread):
     run_stage("sft", data, tmp_path / "whole")
-    run_together(2, stage="sft", data=data, output=tmp_path / "parts", shard=True)
+    run_together(2, stage="sft", data=data, output=tmp_path / "parts", **spread)
     for step, go_on in ((4, "alone"), (4, "sharded")):
         (tmp_path / "parts" / "checkpoint-00000006.pt").unlink()
         assert checkpoint.last_step(tmp_path / "parts") == step
         if go_on == "alone":
             run_alone(stage="sft", data=data, output=tmp_path / "parts")
         else:
-            run_together(2, stage="sft", data=data, output=tmp_path / "parts", shard=True)
+            run_together(2, stage="sft", data=data, output=tmp_path / "parts", **spread)
         same_curve(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_bf16_computes_in_bf16(data, tmp_path):
+@pytest.mark.parametrize("spread", [FSDP2, pytest.param(ZERO, marks=needs_deepspeed)], ids=["fsdp2", "zero"])
+def test_bf16_computes_in_bf16(data, tmp_path, spread):
     """Near float32's losses, not equal to them; weights and checkpoints stay float32. Alone, and sharded."""
     run_alone(stage="sft", data=data, output=tmp_path / "fp32")
     run_alone(stage="sft", data=data, output=tmp_path / "bf16", precision="bf16")
-    run_together(2, stage="sft", data=data, output=tmp_path / "two", precision="bf16", shard=True)
+    run_together(2, stage="sft", data=data, output=tmp_path / "two", precision="bf16", **spread)
     exact, near, two = (list(logged(tmp_path / run).values()) for run in ("fp32", "bf16", "two"))
     assert near == pytest.approx(exact, rel=0.02)
     assert near != pytest.approx(exact, rel=1e-5)

@@ -240,7 +240,8 @@ def test_micro_batches_by_hand():
         ({"steps": 0}, "steps is 0"),
         ({"lr": 0.0}, "lr is 0.0"),
         ({"precision": "fp16"}, "precision is 'fp16'"),
-        ({"offload": True}, "set shard=true too"),
+        ({"offload": True}, "set shard=true too, or zero=true"),
+        ({"shard": True, "zero": True}, "one of FSDP2 and ZeRO-2 must be false"),
     ],
 )
 def test_impossible_settings_are_refused(changes, said):
@@ -248,10 +249,17 @@ def test_impossible_settings_are_refused(changes, said):
         fit(**changes)
 
 
-def test_deepspeed_is_refused(data, tmp_path, monkeypatch):
+def test_deepspeed_through_accelerate_is_refused(data, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(LongtakeError, match="set shard=true offload=true"):
+    with pytest.raises(LongtakeError, match="it must be unset: start with torchrun and set zero=true"):
         run_stage("align", data, tmp_path)
+
+
+@pytest.mark.parametrize(("found", "said"), [(None, "pip install deepspeed, or set shard=true"), (1, "needs torchrun")])
+def test_zero_needs_deepspeed_and_torchrun(data, tmp_path, monkeypatch, found, said):
+    monkeypatch.setattr("longtake.train.zero.find_spec", lambda name: found)
+    with pytest.raises(LongtakeError, match=said):
+        run_stage("align", data, tmp_path, zero=True)
 
 
 def test_a_full_disk_stops_a_stage_in_one_line(data, tmp_path, monkeypatch):

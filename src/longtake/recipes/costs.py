@@ -47,8 +47,8 @@ def estimate(
     fit, device = recipe.fit, measured_device()
     rows = sum(len(source.conversations) for source in sources)
     steps = fit.steps or fit.epochs * math.ceil(rows / fit.batch)
-    sharding: Sharding = "full" if fit.shard else "none"
-    ranks = processes if fit.shard else 1
+    sharding: Sharding = "full" if fit.shard else "zero2" if fit.zero else "none"
+    ranks = 1 if sharding == "none" else processes
     if isinstance(recipe, ReCoTRecipe):
         flops = total(recot_flops(config, recipe.frames, stored_features=True))
         shown = f"clips of {recipe.frames} frames"

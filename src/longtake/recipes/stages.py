@@ -34,7 +34,7 @@ from longtake.train.sft import train_sft
 from longtake.types import Frames, LongtakeError, Sampling
 
 # settings that decide how a stage runs and not what it learns: a stopped run may go on with others
-FREE = ("shard", "offload", "checkpointing", "log_every", "save_every", "keep", "threads")
+FREE = ("shard", "zero", "offload", "checkpointing", "log_every", "save_every", "keep", "threads")
 
 
 def run(recipe: Recipe, stages: Sequence[str], data: DataFiles | None, output: Path) -> bool:

@@ -1,7 +1,8 @@
 """What every stage on ``accelerate`` shares: settings, processes, one optimiser step, checkpoints.
 
-One process, several that hold the whole model each (DDP), or several that hold a part each (FSDP2, PyTorch's
-``fully_shard``); a checkpoint of one can be continued by another. The loops are in the stages' own files.
+One process, several that hold the whole model each (DDP), several that hold a part each (FSDP2, PyTorch's
+``fully_shard``), or several with all weights and a part of the optimiser each (DeepSpeed's ZeRO-2); a checkpoint of one
+can be continued by another. The loops are in the stages' own files.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -15,7 +16,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from longtake.train import checkpoint
+from longtake.train import checkpoint, zero
 from longtake.types import LongtakeError
 
 Part = TypeVar("Part")
@@ -50,6 +51,7 @@ class Fit:
     precision: "bf16" computes under autocast; weights and optimiser are float32 either way.
     checkpointing: layers are computed again in the backward pass instead of being kept.
     shard: FSDP2 instead of DDP, with several processes; offload: its shards wait in the machine's memory.
+    zero: DeepSpeed's ZeRO-2 instead of DDP; offload: its optimiser waits and works there.
     keep: how many checkpoints stay.
     """
 
@@ -65,6 +67,7 @@ class Fit:
     precision: Literal["bf16", "fp32"] = "bf16"
     checkpointing: bool = False
     shard: bool = False
+    zero: bool = False
     offload: bool = False
     log_every: int = 10
     eval_every: int = 500
@@ -81,8 +84,10 @@ class Fit:
             raise LongtakeError(f"lr is {self.lr} and warmup {self.warmup}; lr must be positive, warmup from 0 to 1")
         if self.precision not in ("bf16", "fp32"):
             raise LongtakeError(f"precision is {self.precision!r}; it must be 'bf16' or 'fp32'")
-        if self.offload and not self.shard:
-            raise LongtakeError("offload is a way of sharding; set shard=true too")
+        if self.shard and self.zero:
+            raise LongtakeError("shard and zero are both true; one of FSDP2 and ZeRO-2 must be false: set shard=false")
+        if self.offload and not (self.shard or self.zero):
+            raise LongtakeError("offload is a way of sharding; set shard=true too, or zero=true")
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step of ``steps``."""
@@ -96,14 +101,14 @@ class Fit:
 def start_processes(fit: Fit) -> Accelerator:
     """This process's place among the others; call it once a stage, before data and model are made.
 
-    Raises LongtakeError for sharding with one process, and under DeepSpeed.
+    Raises LongtakeError for sharding with one process, for ZeRO-2 without DeepSpeed, and under accelerate's DeepSpeed.
     """
     handlers: list[Any] = []
-    if fit.offload and torch.cuda.is_available():
+    if fit.shard and fit.offload and torch.cuda.is_available():
         handlers.append(InitProcessGroupKwargs(backend="cpu:gloo,cuda:nccl"))  # norms of gradients that wait on the CPU
     AcceleratorState._reset_state()  # the stage before, in this process, may have had another precision
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        raise LongtakeError("DeepSpeed's engine is not supported; start with torchrun and set shard=true offload=true")
+        raise LongtakeError("ACCELERATE_USE_DEEPSPEED is true; it must be unset: start with torchrun and set zero=true")
     accelerator = Accelerator(
         mixed_precision="bf16" if fit.precision == "bf16" else "no",
         cpu=not torch.accelerator.is_available(),  # else accelerate would leave processes without one apart, each alone
@@ -113,6 +118,8 @@ def start_processes(fit: Fit) -> Accelerator:
     assert accelerator.num_processes == int(os.environ.get("WORLD_SIZE", "1"))
     if fit.shard and accelerator.num_processes == 1:
         raise LongtakeError("shard needs several processes; start with torchrun --nproc-per-node N -m longtake.cli ...")
+    if fit.zero:
+        zero.check()
     return accelerator
 
 
@@ -148,6 +155,10 @@ class Run:
         if fit.shard:
             self.module = shard(module, accelerator, offload=fit.offload)
             self._optimiser = accelerator.prepare(_adamw(self.module, fit))
+        elif fit.zero:
+            bf16 = fit.precision == "bf16"
+            self.module = zero.spread(module, _adamw(module, fit), clip=fit.clip, bf16=bf16, offload=fit.offload)
+            self._optimiser = self.module.optimizer
         else:
             self.module, self._optimiser = accelerator.prepare(module, _adamw(module, fit))
         self.module.train()
@@ -176,18 +187,21 @@ class Run:
         accelerator = self.accelerator
         (total,) = self.total(counted)
         accelerator.step, accelerator.gradient_accumulation_steps = 0, len(parts)  # an epoch's last step has fewer
-        # DDP and FSDP2 take the mean over processes, accelerate over micro-batches; both are undone here
-        scale = len(parts) * accelerator.num_processes / max(1.0, total)
+        # all three take the mean over processes, accelerate's backward over micro-batches too; both are undone here
+        scale = (1 if self.fit.zero else len(parts)) * accelerator.num_processes / max(1.0, total)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         sums, norm = [], torch.zeros(())
         for part in parts:
-            with accelerator.accumulate(self.module):
+            with accelerator.accumulate(*[] if self.fit.zero else [self.module]):
                 with accelerator.autocast():
                     found = loss_of(part)
                 loss, *more = [found] if isinstance(found, Tensor) else found
-                accelerator.backward(loss * scale)
                 sums.append(torch.stack([figure.detach().double() for figure in (loss, *more)]))
+                if self.fit.zero:
+                    norm = zero.learn(self.module, loss * scale, last=accelerator.sync_gradients)
+                    continue
+                accelerator.backward(loss * scale)
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(self.module.parameters(), self.fit.clip)
                 self._optimiser.step()
@@ -214,8 +228,10 @@ class Run:
         """Write a checkpoint: trained weights, optimiser, random states. Every process must call it."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         state = {
-            "weights": get_model_state_dict(self.module, options=options),
-            "optimiser": get_optimizer_state_dict(self.module, self._optimiser.optimizer, options=options),
+            "weights": get_model_state_dict(self._bare, options=options),
+            "optimiser": zero.optimiser_state(self.module)
+            if self.fit.zero
+            else get_optimizer_state_dict(self.module, self._optimiser.optimizer, options=options),
             "rng": gather_object([_random_state()]),
         }
         if self.is_main:
@@ -230,15 +246,23 @@ class Run:
         if state is None:
             return 0
         options = StateDictOptions(full_state_dict=True, strict=False)
-        set_model_state_dict(self.module, state["weights"], options=options)
-        set_optimizer_state_dict(self.module, self._optimiser.optimizer, state["optimiser"], options=options)
+        if self.fit.zero:
+            zero.set_weights_and_state(self.module, state["weights"], state["optimiser"])
+        else:
+            set_model_state_dict(self.module, state["weights"], options=options)
+            set_optimizer_state_dict(self.module, self._optimiser.optimizer, state["optimiser"], options=options)
         if len(state["rng"]) == self.accelerator.num_processes:
             _set_random_state(state["rng"][self.accelerator.process_index])
         return int(state["step"])
 
     def whole_weights(self) -> dict[str, Any]:
         """All weights by name, on the CPU; empty on processes that write no files. Every process must call it."""
-        return get_model_state_dict(self.module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        return get_model_state_dict(self._bare, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+    @property
+    def _bare(self) -> nn.Module:
+        """The module, without DeepSpeed's engine around it."""
+        return cast(nn.Module, self.module.module) if self.fit.zero else self.module
 
 
 def shard(module: nn.Module, accelerator: Accelerator, *, offload: bool) -> nn.Module:
@@ -278,7 +302,8 @@ def _adamw(module: nn.Module, fit: Fit) -> torch.optim.Optimizer:
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": fit.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=fit.lr)
+    fused = True if fit.zero else None  # its state is flat, so that the unfused one would copy it whole
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=fit.lr, fused=fused)
 
 
 def _random_state() -> dict[str, Any]:

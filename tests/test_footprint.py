@@ -194,6 +194,10 @@ def test_sharding_splits_what_it_says():
     assert zero2.weights_bytes == alone.weights_bytes == 8 * full.weights_bytes
     assert alone.activations_bytes == zero2.activations_bytes == full.activations_bytes
     assert full.states_bytes == zero2.states_bytes
+    in_float32 = replace(work, precision="autocast")
+    zero2 = footprint.training_memory(big(), in_float32, sharding="zero2", ranks=8)
+    full = footprint.training_memory(big(), in_float32, sharding="full", ranks=8)
+    assert zero2.states_bytes == full.states_bytes * 12 / 8  # two moments, and the weight again
 
 
 def test_checkpointing_saves_most_activations():

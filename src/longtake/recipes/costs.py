@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -65,6 +66,8 @@ def estimate(
         flops = total(training_flops(config, work)) / work.batch
         shown = f"rows of {work.frames} frames"
         needed = training_memory(config, work, sharding=sharding, ranks=ranks)
+    if fit.offload:
+        needed = replace(needed, gradients_bytes=0.0, states_bytes=0.0)  # in the machine's memory
     spent = seconds(flops * fit.batch * steps / processes, device, UTILISATION)
     return (
         f"{stage}: {steps} steps of {fit.batch} {shown}: {needed.total_bytes / 1e9:.2f} GB on each device, "

@@ -87,8 +87,9 @@ WIDTHS: dict[Precision, _Widths] = {
 def training_memory(config: VideoLLMConfig, work: Workload, *, sharding: Sharding = "none", ranks: int = 1) -> Memory:
     """One training step with AdamW on one of ``ranks`` devices.
 
-    sharding: "zero2" splits gradients and states over the ranks (DeepSpeed's second stage; offloaded, the states stand
-        in host memory instead); "full" the weights too (FSDP2), a layer's gathered weights left out.
+    sharding: "zero2" splits gradients and states over the ranks (DeepSpeed's second stage, which keeps a rank's share
+        of float32 weights a second time; offloaded, all of these stand in host memory instead); "full" the weights too
+        (FSDP2), a layer's gathered weights left out.
     Gradients count whole, as between the steps of an accumulation; the backward pass of a first step is lower.
     """
     split, widths, counts = _split(sharding, ranks), WIDTHS[work.precision], parameters(config)
@@ -97,7 +98,7 @@ def training_memory(config: VideoLLMConfig, work: Workload, *, sharding: Shardin
     return Memory(
         weights_bytes=sum(counts.values()) * widths.weight * (split if sharding == "full" else 1.0),
         gradients_bytes=learned * widths.gradient * split,
-        states_bytes=learned * widths.states * split,
+        states_bytes=learned * _states(widths, sharding) * split,
         activations_bytes=saved,
         working_bytes=max(_loss_bytes(config, work), _again_bytes(config, work), _frozen_bytes(config, work) - saved),
     )
@@ -124,7 +125,7 @@ def recot_memory(
     return Memory(
         weights_bytes=(counts["tower"] + learned * (split if sharding == "full" else 1.0)) * widths.weight,
         gradients_bytes=learned * widths.gradient * split,
-        states_bytes=learned * widths.states * split,
+        states_bytes=learned * _states(widths, sharding) * split,
         activations_bytes=saved + (learned - tables) * widths.copies,
         working_bytes=_recot_working(config, widths, clips, frames),
     )
@@ -135,6 +136,11 @@ def _split(sharding: Sharding, ranks: int) -> float:
     if ranks < 1 or (sharding == "none" and ranks > 1):
         raise LongtakeError(f"{ranks} ranks with sharding {sharding}; each rank of plain data parallelism counts as 1")
     return 1 / ranks
+
+
+def _states(widths: _Widths, sharding: Sharding) -> int:
+    """Bytes of what the optimiser holds of a weight; DeepSpeed adds the weight itself where it is a float32 one."""
+    return widths.states + (FULL if sharding == "zero2" and widths.weight == FULL else 0)
 
 
 def activations_bytes(config: VideoLLMConfig, work: Workload) -> float:

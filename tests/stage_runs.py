@@ -21,7 +21,7 @@ from longtake.models.processor import VideoLLMProcessor
 from longtake.train.align import AlignRecipe, train_align
 from longtake.train.dialogues import Material, Reading
 from longtake.train.recot import ReCoTRecipe, train_recot
-from longtake.train.run import Fit
+from longtake.train.run import Fit, end_processes
 from longtake.train.sft import SftRecipe, train_sft
 from longtake.types import Frames
 from longtake.video.write import write
@@ -139,3 +139,4 @@ if __name__ == "__main__":
         run_recot(output, **arguments)
     else:
         run_stage(stage, Path(arguments.pop("data")), output, **arguments)
+    end_processes()

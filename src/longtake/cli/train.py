@@ -40,6 +40,7 @@ def train(
 
     from longtake.recipes.settings import changed
     from longtake.recipes.stages import run
+    from longtake.train.run import end_processes
 
     disable_progress_bar()  # type: ignore[no-untyped-call]  # saving a model is no news
     chosen = getattr(import_module(RECIPES[recipe]), recipe)()
@@ -49,6 +50,7 @@ def train(
     stages = stage or chosen.stages
     if run(chosen, stages, data_files(data or [], media, held), target):
         print(f"{target}: done; a trained model answers with longtake ask VIDEO QUESTION --model {target}/STAGE/model")
+    end_processes()
 
 
 def data_files(files: list[str], media: Path | None, held: Path | None) -> DataFiles | None:

@@ -47,17 +47,19 @@ from arms import (
 from torch import Tensor
 
 from longtake import video
+from longtake.backbones.language import pixels_of
 from longtake.data.features import FeatureStore
 from longtake.models import VideoLLMConfig
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.recot import ReCoT
-from longtake.models.video_llm import FRAMES_PER_PASS
+from longtake.models.video_llm import FRAMES_PER_PASS, resized
 from longtake.train.estimate import PARTS, Part, Workload, total, training_flops
 from longtake.types import Frames, Sampling
 
 MODULES: dict[Part, str] = {"dts": "dts", "projector": "projector", "decoder": "language_model"}
 TEXT, STAMP, ANSWER = 40, 5, 16  # tokens: of the question and its frame, of each stamp, learned
 CLIP = Sampling(count=16)
+CPU = torch.device("cpu")
 CLIP_SECONDS, CLIP_FPS = 16, 30
 
 
@@ -124,7 +126,7 @@ def prompt(config: VideoLLMConfig, arm: Arm, num_frames: int) -> Tensor:
     return torch.tensor([[10] * (TEXT // 2) + group * groups + [11] * (TEXT - TEXT // 2) + [12] * ANSWER])
 
 
-def pixels_of(config: VideoLLMConfig, num_frames: int) -> Tensor:
+def random_pixels(config: VideoLLMConfig, num_frames: int) -> Tensor:
     """Random frames of the model's own size."""
     return torch.cat([torch.from_numpy(frames.pixels) for frames in chunks(config, num_frames)])
 
@@ -132,7 +134,7 @@ def pixels_of(config: VideoLLMConfig, num_frames: int) -> Tensor:
 def times(trainer: Trainer, num_frames: int, repeats: int) -> dict[str, Any]:
     """Median seconds of the tower, the compressor alone, and each arm's step; a first round warms up."""
     laps: dict[str, list[float]] = {}
-    pixels = pixels_of(trainer.model.config, num_frames)
+    pixels = random_pixels(trainer.model.config, num_frames)
     for repeat in range(repeats + 1):
         clock = Clock(trainer.device)
         clock.start()
@@ -157,10 +159,10 @@ def times(trainer: Trainer, num_frames: int, repeats: int) -> dict[str, Any]:
 def memory(trainer: Trainer, num_frames: int, arm: Arm) -> dict[str, Any]:
     """Peak memory of one whole step after a small one; run in a process of its own."""
     config = trainer.model.config
-    trainer.answer_step(arm, trainer.encode(pixels_of(config, config.frames_per_group)))
+    trainer.answer_step(arm, trainer.encode(random_pixels(config, config.frames_per_group)))
     before = peaks()["peak_mb"]
     try:
-        trainer.answer_step(arm, trainer.encode(pixels_of(config, num_frames)))
+        trainer.answer_step(arm, trainer.encode(random_pixels(config, num_frames)))
     except torch.OutOfMemoryError:
         return {"out_of_memory": True}
     positions = prompt(config, arm, num_frames).shape[1]
@@ -266,7 +268,7 @@ def compare_store(options: argparse.Namespace, stage: str, folder: Path) -> dict
     side = trainer.model.config.vision_config.image_size
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         store = FeatureStore(
-            Path(scratch), "tower", lambda frames: trainer.encode(_pixels(frames)), frame_size=(side, side)
+            Path(scratch), "tower", lambda frames: trainer.encode(pixels_of(frames, CPU)), frame_size=(side, side)
         )
         fill = Clock(options.device)
         fill.start()
@@ -295,7 +297,7 @@ def _sample(trainer: Trainer, learn: Callable[[Tensor], None], store: FeatureSto
     """One sample's parts: reading, encoding, learning, and loading what the store has of it, the same features."""
     clock = Clock(trainer.device)
     clock.start()
-    frames = torch.cat([_pixels(chunk) for chunk in video.read(path, CLIP, size=(side, side))])
+    frames = torch.cat([pixels_of(chunk, CPU) for chunk in video.read(path, CLIP, size=(side, side))])
     clock.lap("read")
     features = trainer.encode(frames)
     clock.lap("tower")
@@ -316,17 +318,12 @@ def _stage(trainer: Trainer, stage: str) -> Callable[[Tensor], None]:
     trainer.optimiser = torch.optim.AdamW(recot.parameters(), lr=1e-4)
 
     def learn(features: Tensor) -> None:
-        channels_first = features.to(trainer.device, torch.float32).permute(0, 3, 1, 2)
-        resized = F.interpolate(channels_first, size=config.grid, mode="bilinear").permute(0, 2, 3, 1)
+        clip = resized(features.to(trainer.device, torch.float32), config.grid)[None]
         with torch.autocast(trainer.device, torch.bfloat16):
-            loss = recot(resized[None]).loss
+            loss = recot(clip).loss
         trainer.learn(loss)
 
     return learn
-
-
-def _pixels(frames: Frames) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(frames.pixels))
 
 
 def print_store(found: dict[str, Any]) -> None:

@@ -63,8 +63,8 @@ class DynamicTokenSynthesizer(nn.Module):
         for stage in self.stages:
             assert isinstance(stage, DTSStage)
             if alone:
-                stage.spatial.rest()
-                rest(stage.conv)
+                stage.spatial.add_nothing()
+                zero_out(stage.conv)
             keep_channels(stage.conv, {1: 0.5, 2: 0.5})  # tap 0 is the frame before the two that become one
 
     def forward(self, features: Tensor) -> Tensor:
@@ -107,9 +107,9 @@ class SpatialAttention(nn.Module):
         self.v = nn.Linear(dim, dim)
         self.proj_out = nn.Linear(dim, dim)
 
-    def rest(self) -> None:
-        """Add nothing until training changes that."""
-        rest(self.proj_out)
+    def add_nothing(self) -> None:
+        """Start as the identity, as temporal attention does."""
+        zero_out(self.proj_out)
 
     def forward(self, x_GTRCD: Tensor) -> Tensor:
         """Residual; the shape stays ``(groups, frames, rows, columns, dim)``."""
@@ -155,8 +155,7 @@ class ZeroLinear(nn.Linear):
 
     def reset_parameters(self) -> None:
         """Zero weight and bias."""
-        init.zeros_(self.weight)
-        init.zeros_(self.bias)
+        zero_out(self)
 
 
 class RelativePosition(nn.Module):
@@ -177,14 +176,17 @@ class RelativePosition(nn.Module):
         return self.embeddings_table[moment[None, :] - moment[:, None] + MAX_RELATIVE_STEPS]
 
 
-def rest(layer: nn.Module) -> None:
-    """Set weight and bias to zero."""
+def zero_out(layer: nn.Module) -> None:
+    """Set all of a layer's weights to zero."""
     for parameter in layer.parameters():
         init.zeros_(parameter)
 
 
 def keep_channels(conv: nn.Conv3d | nn.ConvTranspose3d, taps: Mapping[int, float]) -> None:
-    """Add to a convolution, square and 3x3 in space: each channel from itself, by these taps over time."""
+    """Add to a convolution's weight ``(dim, dim, frames, 3, 3)``: each channel from itself.
+
+    taps: what is added in the middle, by the place among the kernel's frames.
+    """
     same = torch.arange(len(conv.weight))
     for tap, share in taps.items():
         conv.weight[same, same, tap, 1, 1] += share

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn import init
 
-from longtake.models.dts import NUM_NORM_GROUPS, SpatialAttention, TemporalAttention, keep_channels, rest
+from longtake.models.dts import NUM_NORM_GROUPS, SpatialAttention, TemporalAttention, keep_channels, zero_out
 
 
 class Reconstructor(nn.Module):
@@ -44,11 +44,11 @@ class Reconstructor(nn.Module):
         """Set the weights so that every frame of a group is about its one frame; ours, as ``start_as_mean`` is."""
         for stage in self.stages:
             if isinstance(stage, FourfoldStage):
-                stage.spatial.rest()
-                rest(stage.conv)
+                stage.spatial.add_nothing()
+                zero_out(stage.conv)
                 keep_channels(stage.conv, {1: 1.0, 2: 1.0})  # tap 0 would take from the frame behind
             elif isinstance(stage, Doubling):
-                rest(stage.conv)
+                zero_out(stage.conv)
                 keep_channels(stage.conv, {0: 1.0, 1: 1.0})
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class DynamicTokenSynthesizer(nn.Module):
     def start_as_mean(self, *, alone: bool = True) -> None:
         """Set the weights so that a group's tokens are the mean of its frames', but for the temporal encoding.
 
-        Ours: from random weights alone training spends hundreds of steps on passing tokens through at all. For the
+        Ours: from random weights training must first learn to pass tokens through at all (``docs/log.md``). For the
         layout "correct" only. alone: False adds the mean to the random weights instead.
         """
         for stage in self.stages:

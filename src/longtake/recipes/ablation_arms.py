@@ -101,16 +101,16 @@ def new_recot(size: Size, frames_per_group: int, settings: Pretraining, seed: in
 def pretrain(world: World, frames_per_group: int, settings: Pretraining, seed: int) -> ReCoT:
     """ReCoT on clips of eight frames of the bank, resuming from its folder in the work folder."""
     size, steps = world.size, settings.steps
-    clips = bank_clips(world)
     model = new_recot(size, frames_per_group, settings, seed)
-    model.start_at_means(clips.draw(np.random.default_rng([seed, 16]), 8 * size.clips).features)
     folder = pretraining_folder(world, frames_per_group, settings, seed)
     optimiser = Optimiser({"recot": model}, LR, MUON_LR, WEIGHT_DECAY)
     start = checkpoint.resume(folder, {"recot": model}, optimiser)
     if start == steps:
         return model
     print(folder.name, flush=True)
-    log = checkpoint.Log(folder / "log.jsonl", steps, start)
+    clips, log = bank_clips(world), checkpoint.Log(folder / "log.jsonl", steps, start)
+    if not start:
+        model.start_at_means(clips.draw(np.random.default_rng([seed, 16]), 8 * size.clips).features)
     for step in range(start, steps):
         loss = recot_step(model, clips, size.clips, [seed, step]).loss
         optimiser.update(loss, checkpoint.cosine(step, steps, min(size.warmup, steps)))

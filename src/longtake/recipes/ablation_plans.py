@@ -31,8 +31,8 @@ class Costs:
         self._pretraining = lru_cache(maxsize=None)(lambda group, how: pretraining_cost(world, group, how))
 
     def arm(self, arm: Arm) -> Cost:
-        """Of a step of the decoder's training; what it learns from and for how long makes no difference."""
-        found: Cost = self._arm(replace(arm, steps=0, pretraining=None, samples="bank", kept="all"))
+        """Of a step of the decoder's training; what it starts and learns from and for how long makes no difference."""
+        found: Cost = self._arm(replace(arm, steps=0, start="mean", pretraining=None, samples="bank", kept="all"))
         return found
 
     def pretraining(self, arm: Arm) -> Cost:

@@ -93,7 +93,7 @@ def test_a_process_of_its_own_has_memory_too():
 
 def test_a_step_learns_what_it_says_and_the_tower_not(trainer):
     before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
-    features = trainer.encode(train.pixels_of(trainer.model.config, 8))
+    features = trainer.encode(train.random_pixels(trainer.model.config, 8))
     trainer.answer_step("compressed", features)
     changed = {
         name.split(".")[0] for name, weight in trainer.model.named_parameters() if not weight.equal(before[name])

@@ -127,6 +127,17 @@ def plan_two_cards(rng: np.random.Generator, split: Split) -> list[Placed]:
     ]
 
 
+class _DescribedVideos(Dataset[tuple[Tensor, str]]):
+    """The same with the line that tells of each one's events."""
+
+    def __init__(self, recipe: BankRecipe, clips: list[Clip]) -> None:
+        self.rendered = RenderedVideos(recipe, clips)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, str]:
+        video = bank_video(self.rendered.recipe, self.rendered.clips, number)
+        return self.rendered[number], json.dumps(_describe(video))
+
+
 def build_bank(
     recipe: BankRecipe, clips: list[Clip], encode: Callable[[Tensor], Tensor], folder: Path, workers: int = 1
 ) -> None:
@@ -139,14 +150,14 @@ def build_bank(
     folder.mkdir(parents=True, exist_ok=True)
     lines = folder / "videos.jsonl"
     done = len(lines.read_text().splitlines()) if lines.exists() else 0
-    data = torch.utils.data.Subset(RenderedVideos(recipe, clips), range(done, recipe.videos))
+    data = torch.utils.data.Subset(_DescribedVideos(recipe, clips), range(done, recipe.videos))
     with (folder / "features.bin").open("r+b" if done else "wb") as sink, lines.open("a") as record:
-        for number, pixels in enumerate(DataLoader(data, batch_size=None, num_workers=workers), start=done):
+        for number, (pixels, line) in enumerate(DataLoader(data, batch_size=None, num_workers=workers), start=done):
             features = encode(pixels).contiguous()
             sink.seek(number * features.numel() * 2)
             sink.write(features.view(torch.int16).numpy().tobytes())
             sink.flush()
-            record.write(json.dumps(_describe(bank_video(recipe, clips, number))) + "\n")
+            record.write(line + "\n")
             record.flush()
             if (number + 1) % 100 == 0:
                 print(f"bank: {number + 1}/{recipe.videos} videos", flush=True)

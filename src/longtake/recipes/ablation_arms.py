@@ -103,14 +103,16 @@ def pretrain(world: World, frames_per_group: int, settings: Pretraining, seed: i
     size, steps = world.size, settings.steps
     model = new_recot(size, frames_per_group, settings, seed)
     folder = pretraining_folder(world, frames_per_group, settings, seed)
+    if checkpoint.last_step(folder) == steps:
+        model.load_state_dict(checkpoint.modules_of(folder)["recot"])
+        return model
+    model.to(world.device)
     optimiser = Optimiser({"recot": model}, LR, MUON_LR, WEIGHT_DECAY)
     start = checkpoint.resume(folder, {"recot": model}, optimiser)
-    if start == steps:
-        return model
     print(folder.name, flush=True)
     clips, log = bank_clips(world), checkpoint.Log(folder / "log.jsonl", steps, start)
     if not start:
-        model.start_at_means(clips.draw(np.random.default_rng([seed, 16]), 8 * size.clips).features)
+        model.start_at_means(clips.draw(np.random.default_rng([seed, 16]), 8 * size.clips).features.to(world.device))
     for step in range(start, steps):
         loss = recot_step(model, clips, size.clips, [seed, step]).loss
         optimiser.update(loss, checkpoint.cosine(step, steps, min(size.warmup, steps)))
@@ -119,7 +121,7 @@ def pretrain(world: World, frames_per_group: int, settings: Pretraining, seed: i
             log.write(step + 1)
         if (step + 1) % 200 == 0 or step + 1 == steps:
             checkpoint.save(folder, step + 1, {"recot": model}, optimiser)
-    return model
+    return model.cpu()
 
 
 def pretraining_folder(world: World, frames_per_group: int, settings: Pretraining, seed: int) -> Path:
@@ -133,8 +135,12 @@ def recot_step(model: ReCoT, clips: ClipSource, count: int, seeds: list[int]) ->
     """One batch, which the seeds decide; paired pre-trainings see the same clips."""
     drawn = clips.draw(np.random.default_rng([*seeds, 17]), count)
     generator = torch.Generator().manual_seed(int(np.random.default_rng([*seeds, 18]).integers(1 << 62)))
-    with torch.autocast("cpu", torch.bfloat16):
-        output: ReCoTOutput = model(drawn.features, drawn.is_image, generator=generator, oracle=drawn.oracle)
+    device = model.masking.mask_token.device
+    needles = None if drawn.oracle is None else drawn.oracle.to(device)
+    with torch.autocast(device.type, torch.bfloat16):
+        output: ReCoTOutput = model(
+            drawn.features.to(device), drawn.is_image.to(device), generator=generator, oracle=needles
+        )
     return output
 
 
@@ -191,9 +197,12 @@ def trained(world: World, arm: Arm, seed: int, forked: bool = True) -> tuple[Vid
         return model, chosen
     begin = begin_of(world) if forked else {}
     print(folder.parent.name, flush=True)
+    model.to(world.device)  # type: ignore[arg-type]  # wrapped by transformers
+    chosen.to(world.device)
     data = dataset(world, arm.samples, arm.kept, seed)
     groups = BankGroups(world.features, group_frames(data.blocks, arm.size, arm.every))
-    tokens = LiveTokens(groups, chosen, world.pool) if arm.trainable else frozen_tokens(groups, chosen, world.pool)
+    make = LiveTokens if arm.trainable else frozen_tokens
+    tokens = make(groups, chosen, world.pool, world.device)
     train_decoder(
         decoder_recipe(world.size, arm.steps, arm.frames, seed),
         model,
@@ -204,7 +213,7 @@ def trained(world: World, arm: Arm, seed: int, forked: bool = True) -> tuple[Vid
         begin=begin,
         along={"compressor": chosen} if arm.trainable else {},
     )
-    return model, chosen
+    return model.cpu(), chosen.cpu()
 
 
 def begin_of(world: World) -> Mapping[str, Any]:

@@ -98,10 +98,12 @@ def trained(world: World, size: HeatmapSize, arm: Arm, seed: int) -> tuple[OwnVi
     chosen = compressor_of(world, arm, seed)
     settings = {"arm": dataclasses.asdict(arm), "world": dataclasses.asdict(world.size), "seed": seed}
     folder = world.work / named("long", settings | dataclasses.asdict(size))
-    tokens = frozen_tokens(BankGroups(world.features, group_frames(world.blocks, GROUP)), chosen, world.pool)
+    model.to(world.device)  # type: ignore[arg-type]  # wrapped by transformers
+    groups = BankGroups(world.features, group_frames(world.blocks, GROUP))
+    tokens = frozen_tokens(groups, chosen.to(world.device), world.pool, world.device)
     mixer = Mixer(cut_units(read_events(world.bank), BANK_FRAMES // GROUP), "train")
     train_decoder(decoder_recipe(size, seed), model, world.tokenizer, tokens, mixer, folder, begin=begin)
-    return world.backbone(model), chosen
+    return world.backbone(model.cpu()), chosen.cpu()
 
 
 def run_heatmap(world: World, size: HeatmapSize, seed: int) -> AblationTable:

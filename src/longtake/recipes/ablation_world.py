@@ -31,11 +31,13 @@ from longtake.model import EMBEDDED
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM, VideoLLMConfig
+from longtake.train.compressor import CPU
 from longtake.train.lookback import look_back
 
 BLOCK = 8  # frames
 BANK_FRAMES = 40  # of a video
 QUESTIONS = 20  # of a test video, at most
+MOST_CARDS = 4  # of a test video; with fewer, "nothing" is nearly always what came after a card
 GROUNDED_LAYER = 3
 
 
@@ -97,10 +99,13 @@ class Exam:
 
 
 class World:
-    """A work folder with all that arms share; what is missing is made, and kept."""
+    """A work folder with all that arms share; what is missing is made, and kept.
 
-    def __init__(self, work: Path, footage: Path | None, size: Size) -> None:
-        self.work, self.footage, self.size = work, footage, size
+    device: where weights are trained. Everything else, the answers too, is computed on the CPU.
+    """
+
+    def __init__(self, work: Path, footage: Path | None, size: Size, device: torch.device = CPU) -> None:
+        self.work, self.footage, self.size, self.device = work, footage, size, device
 
     @cached_property
     def packaged(self) -> VideoLLM:
@@ -175,15 +180,16 @@ class World:
 
     def exam_file(self, frames: int) -> Path:
         """Where the features of test videos of a length are or will be."""
-        key = {"frames": frames, "videos": self.size.test_videos, "footage": self.footage_names}
+        key = {"frames": frames, "videos": self.size.test_videos, "cards": MOST_CARDS, "footage": self.footage_names}
         return self.work / f"{named('exam', key)}.pt"
 
     def exam(self, frames: int) -> Exam:
-        """Test videos of a length, rendered and encoded once."""
+        """Test videos of a length with one to four cards, rendered and encoded once."""
         clips = self.clips("test")
         videos, questions = [], []
         for number in range(self.size.test_videos):
-            video = make_video(number, split="test", clips=clips, num_frames=frames)
+            cards = int(np.random.default_rng([number, 5]).integers(1, 1 + MOST_CARDS))
+            video = make_video(number, split="test", clips=clips, num_frames=frames, num_cards=cards)
             videos.append(video)
             questions.append(tuple(ask_all(video, np.random.default_rng([number, 4]), QUESTIONS)))
         file = self.exam_file(frames)

@@ -23,6 +23,7 @@ from longtake.recipes import ablation_heatmap as heatmap
 from longtake.recipes import ablation_selector as selector
 from longtake.recipes.ablation_arms import Arm, Pretraining, base_arm, folder_of, pretraining_folder
 from longtake.recipes.ablation_cost import Part, question_seconds, video_seconds
+from longtake.recipes.ablation_jobs import Site, run_jobs
 from longtake.recipes.ablation_plans import PLANS, Costs
 from longtake.recipes.ablation_tables import Plan, picture, run_plan, with_settings
 from longtake.recipes.ablation_world import BANK_FRAMES, FULL, SMALLEST, World
@@ -77,6 +78,11 @@ def run_plans(world: World, table: str, options: argparse.Namespace) -> None:
     print(estimate_text(parts_of(world, plans, options.seeds, costs)), flush=True)
     if options.dry_run:
         return
+    if options.jobs > 1:
+        site = Site(
+            work=world.work, footage=world.footage, size=world.size, device=options.device, threads=options.threads
+        )
+        run_jobs(site, plans, options.seeds, options.jobs)
     for plan in plans:
         found = run_plan(world, plan, options.seeds)
         steps = {planned.name: planned.arm.steps for planned in plan.arms}
@@ -139,11 +145,14 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--size", choices=["smallest", "full"], default="full")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of each process")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; not for the selector and the heat-map")
+    parser.add_argument("--device", default="cpu", help="where weights are trained; answers come from the CPU")
     parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and stop")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    world = World(options.work, options.footage, SMALLEST if options.size == "smallest" else FULL)
+    size = SMALLEST if options.size == "smallest" else FULL
+    world = World(options.work, options.footage, size, torch.device(options.device))
     if options.table in OTHERS:
         OTHERS[options.table](world, options)
     else:

@@ -32,6 +32,7 @@ from longtake.train.lookback import keep_looking_back, look_back
 from longtake.train.school import SchoolRecipe, train_school
 from longtake.train.tokenizer import VIDEO, kept_tokenizer
 from longtake.train.tower import PATCHES, TowerRecipe, normalise, train_tower
+from longtake.types import LongtakeError
 
 SHIPPED_STEP = 7100  # of the decoder, of the model in the package
 ALL_TASKS = ("what", "is_there", "order", "count", "when", "after", "direction")
@@ -99,6 +100,11 @@ def compressor() -> CompressorRecipe:
     return CompressorRecipe()
 
 
+def polish() -> CompressorRecipe:
+    """Stage 2 once more, on another bank, on a GPU: seven times as many windows."""
+    return CompressorRecipe(cycles=(Cycle(until_step=8_000, peak=0.7),), batch=256, warmup=300, save_every=1000)
+
+
 def decoder() -> DecoderRecipe:
     """Stage 3: from 8 frames with one card to 1,024 frames with six, and 16,384 thinned."""
     easy = ("what", "is_there", "count", "direction", "when")
@@ -126,6 +132,30 @@ def decoder() -> DecoderRecipe:
                 stretch=64,
                 learns_from=3,
             ),
+            Phase(
+                until_step=7700,
+                groups=(4, 256),
+                cards=6,
+                tasks=ALL_TASKS,
+                tokens=32_768,
+                questions=25,
+                blind=0.1,
+                stretch=16,
+            ),
+            Phase(
+                until_step=8100,
+                groups=(24, 64),
+                cards=6,
+                tasks=ALL_TASKS,
+                tokens=24_576,
+                questions=25,
+                late=0.3,
+                blind=0.1,
+                thin=0.6,
+                least_stretch=12,
+                stretch=64,
+                learns_from=3,
+            ),
         ),
         cycles=(
             Cycle(until_step=2850),
@@ -135,6 +165,8 @@ def decoder() -> DecoderRecipe:
             Cycle(until_step=5460, peak=0.25),
             Cycle(until_step=6400, peak=0.5),
             Cycle(until_step=7100, peak=0.7),
+            Cycle(until_step=7700, peak=0.5),
+            Cycle(until_step=8100, peak=0.7),
         ),
     )
 
@@ -145,34 +177,45 @@ def clips(split: Split, footage: Path | None, work: Path) -> list[Clip]:
     return real + load_clips(split, None, work)
 
 
-def frame_encoder(folder: Path) -> Callable[[Tensor], Tensor]:
-    """uint8 frames to bf16 features of the trained tower."""
+def frame_encoder(folder: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """uint8 frames to bf16 features of the trained tower, on the CPU."""
     trained = SiglipVisionModel.from_pretrained(folder).eval()  # type: ignore[no-untyped-call]
+    trained.to(device)
 
     @torch.no_grad()
     def encode(pixels: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            features: Tensor = trained(normalise(pixels)).last_hidden_state
-        return features.bfloat16()
+        with torch.autocast(device.type, torch.bfloat16):
+            features: Tensor = trained(normalise(pixels.to(device))).last_hidden_state
+        return features.bfloat16().cpu()
 
     return encode
 
 
-def run_school(footage: Path | None, work: Path) -> None:
+def run_school(footage: Path | None, work: Path, device: torch.device) -> None:
     """Stage 0."""
+    _on_cpu("school", device)
     train_school(school(), clips("train", footage, work), work / "school")
 
 
-def run_tower(footage: Path | None, work: Path) -> None:
+def run_tower(footage: Path | None, work: Path, device: torch.device) -> None:
     """Stage 1."""
+    _on_cpu("tower", device)
     train, test = (clips(split, footage, work) for split in ("train", "test"))
     print("train", describe(train), "test", describe(test), flush=True)
     train_tower(tower(), train, test, work / "tower", work / "school")
 
 
-def run_bank(footage: Path | None, work: Path, recipe: BankRecipe | None = None) -> None:
+def _on_cpu(stage: str, device: torch.device) -> None:
+    if device.type != "cpu":
+        raise LongtakeError(f"device is {device} for the stage {stage}; it is trained on the CPU only")
+
+
+def run_bank(
+    footage: Path | None, work: Path, device: torch.device, recipe: BankRecipe | None = None, workers: int = 1
+) -> None:
     """Render and encode the bank of training videos."""
-    build_bank(recipe or bank(), clips("train", footage, work), frame_encoder(work / "tower"), work / "bank")
+    encode = frame_encoder(work / "tower", device)
+    build_bank(recipe or bank(), clips("train", footage, work), encode, work / "bank", workers)
 
 
 def feature_bank(work: Path) -> FeatureBank:
@@ -181,18 +224,27 @@ def feature_bank(work: Path) -> FeatureBank:
     return FeatureBank(work / "bank", PATCHES**2, vision_config().hidden_size, bank().frames, side)
 
 
-def run_compressor(footage: Path | None, work: Path) -> None:
+def run_compressor(footage: Path | None, work: Path, device: torch.device) -> None:
     """Stage 2."""
     del footage
-    torch.save(train_compressor(compressor(), feature_bank(work), work / "compressor").state_dict(), work / "dts.pt")
+    trained = train_compressor(compressor(), feature_bank(work), work / "compressor", device)
+    torch.save(trained.cpu().state_dict(), work / "dts.pt")
 
 
-def run_tokens(footage: Path | None, work: Path) -> None:
+def run_polish(footage: Path | None, work: Path, device: torch.device) -> None:
+    """Stage 2 once more, from the DTS as it is."""
+    del footage
+    begin = torch.load(work / "dts.pt", weights_only=True)
+    trained = train_compressor(polish(), feature_bank(work), work / "polish", device, begin)
+    torch.save(trained.cpu().state_dict(), work / "dts.pt")
+
+
+def run_tokens(footage: Path | None, work: Path, device: torch.device) -> None:
     """The bank's tokens, for stage 3."""
     del footage
     dts = DynamicTokenSynthesizer(vision_config().hidden_size)
     dts.load_state_dict(torch.load(work / "dts.pt", weights_only=True))
-    torch.save(encode_groups(dts.eval(), feature_bank(work), compressor().pool), work / "tokens.pt")
+    torch.save(encode_groups(dts.to(device).eval(), feature_bank(work), compressor().pool).cpu(), work / "tokens.pt")
 
 
 def untrained_model(work: Path) -> tuple[VideoLLM, PreTrainedTokenizerFast]:
@@ -206,9 +258,9 @@ def untrained_model(work: Path) -> tuple[VideoLLM, PreTrainedTokenizerFast]:
     return model, tokenizer
 
 
-def run_unpack(footage: Path | None, work: Path) -> None:
+def run_unpack(footage: Path | None, work: Path, device: torch.device) -> None:
     """Put the parts of the model in the package where their stages leave them; ledger and optimiser begin anew."""
-    del footage
+    del footage, device
     model = VideoLLM.from_pretrained(EMBEDDED, dtype=torch.float32)
     model.vision_tower.save_pretrained(work / "tower")
     torch.save(model.dts.state_dict(), work / "dts.pt")
@@ -218,18 +270,19 @@ def run_unpack(footage: Path | None, work: Path) -> None:
     checkpoint.save(work / "decoder", SHIPPED_STEP, modules, optimiser)
 
 
-def run_decoder(footage: Path | None, work: Path) -> None:
+def run_decoder(footage: Path | None, work: Path, device: torch.device) -> None:
     """Stage 3."""
     del footage
     model, tokenizer = untrained_model(work)
-    tokens = torch.load(work / "tokens.pt", weights_only=True)
+    tokens = torch.load(work / "tokens.pt", weights_only=True).to(device)
     mixer = Mixer(cut_units(read_events(work / "bank"), bank().frames // model.config.frames_per_group), "train")
+    model.to(device)  # type: ignore[arg-type]  # wrapped by transformers
     train_decoder(decoder(), model, tokenizer, tokens, mixer, work / "decoder")
 
 
-def run_export(footage: Path | None, work: Path) -> None:
+def run_export(footage: Path | None, work: Path, device: torch.device) -> None:
     """Write the model, whatever step its decoder is at, as bf16 into ``work/export``."""
-    del footage
+    del footage, device
     model, tokenizer = untrained_model(work)
     state = checkpoint.modules_of(work / "decoder")
     model.projector.load_state_dict(state["projector"])
@@ -240,12 +293,13 @@ def run_export(footage: Path | None, work: Path) -> None:
     VideoLLMProcessor.from_config(tokenizer, model.config).save_pretrained(work / "export")
 
 
-STAGES: dict[str, Callable[[Path | None, Path], None]] = {
+STAGES: dict[str, Callable[[Path | None, Path, torch.device], None]] = {
     "school": run_school,
     "tower": run_tower,
     "unpack": run_unpack,
     "bank": run_bank,
     "compressor": run_compressor,
+    "polish": run_polish,
     "tokens": run_tokens,
     "decoder": run_decoder,
     "export": run_export,
@@ -261,12 +315,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="of the bank")
     parser.add_argument("--videos", type=int, default=bank().videos, help="in the bank")
+    parser.add_argument("--workers", type=int, default=1, help="processes that render the bank")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="not for school and tower")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.stage == "bank":
-        run_bank(options.footage, options.work, bank(options.seed, options.videos))
+        recipe = bank(options.seed, options.videos)
+        run_bank(options.footage, options.work, options.device, recipe, options.workers)
     else:
-        STAGES[options.stage](options.footage, options.work)
+        STAGES[options.stage](options.footage, options.work, options.device)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ token of a window with nothing in it that head must tell just that.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,8 @@ from longtake.train.reading import (
     tokens_at,
 )
 
+TOLD_EVERY = 10  # steps between two in which accuracies are computed
+CPU = torch.device("cpu")
 # labels for the card head and the mover head, int64 (windows, attributes) each, and (windows, tokens, attributes)
 Targets = tuple[Tensor, Tensor, Tensor]
 
@@ -85,7 +87,7 @@ class FeatureBank:
         self.events = read_events(folder)
         raw = np.memmap(folder / "features.bin", np.int16, "r")
         shape = (len(self.events), frames_per_video, tokens, dim)
-        self.features = raw[: math.prod(shape)].reshape(shape)
+        self.features: NDArray[np.int16] | Tensor = raw[: math.prod(shape)].reshape(shape)
         self.windows_per_video = frames_per_video - GROUP + 1
         windows = [(events, begin) for _, events in self.events for begin in range(self.windows_per_video)]
         pairs = [window_labels(*window) for window in windows]
@@ -102,7 +104,12 @@ class FeatureBank:
         """bf16 ``(windows, 4, tokens, dim)``."""
         video, begin = np.divmod(windows, self.windows_per_video)
         frames = self.features[video[:, None], begin[:, None] + np.arange(GROUP)]
-        return torch.from_numpy(frames).view(torch.bfloat16)
+        return torch.as_tensor(frames).view(torch.bfloat16)
+
+    def keep_on(self, device: torch.device) -> None:
+        """Have all features in a device's memory, where windows are then read from it."""
+        if device.type != "cpu":
+            self.features = torch.as_tensor(self.features, device=device)
 
     def targets(self, windows: NDArray[np.int64]) -> Targets:
         """Their labels."""
@@ -155,13 +162,25 @@ def _event_labels(event: Placed, begin: int, frames: int) -> list[int]:
     return labels(event.what, onset=event.onset_in(begin), moving=frames >= 2, centres=places)
 
 
-def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) -> DynamicTokenSynthesizer:
-    """Train, resuming from ``folder``, on windows that begin anywhere; the last tenth of the videos is held out."""
+def train_compressor(
+    recipe: CompressorRecipe,
+    bank: FeatureBank,
+    folder: Path,
+    device: torch.device = CPU,
+    begin: Mapping[str, Tensor] | None = None,
+) -> DynamicTokenSynthesizer:
+    """Train, resuming from ``folder``, on windows that begin anywhere; the last tenth of the videos is held out.
+
+    begin: a DTS to go on from; its heads begin anew.
+    """
     torch.manual_seed(recipe.seed)
     dts = DynamicTokenSynthesizer(recipe.dim)
     dts.start_as_mean(alone=False)
+    if begin is not None:
+        dts.load_state_dict(begin)
     heads = {"card": ReadingHead(recipe.dim), "mover": ReadingHead(recipe.dim), "token": AttributeHeads(recipe.dim)}
-    modules = {"dts": dts, **heads}
+    modules = {name: module.to(device) for name, module in {"dts": dts, **heads}.items()}
+    bank.keep_on(device)
     optimiser = Optimiser(modules, recipe.lr, recipe.muon_lr, recipe.weight_decay)
     start = checkpoint.resume(folder, modules, optimiser)
     log = checkpoint.Log(folder / "log.jsonl", recipe.steps, start)
@@ -175,7 +194,7 @@ def train_compressor(recipe: CompressorRecipe, bank: FeatureBank, folder: Path) 
         which = torch.from_numpy(rng.random(len(rows)) < recipe.reverse)
         features, targets = run_backwards(bank.read(rows), bank.targets(rows), which)
         features = features + recipe.noise * features.std() * torch.randn_like(features)
-        loss, figures = compressor_loss(modules, features, targets, recipe.pool)
+        loss, figures = compressor_loss(modules, features, targets, recipe.pool, told=step % TOLD_EVERY == 0)
         within, length, peak = checkpoint.in_cycle(recipe.cycles, step)
         optimiser.update(loss, peak * checkpoint.cosine(within, length, recipe.warmup))
         log.add(loss=loss.item(), **figures)
@@ -197,7 +216,8 @@ def run_backwards(features: Tensor, targets: Targets, which: Tensor) -> tuple[Te
     Without this the direction of motion is learned by heart: the same four frames never show both.
     """
     cards, movers, tokens = (_backwards(target, which) for target in targets)
-    return torch.where(which[:, None, None, None], features.flip(1), features), (cards, movers, tokens)
+    turned = which.to(features.device)[:, None, None, None]
+    return torch.where(turned, features.flip(1), features), (cards, movers, tokens)
 
 
 def _backwards(target: Tensor, which: Tensor) -> Tensor:
@@ -215,26 +235,29 @@ def _backwards(target: Tensor, which: Tensor) -> Tensor:
 
 
 def compressor_loss(
-    modules: dict[str, nn.Module], features: Tensor, targets: Targets, pool: int
+    modules: dict[str, nn.Module], features: Tensor, targets: Targets, pool: int, told: bool = True
 ) -> tuple[Tensor, dict[str, float]]:
     """All heads' loss, a scalar, and accuracies by head and attribute, on windows of features.
 
     modules: "dts" and the heads "card", "mover" and "token". features: ``(windows, 4, tokens, dim)``. pool: side of the
     average pool after the DTS. "plain" among the accuracies is the token head's on windows with nothing in them.
+    told: False leaves the accuracies out, each of which waits for a GPU.
     """
-    cards, movers, spread = targets
+    cards, movers, spread = (target.to(features.device) for target in targets)
     labelled = spread[..., 0] != IGNORE
     nothing = (cards[:, 0] == 0) & (movers[:, 0] == 0)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(features.device.type, torch.bfloat16):
         tokens = compress(modules["dts"], features, pool)
         plain = tokens[nothing].flatten(0, 1)
         seen = [
             ("card", modules["card"](tokens), cards),
             ("mover", modules["mover"](tokens), movers),
             ("token", modules["token"](tokens[labelled]), spread[labelled]),
-            ("plain", modules["token"](plain), torch.tensor(labels(None)).expand(len(plain), -1)),
+            ("plain", modules["token"](plain), torch.tensor(labels(None), device=plain.device).expand(len(plain), -1)),
         ]
-    loss = sum((reading_loss(logits, wanted) for _, logits, wanted in seen), torch.zeros(()))
+    loss = sum((reading_loss(logits, wanted) for _, logits, wanted in seen), torch.zeros((), device=features.device))
+    if not told:
+        return loss, {}
     figures = {f"{name}_{k}": v for name, logits, wanted in seen for k, v in reading_accuracy(logits, wanted).items()}
     return loss, figures
 
@@ -244,8 +267,8 @@ def encode_groups(dts: DynamicTokenSynthesizer, bank: FeatureBank, pool: int) ->
     """Tokens of every group after the DTS and the pool, bf16 ``(groups, tokens, dim)``: what a decoder learns from."""
     done = []
     for begin in range(0, len(bank.groups), 128):
-        features = bank.read(bank.groups[begin : begin + 128])
-        with torch.autocast("cpu", torch.bfloat16):
+        features = bank.read(bank.groups[begin : begin + 128]).to(dts.temporal_encoding.device)
+        with torch.autocast(features.device.type, torch.bfloat16):
             done.append(compress(dts, features, pool).bfloat16())
     return torch.cat(done)
 

@@ -7,7 +7,7 @@ long ones with many; a row of a batch is one video followed by all its questions
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -51,6 +51,7 @@ class Phase:
     thin: float = 0.3  # share of batches with longer videos, of whose background only some tokens are kept
     stretch: float = 1.0  # up to how many times longer those are
     least_stretch: float = 1.0  # and how many times at least
+    blind: float | None = None  # share of rows without their video; None: the recipe's
     videos: int | None = None  # a batch; None: as many as fill its tokens
     learns_from: int = 0  # the first layer that learns; above 0 all before the layers rests, and the scorer
 
@@ -130,7 +131,8 @@ def train_decoder(
         for weight in learning:
             weight.requires_grad_(id(weight) not in rests)
         lessons, columns = draw_lessons(recipe, phase, mixer, rng, bank.shape[1])
-        loss, figures = train_step(recipe, model, ledger, text, bank, scale, lessons, columns, rng)
+        as_now = recipe if phase.blind is None else replace(recipe, blind=phase.blind)
+        loss, figures = train_step(as_now, model, ledger, text, bank, scale, lessons, columns, rng)
         within, length, peak = checkpoint.in_cycle(recipe.cycles, step)
         optimiser.update(loss, peak * checkpoint.trapezoid(within, length, recipe.warmup, recipe.cooldown))
         log.add(loss=loss.item(), **figures)
@@ -148,7 +150,7 @@ def decoder_parts(
     along: Mapping[str, nn.Module] | None = None,
 ) -> tuple[dict[str, nn.Module], Optimiser]:
     """What the stage trains, by name, with a ledger that begins anew; and the optimiser of it."""
-    ledger = Ledger(model.config.text_config.hidden_size)
+    ledger = Ledger(model.config.text_config.hidden_size).to(model.device)
     modules = {"projector": model.projector, "decoder": model.language_model, "ledger": ledger, **(along or {})}
     if model.scorer is not None:
         modules["scorer"] = model.scorer
@@ -213,9 +215,9 @@ def train_step(
     per_group = bank.shape[1]
     batch = draw_rows(recipe, text, lessons, per_group, columns, int(model.config.context_tokens or 0), rng)
     groups = torch.from_numpy(np.stack([mix.groups for mix, _ in lessons]))
-    features = bank[groups.flatten()].float().view(*groups.shape, *bank.shape[1:])
+    features = bank[groups.flatten()].to(model.device).float().view(*groups.shape, *bank.shape[1:])
     features = features + recipe.noise * scale * torch.randn_like(features)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(model.device.type, torch.bfloat16):
         tokens = model.projector(features).flatten(1, 2)
         embeddings = fill(model, batch, through_scores(model, text, tokens, lessons))
         layers = 1, recipe.grounded_layer - 1, recipe.grounded_layer
@@ -223,7 +225,7 @@ def train_step(
         at = batch.labels[:, 1:] != IGNORE
         logits = model.language_model.lm_head(last[:, :-1][at[:, batch.video :]]).float()
     wanted = batch.labels[:, 1:][at]
-    loss = F.cross_entropy(logits, wanted)
+    loss = F.cross_entropy(logits, wanted.to(logits.device))
     figures = {"lm": loss.item(), **answers_right(batch, at, logits, wanted, lessons)}
     told, more = ledger_loss(ledger, batch, into, lessons, per_group)
     figures |= more
@@ -299,9 +301,9 @@ def _leaps(rng: np.random.Generator, probability: float, groups: int, room: int)
 
 def fill(model: VideoLLM, batch: Batch, tokens: Tensor) -> Tensor:
     """Text embeddings with ``tokens`` ``(batch, tokens, hidden)`` at the visual columns."""
-    embeddings = model.get_input_embeddings()(batch.ids)
-    picked = tokens.gather(1, batch.visual.clamp_min(0)[..., None].expand(-1, -1, tokens.shape[-1]))
-    return torch.where((batch.visual >= 0)[..., None], picked.to(embeddings.dtype), embeddings)
+    embeddings, visual = model.get_input_embeddings()(batch.ids.to(tokens.device)), batch.visual.to(tokens.device)
+    picked = tokens.gather(1, visual.clamp_min(0)[..., None].expand(-1, -1, tokens.shape[-1]))
+    return torch.where((visual >= 0)[..., None], picked.to(embeddings.dtype), embeddings)
 
 
 def answers_right(batch: Batch, at: Tensor, logits: Tensor, wanted: Tensor, lessons: list[Lesson]) -> dict[str, float]:
@@ -310,7 +312,7 @@ def answers_right(batch: Batch, at: Tensor, logits: Tensor, wanted: Tensor, less
     at: bool ``(batch, columns - 1)``, where the next token is to be learned; logits and wanted: one row for each.
     """
     hits = torch.ones(batch.labels[:, 1:].shape, dtype=torch.bool)
-    hits[at] = logits.argmax(-1) == wanted
+    hits[at] = logits.argmax(-1).cpu() == wanted
     scores: dict[str, list[float]] = {}
     for row, (_, questions) in enumerate(lessons):
         for number, question in enumerate(questions, start=1):
@@ -332,7 +334,8 @@ def through_scores(model: VideoLLM, text: Text, tokens: Tensor, lessons: list[Le
 
 def question_states(model: VideoLLM, text: Text, question: Question) -> Tensor:
     """The question's own token embeddings, which the scorer reads: ``(tokens, hidden)``, without gradient."""
-    states: Tensor = model.get_input_embeddings()(torch.tensor(text.ids(question.text))).detach()
+    ids = torch.tensor(text.ids(question.text), device=model.device)
+    states: Tensor = model.get_input_embeddings()(ids).detach()
     return states
 
 
@@ -349,7 +352,7 @@ def scorer_loss(model: VideoLLM, text: Text, tokens: Tensor, lessons: list[Lesso
             if not mask.any() or mask.all():
                 continue
             states = question_states(model, text, question)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(row.device.type, torch.bfloat16):
                 scores = model.scorer(row, states).float()  # type: ignore[misc]  # there is one
             relevant = torch.from_numpy(mask.repeat(per_group))
             losses.append(torch.logsumexp(scores, 0) - torch.logsumexp(scores[relevant], 0))

@@ -35,7 +35,7 @@ def grounding_loss(
     if not len(rows):
         return states.sum() * 0
     attention = row_attention(decoder, layer, states, batch, rows, columns)
-    mass = (attention.mean(dim=1) * wanted).sum(dim=1)
+    mass = (attention.mean(dim=1) * wanted.to(attention.device)).sum(dim=1)
     return -torch.log(mass.clamp_min(1e-6)).mean()
 
 
@@ -80,17 +80,18 @@ def row_attention(
     shape = (*normed.shape[:2], -1, attention.head_dim)
     query = attention.q_proj(normed).view(shape).transpose(1, 2)
     key = attention.k_proj(normed).view(shape).transpose(1, 2)
-    cos, sin = decoder.model.rotary_emb(normed, batch.positions)
+    cos, sin = decoder.model.rotary_emb(normed, batch.positions.to(normed.device))
     query, key = apply_rotary_pos_emb(query, key, cos, sin)
     key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
     queries, keys = query.unbind(), key.unbind()  # query[place] would cost a zeroed gradient of everything each time
+    at = {place: columns[rows == place].to(normed.device) for place in sorted(set(rows.tolist()))}
     logits = [
-        torch.einsum("hrd,hld->rhl", queries[place].index_select(1, columns[rows == place]), keys[place]).float()
-        for place in sorted(set(rows.tolist()))  # one by one: an index into all at once has no repeatable gradient
+        torch.einsum("hrd,hld->rhl", queries[place].index_select(1, own), keys[place]).float()
+        for place, own in at.items()  # one by one: an index into all at once has no repeatable gradient
     ]
     turn = batch.turn[rows]
     own = turn.gather(1, columns[:, None])
     places = torch.arange(turn.shape[1])
     seen = ((turn == 0) | (turn == own)) & (places[None] <= columns[:, None])
     scaled: Tensor = torch.cat(logits) * float(attention.scaling)
-    return scaled.masked_fill(~seen[:, None], float("-inf")).softmax(dim=-1)
+    return scaled.masked_fill(~seen[:, None].to(normed.device), float("-inf")).softmax(dim=-1)

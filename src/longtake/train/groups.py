@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from longtake.train.compressor import compress
+from longtake.train.compressor import CPU, compress
 
 GROUPS_PER_PASS = 128
 
@@ -31,10 +31,13 @@ class BankGroups:
 
 
 class LiveTokens:
-    """A bank's tokens by a compressor that is being trained: made when they are asked for, with their gradient."""
+    """A bank's tokens by a compressor that is being trained: made when they are asked for, with their gradient.
 
-    def __init__(self, groups: BankGroups, compressor: nn.Module, pool: int) -> None:
-        self.groups, self.compressor, self.pool = groups, compressor, pool
+    device: where the compressor is, and its tokens will be.
+    """
+
+    def __init__(self, groups: BankGroups, compressor: nn.Module, pool: int, device: torch.device = CPU) -> None:
+        self.groups, self.compressor, self.pool, self.device = groups, compressor, pool, device
 
     @property
     def shape(self) -> torch.Size:
@@ -43,12 +46,12 @@ class LiveTokens:
         return torch.Size((len(self.groups), tokens // self.pool**2, dim))
 
     def __getitem__(self, groups: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return compress(self.compressor, self.groups.read(groups), self.pool)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return compress(self.compressor, self.groups.read(groups).to(self.device), self.pool)
 
 
 @torch.no_grad()
-def frozen_tokens(groups: BankGroups, compressor: nn.Module, pool: int) -> Tensor:
-    """The tokens of all groups by a compressor that stays as it is, bf16 ``(groups, tokens, dim)``."""
-    live = LiveTokens(groups, compressor, pool)
+def frozen_tokens(groups: BankGroups, compressor: nn.Module, pool: int, device: torch.device = CPU) -> Tensor:
+    """The tokens of all groups by a compressor that stays as it is, bf16 ``(groups, tokens, dim)`` on its device."""
+    live = LiveTokens(groups, compressor, pool, device)
     return torch.cat([live[part].bfloat16() for part in torch.split(torch.arange(len(groups)), GROUPS_PER_PASS)])

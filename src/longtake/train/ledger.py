@@ -75,9 +75,9 @@ def read_heads(heads: nn.ModuleDict, states: Tensor, targets: Tensor) -> tuple[T
     for (name, head), wanted in zip(heads.items(), targets.T, strict=True):
         rows = wanted != IGNORE
         if rows.any():
-            logits = head(states[rows])
-            total = total + F.cross_entropy(logits, wanted[rows])
-            right[name] = float((logits.argmax(1) == wanted[rows]).float().mean())
+            logits, own = head(states[rows]), wanted[rows].to(states.device)
+            total = total + F.cross_entropy(logits, own)
+            right[name] = float((logits.argmax(1) == own).float().mean())
     return total, right
 
 
@@ -159,7 +159,7 @@ def seen_loss(
     total, right = grounded.sum() * 0, {}
     for name, chosen in (("count", cards), ("answers_count", answers)):
         if chosen.any():
-            colours = wanted[chosen]
+            colours = wanted[chosen].to(grounded.device)
             bits, count = ledger.seen(normalised(before[chosen])), ledger.count(normalised(grounded[chosen]))
             total = total + len(COLOURS) * F.binary_cross_entropy_with_logits(bits, colours.float())
             total = total + F.cross_entropy(count, colours.sum(-1))
@@ -190,4 +190,4 @@ def asked_loss(ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Lesso
     chosen = targets != IGNORE
     if not chosen.any():
         return states.sum() * 0
-    return F.cross_entropy(ledger.asked(normalised(states[chosen])), targets[chosen])
+    return F.cross_entropy(ledger.asked(normalised(states[chosen])), targets[chosen].to(states.device))

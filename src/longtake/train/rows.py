@@ -116,6 +116,7 @@ def make_row(
 class Batch:
     """Rows padded after the video and after the questions, int64 ``(batch, columns)`` each; turn is -1 on padding.
 
+    They stay on the CPU, where targets are made of them, whatever device the decoder is on.
     video: how many columns stand before the questions, the same in every row.
     """
 
@@ -157,11 +158,12 @@ def states_of(
     """
     cache = DynamicCache(config=decoder.config)
     run = functools.partial(decoder, past_key_values=cache, use_cache=True, output_hidden_states=True)
-    video = run(inputs_embeds=embeddings[:, : batch.video], position_ids=batch.positions[:, : batch.video])
+    positions, turn = batch.positions.to(embeddings.device), batch.turn.to(embeddings.device)
+    video = run(inputs_embeds=embeddings[:, : batch.video], position_ids=positions[:, : batch.video])
     asked = run(
         inputs_embeds=embeddings[:, batch.video :],
-        position_ids=batch.positions[:, batch.video :],
-        attention_mask=attention_mask(batch.turn)[:, :, batch.video :],
+        position_ids=positions[:, batch.video :],
+        attention_mask=attention_mask(turn)[:, :, batch.video :],
     )
     into = [torch.cat([video.hidden_states[layer], asked.hidden_states[layer]], dim=1) for layer in layers]
     return into, asked.last_hidden_state

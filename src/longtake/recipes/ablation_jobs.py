@@ -1,0 +1,93 @@
+"""The parts of an ablation in several processes: pre-trainings, then arms, then figures, each kept by its settings.
+
+A table is put together afterwards by ``run_plan``, which finds everything done. So nothing here decides a result, and a
+command that was stopped goes on with another number of processes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed, wait
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from longtake.recipes.ablation_arms import Arm, Pretraining, base_arm, pretrain, run_arm, run_base, trained
+from longtake.recipes.ablation_figures import figures_of
+from longtake.recipes.ablation_tables import Plan
+from longtake.recipes.ablation_world import Exam, Size, World
+
+Run = tuple[Arm, int]  # an arm and its seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What a process needs to find the same world."""
+
+    work: Path
+    footage: Path | None
+    size: Size
+    device: str
+    threads: int
+
+
+@lru_cache(maxsize=1)
+def world_at(site: Site) -> World:
+    """The world, once a process."""
+    torch.set_num_threads(site.threads)
+    return World(site.work, site.footage, site.size, torch.device(site.device))
+
+
+@lru_cache(maxsize=2)
+def exam_at(site: Site, frames: int) -> Exam:
+    """Test videos of a length, once a process."""
+    return world_at(site).exam(frames)
+
+
+def run_jobs(site: Site, plans: Sequence[Plan], seeds: Sequence[int], jobs: int) -> None:
+    """Do in ``jobs`` processes what the tables of some plans miss."""
+    world = world_at(site)
+    trained(world, base_arm(world.size), 0, forked=False)  # and with it the bank, which all others read
+    sights = {(plan.frames, plan.every) for plan in plans}
+    for frames in {frames for frames, _ in sights}:
+        world.exam(frames)
+    runs = [(p.arm, s, plan) for plan in plans for p in plan.arms for s in plan.seeds(p, seeds)]
+    first: dict[tuple[int, Pretraining, int], None] = {}
+    for arm, seed, _ in runs:
+        if arm.pretraining is not None:
+            first[arm.size, arm.pretraining, seed] = None
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        before = [pool.submit(_pretrain, site, *what) for what in first]
+        plain = [pool.submit(_ask, site, arm, seed, plan.frames) for arm, seed, plan in runs if not arm.pretraining]
+        plain += [pool.submit(_ask_base, site, *sight) for sight in sights]
+        wait(before)
+        others = [pool.submit(_ask, site, arm, seed, plan.frames) for arm, seed, plan in runs if arm.pretraining]
+        _follow([*before, *plain, *others])
+        wanted = [(arm, seed) for arm, seed, plan in runs if plan.figures]
+        _follow([pool.submit(_measure, site, wanted[n::jobs]) for n in range(min(jobs, len(wanted)))])
+
+
+def _follow(parts: Sequence[Future[None]]) -> None:
+    """Wait for all, telling how many are done; the first error ends it."""
+    for done, part in enumerate(as_completed(parts), start=1):
+        part.result()
+        print(f"{done} of {len(parts)} parts", flush=True)
+
+
+def _pretrain(site: Site, group: int, how: Pretraining, seed: int) -> None:
+    pretrain(world_at(site), group, how, seed)
+
+
+def _ask_base(site: Site, frames: int, every: int) -> None:
+    run_base(world_at(site), frames, every, exam_at(site, frames))
+
+
+def _ask(site: Site, arm: Arm, seed: int, frames: int) -> None:
+    run_arm(world_at(site), arm, seed, exam_at(site, frames))
+
+
+def _measure(site: Site, runs: Sequence[Run]) -> None:
+    figures_of(world_at(site), runs)

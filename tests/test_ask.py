@@ -82,6 +82,15 @@ def test_answer_with_its_moment_and_usage():
     assert usage.seconds["encode"] == memory.provenance.seconds["encode"]
 
 
+def test_stages_end_when_the_device_has_done_its_work(monkeypatch):
+    waits = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waits.append)
+    ask(FakeBackbone(device=torch.device("cuda", 0)), remember(12), QUESTION)
+    assert waits == [torch.device("cuda", 0)] * 3
+    ask(FakeBackbone(), remember(12), QUESTION)
+    assert len(waits) == 3
+
+
 def test_asking_encodes_nothing_again():
     backbone = FakeBackbone()
     ask(backbone, remember(40), QUESTION)

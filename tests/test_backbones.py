@@ -318,6 +318,17 @@ def test_causal_attention_in_blocks_equals_loops(
         torch.testing.assert_close(out[b, h, i], weights @ v[b, h // 2, seen])
 
 
+@pytest.mark.filterwarnings("ignore")  # torch says why it takes no fused kernel here
+def test_fused_attention_is_told_what_is_causal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an accelerator, but with torch's own stand-in for the kernel."""
+    torch.manual_seed(0)
+    q = torch.randn(2, 4, 3, 8, dtype=torch.float64)
+    k, v = torch.randn(2, 2, 2, 9, 8, dtype=torch.float64)
+    in_blocks = causal_attention(q, k, v, scaling=0.3)
+    monkeypatch.setattr(attention, "fuses", lambda *tensors: True)
+    torch.testing.assert_close(causal_attention(q, k, v, scaling=0.3), in_blocks)
+
+
 def test_name_follows_the_weights_and_not_their_floating_point_type(backbone: DecoderBackbone, family: str) -> None:
     def make(seed: int) -> DecoderBackbone:
         return own(seed=seed) if family == "own" else QwenVL(tiny.qwen_vl(seed), tiny.tokenizer())

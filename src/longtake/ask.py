@@ -86,7 +86,7 @@ def ask(
             "load that model or watch the video again with this one"
         )
     check_video(memory)
-    clock = _Clock()
+    clock = _Clock(device=backbone.device)
     kept = _kept(backbone, memory.tokens, query, selector, budget_tokens, max_new_tokens)
     tokens = memory.tokens if kept is None else memory.tokens[kept]
     inputs = backbone.prepare([Prompt(question=query.text, tokens=tokens)])
@@ -260,13 +260,16 @@ def _prompt_tokens(backbone: Backbone, question: str, tokens: VisualTokens | Non
     return int(backbone.prepare([Prompt(question=question, tokens=tokens)]).mask.sum())
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Clock:
-    """Wall seconds between laps, by name."""
+    """Wall seconds between laps, by name; a lap ends when the device has done its work."""
 
+    device: torch.device
     laps: dict[str, float] = field(default_factory=dict)
     last: float = field(default_factory=time.perf_counter)
 
     def lap(self, name: str) -> None:
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
         now = time.perf_counter()
         self.laps[name], self.last = now - self.last, now

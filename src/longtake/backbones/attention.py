@@ -12,6 +12,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.backends.cuda import SDPAParams, can_use_flash_attention
+from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
 
 NAME = "longtake_sdpa"
@@ -58,6 +60,8 @@ def causal_attention(
         return attend(rows, key, value, attn_mask=None if mask is None else mask[:, None, None]).view_as(query)
     if mask is None and queries == keys:
         return attend(query, key, value, is_causal=True, enable_gqa=groups > 1)
+    if mask is None and fuses(query, key, value, dropout):
+        return attend(query, key, value, attn_mask=causal_lower_right(queries, keys), enable_gqa=groups > 1)
     if groups > 1:  # with a mask, grouped heads would leave CUDA only its slow kernel, which builds all scores
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     outputs = []
@@ -72,6 +76,15 @@ def causal_attention(
         block = (query[:, :, start:stop], key[:, :, :seen], value[:, :, :seen])
         outputs.append(attend(*block, attn_mask=allowed[:, None]))
     return torch.cat(outputs, dim=2)
+
+
+def fuses(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
+    """Whether CUDA's flash kernel takes these, which knows what is causal by itself: half precision, no padding.
+
+    It reads grouped keys as they are and builds no mask, so that a long prompt's next columns cost products alone.
+    """
+    grouped = query.shape[1] != key.shape[1]
+    return query.is_cuda and bool(can_use_flash_attention(SDPAParams(query, key, value, None, dropout, False, grouped)))
 
 
 def longtake_sdpa(

@@ -78,7 +78,8 @@ def _embeddings(layout: Layout, length: int, embed: Callable[[Tensor], Tensor]) 
     embedded = embed(layout.ids)
     if layout.features is not None:
         columns = torch.nonzero(layout.source >= 0).squeeze(1)
-        chosen = layout.features[layout.source[columns]].to(embedded)
+        places = layout.source[columns].to(layout.features.device)  # a memory's tokens stand on the CPU
+        chosen = layout.features[places].to(embedded)
         embedded = embedded.index_copy(0, columns, chosen)
     if layout.finish is not None:
         asked = len(layout.ids) - layout.learned

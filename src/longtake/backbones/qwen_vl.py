@@ -139,9 +139,8 @@ class QwenVL(DecoderBackbone):
         before = self.text_ids(SYSTEM + "<|vision_start|>")
         after = torch.cat([self.text_ids("<|vision_end|>"), after])
         positions = self._positions(before, tokens, after)
-        kept = tokens.position.to(self.device) @ torch.tensor(
-            [tokens.grid[1] * tokens.grid[2], tokens.grid[2], 1], device=self.device
-        )
+        strides = torch.tensor([tokens.grid[1] * tokens.grid[2], tokens.grid[2], 1], device=self.device)
+        kept = (tokens.position.to(self.device) * strides).sum(dim=1)  # CUDA has no product of integer matrices
         first, last = len(before), positions.shape[1] - len(after)
         text = torch.full_like(before, -1), torch.full_like(after, -1)
         return Layout(

@@ -70,7 +70,7 @@ class ClipLoss(nn.Module):
         generator = torch.Generator().manual_seed(int(np.random.default_rng(seed).integers(2**62)))
         oracle = clips.oracle if self.recot.masking.policy == "oracle" else None
         output = self.recot(
-            on_grid(clips, self.grid).to(device),
+            on_grid(clips, self.grid, device),
             clips.is_image.to(device),
             generator=generator,
             oracle=None if oracle is None else oracle.to(device),
@@ -81,9 +81,9 @@ class ClipLoss(nn.Module):
         return output.loss * len(clips), masked, visible
 
 
-def on_grid(clips: Clips, grid: tuple[int, int]) -> Tensor:
-    """Features ``(clips, frames, rows, columns, dim)`` on the grid that the DTS works on."""
-    return resized(clips.features.flatten(0, 1), grid).unflatten(0, clips.features.shape[:2])
+def on_grid(clips: Clips, grid: tuple[int, int], device: torch.device | None = None) -> Tensor:
+    """Features ``(clips, frames, rows, columns, dim)`` on the grid that the DTS works on, resized on the device."""
+    return resized(clips.features.to(device).flatten(0, 1), grid).unflatten(0, clips.features.shape[:2])
 
 
 def train_recot(

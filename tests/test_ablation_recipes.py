@@ -13,7 +13,7 @@ from longtake.data.bank import Placed, Unit
 from longtake.data.needles import COLOURS, Card, Mover
 from longtake.data.probe import Event, ProbeVideo, make_video, place_event
 from longtake.data.questions import Question
-from longtake.eval.ablation_report import TaskStart
+from longtake.eval.ablation_report import TaskStart, as_text
 from longtake.models.mean import TemporalMean
 from longtake.models.processor import VideoLLMProcessor
 from longtake.recipes import ablations
@@ -23,11 +23,12 @@ from longtake.recipes.ablation_data import SampleMixer, sampled
 from longtake.recipes.ablation_figures import reconstruction
 from longtake.recipes.ablation_heatmap import HeatmapSize, chosen_questions, depth_map
 from longtake.recipes.ablation_heatmap import table_of as heatmap_of
+from longtake.recipes.ablation_jobs import Site, run_jobs
 from longtake.recipes.ablation_plans import PLANS, Costs
 from longtake.recipes.ablation_replies import Replies, Sight, remember
 from longtake.recipes.ablation_selector import SelectorSize, gathered
 from longtake.recipes.ablation_selector import table_of as selector_of
-from longtake.recipes.ablation_tables import TOGETHER, WHEN, Measured, Plan, Planned, table_of, task_starts
+from longtake.recipes.ablation_tables import TOGETHER, WHEN, Measured, Plan, Planned, run_plan, table_of, task_starts
 from longtake.recipes.ablation_world import SMALLEST, Exam, Size, World, needle_patches
 from longtake.types import Sampling
 from longtake.watch import watch_frames
@@ -305,6 +306,20 @@ def test_every_command_at_its_smallest(work, monkeypatch, capsys, table):
     assert "about 0.00 core-hours still to be done" in again or table == "heatmap"
     assert {file: file.stat().st_mtime_ns for file in work.rglob("*.pt")} == before
     assert {name: (work / "results" / f"{name}.json").read_text() for name in TABLES[table]} == results
+
+
+@pytest.mark.slow
+def test_several_processes_make_the_same_table(tmp_path):
+    arms = (Planned(name="plain", arm=Arm(steps=2)),
+            Planned(name="ReCoT", arm=Arm(steps=2, pretraining=Pretraining(steps=2))))  # fmt: skip
+    plan = Plan(name="two", title="", notes=(), arms=arms, pairs=(("ReCoT", "plain"),), figures=True)
+    site = Site(work=tmp_path / "jobs", footage=None, size=SMALLEST, device="cpu", threads=1)
+    run_jobs(site, [plan], [0], 2)
+    written = {file: file.stat().st_mtime_ns for file in site.work.rglob("*.*")}
+    in_two = run_plan(World(site.work, None, SMALLEST), plan, [0])
+    assert {file: file.stat().st_mtime_ns for file in site.work.rglob("*.*")} == written  # nothing was left to do
+    alone = run_plan(World(tmp_path / "alone", None, SMALLEST), plan, [0])
+    assert as_text(in_two) == as_text(alone)
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from longtake.models import VideoLLM
 from longtake.models.processor import VideoLLMProcessor
 from longtake.recipes import embedded
 from longtake.train import checkpoint
+from longtake.train import decoder as decoder_stage
 from longtake.train.checkpoint import Cycle
 from longtake.train.decoder import (
     DecoderRecipe,
@@ -614,6 +615,20 @@ def test_the_last_layers_learn_alone_where_a_phase_says_so(mixer, tmp_path):
     whole = train_decoder(debug(phases=mixed), tiny.video_llm(), tokenizer, tokens(), mixer, tmp_path / "mixed")
     for name in ("projector.0.weight", "language_model.model.layers.0.mlp.up_proj.weight"):
         assert not torch.equal(whole.get_parameter(name), before.get_parameter(name)), name
+
+
+def test_a_phase_decides_how_many_rows_are_blind(mixer, tmp_path, monkeypatch):
+    seen = []
+    step = decoder_stage.train_step
+
+    def noting(recipe, *more):
+        seen.append(recipe.blind)
+        return step(recipe, *more)
+
+    monkeypatch.setattr(decoder_stage, "train_step", noting)
+    phases = (debug().phases[0], dataclasses.replace(debug().phases[1], blind=0.5))
+    train_decoder(debug(phases=phases), tiny.video_llm(), tiny.tokenizer(), tokens(), mixer, tmp_path)
+    assert seen == [0.03, 0.03, 0.5, 0.5]
 
 
 def test_a_step_learns(mixer):

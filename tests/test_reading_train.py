@@ -370,6 +370,25 @@ def test_compressor_resumed_is_bit_equal(features, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
 
 
+def test_the_compressor_goes_on_from_a_dts(features, tmp_path):
+    begin = DynamicTokenSynthesizer(32).state_dict()
+    recipe = CompressorRecipe(dim=32, cycles=CYCLES, batch=8, warmup=1, lr=0.0, muon_lr=0.0, weight_decay=0.0)
+    trained = train_compressor(recipe, features, tmp_path / "on", begin=begin).state_dict()
+    assert all(torch.equal(trained[name], value) for name, value in begin.items())
+
+
+def test_a_loss_without_accuracies_is_the_same(features):
+    torch.manual_seed(0)
+    heads = {"card": ReadingHead(32), "mover": ReadingHead(32), "token": AttributeHeads(32)}
+    modules = {"dts": DynamicTokenSynthesizer(32), **heads}
+    some = features.groups[:6]
+    told, figures = compressor_loss(modules, features.read(some), features.targets(some), 2)
+    untold, none = compressor_loss(modules, features.read(some), features.targets(some), 2, told=False)
+    assert torch.equal(told, untold)
+    assert figures
+    assert not none
+
+
 def test_each_token_of_a_window_with_nothing_in_it_must_tell_that(features):
     """A token head that says "number" everywhere is wrong on all tokens of plain windows and right on numbers'."""
     torch.manual_seed(0)

@@ -102,7 +102,7 @@ def compressor() -> CompressorRecipe:
 
 def polish() -> CompressorRecipe:
     """Stage 2 once more, on another bank, on a GPU: seven times as many windows."""
-    return CompressorRecipe(cycles=(Cycle(until_step=8_000, peak=0.7),), batch=256, warmup=300, save_every=1000)
+    return CompressorRecipe(cycles=(Cycle(until_step=5_000, peak=0.7),), batch=256, warmup=300, save_every=1000)
 
 
 def decoder() -> DecoderRecipe:
@@ -133,7 +133,7 @@ def decoder() -> DecoderRecipe:
                 learns_from=3,
             ),
             Phase(
-                until_step=7700,
+                until_step=7500,
                 groups=(4, 256),
                 cards=6,
                 tasks=ALL_TASKS,
@@ -142,20 +142,7 @@ def decoder() -> DecoderRecipe:
                 blind=0.1,
                 stretch=16,
             ),
-            Phase(
-                until_step=8100,
-                groups=(24, 64),
-                cards=6,
-                tasks=ALL_TASKS,
-                tokens=24_576,
-                questions=25,
-                late=0.3,
-                blind=0.1,
-                thin=0.6,
-                least_stretch=12,
-                stretch=64,
-                learns_from=3,
-            ),
+            Phase(until_step=8000, groups=(4, 256), cards=6, tasks=ALL_TASKS, questions=25, blind=0.1, stretch=16),
         ),
         cycles=(
             Cycle(until_step=2850),
@@ -165,8 +152,8 @@ def decoder() -> DecoderRecipe:
             Cycle(until_step=5460, peak=0.25),
             Cycle(until_step=6400, peak=0.5),
             Cycle(until_step=7100, peak=0.7),
-            Cycle(until_step=7700, peak=0.5),
-            Cycle(until_step=8100, peak=0.7),
+            Cycle(until_step=7500, peak=0.5),
+            Cycle(until_step=8000, peak=0.25),
         ),
     )
 

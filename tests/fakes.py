@@ -61,6 +61,9 @@ class FakeBackbone:
         assert self.scorer in query.embeddings
         return tokens.features[:, 0]
 
+    def prompt_tokens(self, prompt: Prompt) -> int:
+        return self.prepare([prompt]).ids.shape[1]
+
     def prepare(self, prompts: Sequence[Prompt]) -> Inputs:
         (prompt,) = prompts
         columns = [(0.5, -1), (0.25, -1)]  # what stands there, and which visual token it is

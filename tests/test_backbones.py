@@ -113,6 +113,15 @@ def test_a_padded_batch_equals_single_items(backbone: DecoderBackbone, tokens: V
         assert not inputs.mask[row, :-length].any()
 
 
+def test_a_prompt_is_counted_without_embedding_it(
+    backbone: DecoderBackbone, tokens: VisualTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [Prompt(question="What is on the red card?", tokens=tokens), Prompt(question="How many?")]
+    lengths = [backbone.prepare([prompt]).ids.shape[1] for prompt in prompts]
+    monkeypatch.delattr(DecoderBackbone, "embed")
+    assert [backbone.prompt_tokens(prompt) for prompt in prompts] == lengths
+
+
 def test_one_prefix_cache_answers_several_questions(backbone: DecoderBackbone, tokens: VisualTokens) -> None:
     asked = [backbone.prepare([Prompt(question=q, tokens=tokens)]) for q in QUESTIONS]
     prefix = asked[0].prefix

@@ -257,7 +257,7 @@ def _num_groups(tokens: VisualTokens, kept: Tensor) -> int:
 
 
 def _prompt_tokens(backbone: Backbone, question: str, tokens: VisualTokens | None) -> int:
-    return int(backbone.prepare([Prompt(question=question, tokens=tokens)]).mask.sum())
+    return backbone.prompt_tokens(Prompt(question=question, tokens=tokens))
 
 
 @dataclass(slots=True, kw_only=True)

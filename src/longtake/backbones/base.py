@@ -111,6 +111,9 @@ class Backbone(Protocol):
     def score(self, tokens: VisualTokens, query: Query) -> Tensor:
         """Relevance of each visual token to the question, ``(tokens,)``; raises without a trained scorer."""
 
+    def prompt_tokens(self, prompt: Prompt) -> int:
+        """How many columns ``prepare`` would make of a prompt without an answer; nothing is embedded."""
+
     def prepare(self, prompts: Sequence[Prompt]) -> Inputs:
         """Prompts to a padded batch of embeddings, positions, mask and labels."""
 

@@ -119,6 +119,10 @@ class DecoderBackbone(ABC):
             states = run.hidden_states[self.query_layer]
         return Query(text=text, embeddings={self.query_name: states[0]})
 
+    def prompt_tokens(self, prompt: Prompt) -> int:
+        """Columns of a prompt up to where the answer begins."""
+        return len(self.layout(prompt).ids)
+
     def prepare(self, prompts: Sequence[Prompt]) -> Inputs:
         """Prompts to a batch padded on the left; an answer is followed by the end token, and both are learned."""
         layouts = []

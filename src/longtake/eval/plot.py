@@ -83,7 +83,7 @@ def bars(title: str, panels: Mapping[str, Mapping[str, Estimate]], file: Path) -
     down = -(-len(panels) // across)
     arms = list(dict.fromkeys(arm for panel in panels.values() for arm in panel))
     size = (1.6 + 3.2 * across, 0.9 + down * (0.7 + 0.32 * len(arms)))
-    figure, grid = pyplot.subplots(down, across, figsize=size, squeeze=False, sharey=True)
+    figure, grid = pyplot.subplots(down, across, figsize=size, squeeze=False, sharey=True, layout="constrained")
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     for axes, (measure, panel) in zip(grid.flat, panels.items(), strict=False):
@@ -98,7 +98,6 @@ def bars(title: str, panels: Mapping[str, Mapping[str, Estimate]], file: Path) -
         axes.set_title(measure, fontsize=10)
         axes.grid(axis="x", alpha=0.3)
     figure.suptitle(title)
-    figure.tight_layout()
     figure.savefig(file, dpi=130)
     pyplot.close(figure)
 

@@ -1,9 +1,9 @@
 """How the embedded model is made: every stage's hyper-parameters, and a command that runs a stage.
 
 Run: python -m longtake.recipes.embedded STAGE --footage FOLDER --work FOLDER
-with STAGE one after the other: school, tower, bank, compressor, decoder, export. Every stage resumes where it was
-stopped. Where the work folder of an earlier training is gone, `unpack` takes its place: training then goes on from the
-model in the package, with `bank`, `tokens` and `decoder` next.
+with STAGE one after the other: school, tower, bank, compressor, polish, tokens, decoder, export. Every stage resumes
+where it was stopped. Where the work folder of an earlier training is gone, `unpack` takes its place: training then goes
+on from the model in the package, with `bank`, `polish` if wanted, `tokens` and `decoder` next.
 """
 
 from __future__ import annotations

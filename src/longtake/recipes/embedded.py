@@ -34,7 +34,7 @@ from longtake.train.tokenizer import VIDEO, kept_tokenizer
 from longtake.train.tower import PATCHES, TowerRecipe, normalise, train_tower
 from longtake.types import LongtakeError
 
-SHIPPED_STEP = 7100  # of the decoder, of the model in the package
+SHIPPED_STEP = 7100  # of the decoder, of the model in the package; what comes after it has been run, and not shipped
 ALL_TASKS = ("what", "is_there", "order", "count", "when", "after", "direction")
 
 
@@ -143,6 +143,20 @@ def decoder() -> DecoderRecipe:
                 stretch=16,
             ),
             Phase(until_step=8000, groups=(4, 256), cards=6, tasks=ALL_TASKS, questions=25, blind=0.1, stretch=16),
+            Phase(
+                until_step=8400,
+                groups=(24, 64),
+                cards=6,
+                tasks=ALL_TASKS,
+                tokens=6144,
+                questions=25,
+                late=0.3,
+                blind=0.2,
+                thin=0.6,
+                least_stretch=12,
+                stretch=64,
+                learns_from=3,
+            ),
         ),
         cycles=(
             Cycle(until_step=2850),
@@ -154,6 +168,7 @@ def decoder() -> DecoderRecipe:
             Cycle(until_step=7100, peak=0.7),
             Cycle(until_step=7500, peak=0.5),
             Cycle(until_step=8000, peak=0.25),
+            Cycle(until_step=8400, peak=0.7),
         ),
     )
 

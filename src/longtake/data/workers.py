@@ -57,10 +57,13 @@ def work(
     return map(here or make(), items)
 
 
-def work_in_processes(items: Sequence[ItemT], make: Callable[[], Callable[[ItemT], ResultT]], workers: int) -> Iterator[ResultT]:
+def work_in_processes(
+    items: Sequence[ItemT], make: Callable[[], Callable[[ItemT], ResultT]], workers: int
+) -> Iterator[ResultT]:
     """In ``workers`` processes of this machine, an item at a time each.
 
-    Raises LongtakeError, naming the file, when a process ends early: killed, or by a mistake that it has printed.
+    Raises LongtakeError, naming the file, when a process ends early: killed, or by a mistake that it has printed; and
+    those that the work raises.
     """
     context = multiprocessing.get_context("spawn")  # a fork would copy PyTorch's threads in any state
     left = iter(items)
@@ -91,7 +94,7 @@ def work_in_processes(items: Sequence[ItemT], make: Callable[[], Callable[[ItemT
 
 def _received(pipe: Any, worker: BaseProcess, item: Item) -> Any:
     try:
-        return pipe.recv()
+        received = pipe.recv()
     except (EOFError, ConnectionError) as gone:
         worker.join()
         code = worker.exitcode or 0
@@ -100,6 +103,9 @@ def _received(pipe: Any, worker: BaseProcess, item: Item) -> Any:
             f"{item.path}: the process that worked on it {how}; what was done is kept, run again to go on, "
             "with fewer --workers if memory ran out"
         ) from gone
+    if isinstance(received, LongtakeError):
+        raise received
+    return received
 
 
 def _serve(theirs: Any, make: Callable[[], Callable[[Any], Any]]) -> None:
@@ -108,7 +114,11 @@ def _serve(theirs: Any, make: Callable[[], Callable[[Any], Any]]) -> None:
     do = make()
     with suppress(EOFError, BrokenPipeError):  # the parent is done, or is no more
         while True:
-            theirs.send(do(theirs.recv()))
+            item = theirs.recv()
+            try:
+                theirs.send(do(item))
+            except LongtakeError as error:
+                theirs.send(error)
 
 
 def work_on_ray(

@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from longtake.cli import ask, convert, evaluate, prune, train
+from longtake.cli import ask, convert, evaluate, prune, synth, train
 from longtake.cli.console import errors
 from longtake.types import LongtakeError
 
@@ -17,6 +17,7 @@ app = typer.Typer(
 for command in (ask.ask, ask.watch, ask.info, convert.convert, prune.prune, train.train):
     app.command()(command)
 app.add_typer(evaluate.evaluations, name="eval")
+app.add_typer(synth.synthesis, name="synth")
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

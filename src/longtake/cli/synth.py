@@ -85,7 +85,7 @@ def mvp(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Masked Video Prediction: puzzles whose missing frames must be found and put in order; continues if interrupted."""
+    """Masked Video Prediction: puzzles with missing frames to be found and put in order; continues if interrupted."""
     from longtake.data.footage import find_footage
     from longtake.data.synth import Synthesis, synthesise
 

@@ -81,7 +81,7 @@ def leaks(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Whether puzzles give their answers away, and baselines without understanding beside chance; a leak exits with 1."""
+    """Whether puzzles give their answers away, and baselines without understanding beside chance; exit code 1 if so."""
     from longtake.eval.leaks import check_leaks, embedders_of
     from longtake.eval.leaks import table as leak_table
 

@@ -36,7 +36,7 @@ def choose(records: Sequence[PuzzleRecord], count: int) -> list[PuzzleRecord]:
     chosen: list[PuzzleRecord] = []
     for _, group in sorted(by_level.items()):
         some = min(each, len(group))
-        chosen += [group[number * len(group) // some] for number in range(some)]
+        chosen += [group[(2 * number + 1) * len(group) // (2 * some)] for number in range(some)]
     return chosen
 
 

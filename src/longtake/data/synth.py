@@ -173,7 +173,7 @@ def synthesise(
         statistics=statistics,
         problems=problems,
         duplicates=duplicates,
-        reused=sum(one.reused for one in gathered),
+        reused=sum(one.reused for one in gathered if one.footage.name not in duplicates),
         seconds={"all": time.perf_counter() - begun, **stages, "puzzles": sums.seconds},
     )
 

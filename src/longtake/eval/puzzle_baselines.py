@@ -41,10 +41,14 @@ def nearest_to_boundary(apart: Floats, missing: int) -> list[int]:
 
 def most_alike(apart: Floats, missing: int) -> list[int]:
     """The candidates that are most like each other; first those that are more like the frame before the gap."""
-    sets = _sets(len(apart) - 2, missing)
-    one, other = np.triu_indices(missing, 1)
-    cost = apart[sets[:, one], sets[:, other]].sum(axis=1)
+    sets, cost = _spread(apart, missing)
     return _by_side(apart, sets[cost.argmin()])
+
+
+def least_alike(apart: Floats, missing: int) -> list[int]:
+    """The candidates that are least like each other: distractors that were picked for likeness may crowd."""
+    sets, cost = _spread(apart, missing)
+    return _by_side(apart, sets[cost.argmax()])
 
 
 def shortest_path(apart: Floats, missing: int) -> list[int]:
@@ -60,12 +64,20 @@ def shortest_path(apart: Floats, missing: int) -> list[int]:
 BASELINES: dict[str, Baseline] = {
     "nearest to the boundary": nearest_to_boundary,
     "most alike": most_alike,
+    "least alike": least_alike,
     "shortest path": shortest_path,
 }
 
 
 def _beside(apart: Floats) -> tuple[Floats, Floats]:
     return apart[-2, :-2], apart[-1, :-2]
+
+
+def _spread(apart: Floats, missing: int) -> tuple[NDArray[np.int8], Floats]:
+    """All sets of that many candidates, and how far apart each one's are in all."""
+    sets = _sets(len(apart) - 2, missing)
+    one, other = np.triu_indices(missing, 1)
+    return sets, np.asarray(apart[sets[:, one], sets[:, other]].sum(axis=1), np.float64)
 
 
 def _by_side(apart: Floats, chosen: NDArray[np.integer]) -> list[int]:

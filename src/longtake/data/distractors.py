@@ -68,15 +68,15 @@ def _choose(
     pick: Pick,
 ) -> Numbers:
     frames, free = _neighbourhood(likeness, kept, missing, width)
-    closest = np.full(frames.shape, -2.0, np.float32)
-    for place in range(missing.shape[1]):
-        free &= ~((frames > low[:, place, None]) & (frames < high[:, place, None]))
-        np.maximum(closest, likeness.of(frames, missing[:, place, None]), out=closest)
-        for beside in (low[:, place, None], high[:, place, None]):
-            is_context = (beside >= 0) & (beside < len(likeness)) & ~(beside == missing).any(axis=1, keepdims=True)
-            if is_context.any():
-                free &= ~is_context | (likeness.of(frames, beside) <= near)
+    across = frames[:, None]
+    free &= ~((across > low[:, :, None]) & (across < high[:, :, None])).any(axis=1)
+    closest = likeness.of(across, missing[:, :, None]).max(axis=1)
     free &= closest <= near
+    beside = np.concatenate([low, high], axis=1)
+    context = (beside >= 0) & (beside < len(likeness)) & ~(beside[:, :, None] == missing[:, None]).any(axis=2)
+    some = context.any(axis=0)
+    alike = likeness.of(across, beside[:, some, None]) > near
+    free &= ~(alike & context[:, some, None]).any(axis=1)
     wanted = {"near": closest, "far": -closest}[pick] if pick != "random" else uniform(seeds[:, None], PICK + frames)
     wanted = np.where(free, wanted, -np.inf)
 
@@ -86,8 +86,7 @@ def _choose(
         best = wanted.argmax(axis=1)
         found = wanted[rows, best] > -np.inf
         chosen[:, place] = np.where(found, frames[rows, best], -1)
-        alike = likeness.of(frames, frames[rows, best][:, None]) > near
-        wanted[alike | ~found[:, None]] = -np.inf
+        wanted[(likeness.of(frames, frames[rows, best][:, None]) > near) | ~found[:, None]] = -np.inf
     return chosen
 
 

@@ -11,7 +11,7 @@ similarities do not depend on the library that multiplies, its threads or the nu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -62,14 +62,18 @@ class Likeness:
 
     units: NDArray[np.int16]
     reach: int = REACH_FRAMES
+    _following: dict[float, NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.units)
 
     @cached_property
     def band(self) -> NDArray[np.float32]:
-        """``band[i, k]`` is the cosine of frames i and i + k: float32 ``(frames, reach)``, 2 where there is none."""
-        frames, reach = len(self.units), self.reach
+        """``band[i, k]`` is the cosine of frames i and i + k, 2 where there is none: float32 ``(frames, width)``.
+
+        The width is ``reach``, or the number of frames where that is less.
+        """
+        frames, reach = len(self.units), min(self.reach, len(self.units))
         wide = self.units.astype(np.float32)
         lengths = np.sqrt(np.square(self.units.astype(np.int64)).sum(axis=1)).astype(np.float32)
         band = np.full((frames, reach), 2.0, np.float32)
@@ -85,10 +89,11 @@ class Likeness:
 
     def of(self, one: NDArray[np.integer], other: NDArray[np.integer]) -> NDArray[np.float32]:
         """The cosines of frames and frames; the two are broadcast. 2 for frames out of reach or outside the video."""
+        band = self.band
         apart = np.abs(one - other)
         first = np.minimum(one, other)
-        known = (apart < self.reach) & (first >= 0) & (first < len(self))
-        cosines = self.band.reshape(-1)[np.where(known, first * self.reach + apart, 0)]
+        known = (apart < band.shape[1]) & (first >= 0) & (first < len(self))
+        cosines = band.reshape(-1)[np.where(known, first * band.shape[1] + apart, 0)]
         return np.where(known, cosines, np.float32(2.0))
 
     def following(self, kappa: float) -> NDArray[np.int64]:
@@ -96,11 +101,13 @@ class Likeness:
 
         int64 ``(frames + 1,)``; ``frames`` stands for none within reach, and follows itself.
         """
-        new = self.band <= kappa
-        new[:, 0] = False
-        first = new.argmax(axis=1)
-        found = np.where(first > 0, np.arange(len(self)) + first, len(self))
-        return np.asarray(np.append(found, len(self)), np.int64)
+        if kappa not in self._following:
+            new = self.band <= kappa
+            new[:, 0] = False
+            first = new.argmax(axis=1)
+            found = np.where(first > 0, np.arange(len(self)) + first, len(self))
+            self._following[kappa] = np.append(found, len(self)).astype(np.int64)
+        return self._following[kappa]
 
 
 def chains(following: NDArray[np.int64], starts: NDArray[np.integer], length: int) -> NDArray[np.int64]:

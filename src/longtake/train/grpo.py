@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -151,7 +151,7 @@ def experiences(
 def learn(
     recipe: GrpoRecipe, run: Run, made: Mapping[int, Experience], verdict: Verdict, step: int, steps: int
 ) -> dict[str, float]:
-    """The updates on a step's rollouts; figures for the log. Every process must call it.
+    """The updates on a step's rollouts; figures for the log, means over the updates. Every process must call it.
 
     All processes make as many passes: one with fewer groups to learn from repeats one of its own with an empty mask.
     """
@@ -167,20 +167,23 @@ def learn(
     first = next(iter(made.values()))
     idle = dataclasses.replace(first, mask=torch.zeros_like(first.mask))
     parts = kept + [idle] * (passes - len(kept))
-    figures: dict[str, float] = {}
-    for _ in range(recipe.updates):
-        done = run.update(parts, lambda part: run.module(part), counted, rate)
-        clipped, kl, surprise, tokens = done.more
-        figures = {
-            "loss": done.loss,
-            "norm": done.norm,
-            "rate": rate,
-            "skipped": 0.0,
-            "clipped": clipped / max(tokens, 1e-12),
-            "entropy": surprise / max(tokens, 1e-12),  # estimated by the mean of -log pi of what was sampled
-            "learned": tokens * done.counted,
-        } | ({"kl": kl / max(tokens, 1e-12)} if objective.kl else {})
-    return figures
+    done = [run.update(parts, lambda part: run.module(part), counted, rate) for _ in range(recipe.updates)]
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(values) / len(done)
+
+    def by_token(place: int) -> float:
+        return mean(update.more[place] / max(update.more[-1], 1e-12) for update in done)
+
+    return {
+        "loss": mean(update.loss for update in done),
+        "norm": mean(update.norm for update in done),
+        "rate": rate,
+        "skipped": 0.0,
+        "clipped": by_token(0),
+        "entropy": by_token(2),  # estimated by the mean of -log pi of what was sampled
+        "learned": done[0].more[-1] * done[0].counted,
+    } | ({"kl": by_token(1)} if objective.kl else {})
 
 
 def rollout_figures(

@@ -67,6 +67,7 @@ def roll(backbone: Backbone, puzzle: Puzzle, draw: Draw, seed: Sequence[int], pr
 
     seed: the completions depend on it and on the weights only. prompt: asked in place of the puzzle's own.
     """
+    assert not backbone.model.training, "sampling needs eval mode: layers that are computed again keep no cache"
     generator = torch.Generator(backbone.device).manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
     rollouts = backbone.generate(
         backbone.prepare([prompt or puzzle.prompt(backbone)]),
@@ -93,15 +94,17 @@ def scored(puzzle: Puzzle, rollout: Rollout) -> Rollout:
 
 
 def shuffled(tokens: VisualTokens, seed: Sequence[int]) -> VisualTokens:
-    """The same video with its time groups in random order; times and places stay. All groups must be whole."""
+    """The same video with its time groups in another, random order; times and places stay. All groups must be whole."""
     groups = tokens.grid[0]
     if len(tokens) != groups * tokens.grid[1] * tokens.grid[2]:
         raise LongtakeError(
             f"the video kept {len(tokens)} of {tokens.grid} tokens; shuffled frames need whole groups: "
             "use memories without dropped tokens"
         )
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(groups)).to(tokens.features.device)
-    mixed = tokens.features.unflatten(0, (groups, -1))[order].flatten(0, 1)
+    drawn = np.random.default_rng(seed).permutation(groups)
+    order = np.roll(drawn, 1) if (drawn == np.arange(groups)).all() else drawn
+    parted = tokens.features.unflatten(0, (groups, -1))
+    mixed = parted[torch.from_numpy(order).to(parted.device)].flatten(0, 1)
     return dataclasses.replace(tokens, features=mixed)
 
 

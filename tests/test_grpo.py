@@ -12,6 +12,7 @@ from grpo_runs import Letters, own, puzzles, qwen, recipe, run_grpo
 from longtake.backbones import load_backbone
 from longtake.backbones.attention import Branches, branched_attention, causal_attention
 from longtake.backbones.language import nucleus
+from longtake.cli.samples import samples
 from longtake.train import checkpoint, lora, viewer
 from longtake.train.grpo import train_grpo
 from longtake.train.grpo_recipe import prepare
@@ -380,7 +381,7 @@ def test_resuming_is_exact(tmp_path):
     assert samples[0] == samples[1]
 
 
-def test_samples_can_be_read(tmp_path):
+def test_samples_can_be_read(tmp_path, capsys):
     run_grpo(tmp_path, steps=2)
     rows = viewer.read(tmp_path)
     assert [row["step"] for row in rows] == [2]
@@ -388,6 +389,12 @@ def test_samples_can_be_read(tmp_path):
     text = viewer.as_text(rows)
     assert "step 2" in text
     assert "letters" in text
+    samples(tmp_path)
+    assert "step 2" in capsys.readouterr().out
+    samples(tmp_path, output=tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text() == viewer.as_html(rows)
+    with pytest.raises(LongtakeError, match="could not write"):
+        samples(tmp_path, output=tmp_path / "none" / "page.html")
     hostile = rollout("<script>alert(1)</script>", finished=False, exact=0.5)
     group = Group(puzzle=Letters(name="a<b", tokens=None), rollouts=(hostile,))
     page = viewer.as_html([viewer.row_of(1, "what <b>?", group, [0.25])])

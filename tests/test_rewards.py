@@ -15,14 +15,13 @@ from longtake.train.rewards import (
     position_match,
     repeats_itself,
     selection,
-    soft_overlong,
     total,
 )
 from longtake.types import LongtakeError
 
 TRUTH, POOL = (5, 2, 7, 4), 8
 REWARD = PuzzleReward()
-NOTHING = {"format": 0.0, "valid": 0.0, "selection": 0.0, "order": 0.0, "exact": 0.0}
+NOTHING = {"format": 0.0, "repetition": 0.0, "valid": 0.0, "selection": 0.0, "order": 0.0, "exact": 0.0}
 FORM_ONLY = NOTHING | {"format": 1.0}
 
 
@@ -43,7 +42,7 @@ def answer(*numbers: int) -> str:
 )
 def test_parts_by_hand(numbers, selected, order, exact):
     parts = REWARD.parts(answer(*numbers), TRUTH, POOL)
-    assert parts == {"format": 1, "valid": 1, "selection": selected, "order": order, "exact": exact}
+    assert parts == FORM_ONLY | {"valid": 1, "selection": selected, "order": order, "exact": exact}
     assert total(parts, WEIGHTS) == pytest.approx(0.1 + 0.45 * selected + 0.45 * order + 0.1 * exact)
 
 
@@ -124,7 +123,7 @@ def test_hacks_do_not_pay(completion, parts):
 
 def test_words_around_one_answer_cost_the_form_only():
     parts = REWARD.parts(f"I think {answer(*TRUTH)}", TRUTH, POOL)
-    assert parts == {"format": 0, "valid": 1, "selection": 1, "order": 1, "exact": 1}
+    assert parts == NOTHING | {"valid": 1, "selection": 1, "order": 1, "exact": 1}
 
 
 @pytest.mark.parametrize(
@@ -158,14 +157,11 @@ def test_what_cannot_be_is_refused():
         total({"exact": 1.0}, {"speed": 1.0})
 
 
-def test_overlong_by_hand():
-    assert [soft_overlong(length, 20, 5) for length in (3, 15, 18, 20, 30)] == [0, 0, -0.6, -1, -1]
-    with pytest.raises(LongtakeError, match="margin is 0"):
-        soft_overlong(1, 20, 0)
-
-
 def test_repetition():
     line = "so the second comes before the third one\n"
     assert repeats_itself(line * 4)
     assert not repeats_itself(line * 3)
     assert not repeats_itself("too short\n" * 9)
+    thought = PuzzleReward(form="think").parts(f"<think>{line * 4}</think>{answer(*TRUTH)}", TRUTH, POOL)
+    assert thought == FORM_ONLY | {"repetition": 1, "valid": 1, "selection": 1, "order": 1, "exact": 1}
+    assert total(thought, WEIGHTS) == pytest.approx(1.1 - 0.5)

@@ -7,14 +7,14 @@ import warnings
 
 import typer
 
-from longtake.cli import ask, convert, evaluate, prune, train
+from longtake.cli import ask, convert, evaluate, prune, samples, train
 from longtake.cli.console import errors
 from longtake.types import LongtakeError
 
 app = typer.Typer(
     help="Ask questions of hours of video.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
-for command in (ask.ask, ask.watch, ask.info, convert.convert, prune.prune, train.train):
+for command in (ask.ask, ask.watch, ask.info, convert.convert, prune.prune, samples.samples, train.train):
     app.command()(command)
 app.add_typer(evaluate.evaluations, name="eval")
 

@@ -31,7 +31,8 @@ TAGS: dict[Form, list[str]] = {
     "think": ["<think>", "</think>", "<answer>", "</answer>"],
 }
 
-WEIGHTS: Mapping[str, float] = {"selection": 0.45, "order": 0.45, "exact": 0.1, "format": 0.1}  # ours
+# ours, but for what Visual Jigsaw takes for repetition
+WEIGHTS: Mapping[str, float] = {"selection": 0.45, "order": 0.45, "exact": 0.1, "format": 0.1, "repetition": -0.5}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +119,7 @@ class PuzzleReward:
     """The parts of a puzzle's reward. form: of the answer, see ``parse``. order: how its order is measured.
 
     The total is made by whoever weighs the parts; ``WEIGHTS`` are our defaults (0.45 of a valid answer for selection,
-    0.45 for order, 0.1 for all of it, and 0.1 for the form).
+    0.45 for order, 0.1 for all of it, 0.1 for the form, and -0.5 for a line said over and over).
     """
 
     form: Form = "answer"
@@ -131,14 +132,15 @@ class PuzzleReward:
             raise LongtakeError(f"order is {self.order!r}; it must be one of {', '.join(ORDERS)}")
 
     def parts(self, completion: str, truth: Sequence[int], pool: int) -> dict[str, float]:
-        """Each from 0 to 1: "format", "valid", and behind the gate "selection", "order" and "exact".
+        """Each from 0 to 1: "format", "repetition", "valid", and behind the gate "selection", "order" and "exact".
 
         truth: the right numbers in order, from 1 to ``pool``.
         """
         if not is_valid(truth, len(truth), pool) or not truth:
             raise ValueError(f"the truth {tuple(truth)} must be one or more distinct numbers from 1 to {pool}")
         found = parse(completion, self.form)
-        parts = {"format": float(found.well_formed), "valid": 0.0, "selection": 0.0, "order": 0.0, "exact": 0.0}
+        parts = {"format": float(found.well_formed), "repetition": float(repeats_itself(completion))}
+        parts |= dict.fromkeys(("valid", "selection", "order", "exact"), 0.0)
         if found.numbers is None or not is_valid(found.numbers, len(truth), pool):
             return parts
         return parts | {
@@ -156,14 +158,7 @@ def total(parts: Mapping[str, float], weights: Mapping[str, float]) -> float:
     return sum(weight * parts[name] for name, weight in weights.items())
 
 
-def soft_overlong(length: int, longest: int, margin: int) -> float:
-    """0 up to ``longest - margin`` tokens, falling to -1 at ``longest``: DAPO, arXiv 2503.14476, equation 13."""
-    if not 0 < margin <= longest:
-        raise LongtakeError(f"margin is {margin}; it must be from 1 to the longest completion, {longest}")
-    return max(-1.0, min(0.0, (longest - margin - length) / margin))
-
-
 def repeats_itself(text: str, *, words: int = 7, times: int = 3) -> bool:
     """Whether a line of at least so many words stands there more than ``times`` times, as Visual Jigsaw punishes it."""
-    lines = Counter(line.strip() for line in text.splitlines())
+    lines = Counter(line.strip() for line in TAG.sub("\n", text).splitlines())
     return any(count > times and len(line.split()) >= words for line, count in lines.items())

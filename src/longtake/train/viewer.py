@@ -76,6 +76,16 @@ def as_html(rows: Iterable[dict[str, Any]]) -> str:
     return f"<!doctype html>\n<meta charset=utf-8><title>Samples</title><style>{STYLE}</style>\n{body}\n"
 
 
+def write(rows: Iterable[dict[str, Any]], target: Path) -> None:
+    """The page to a file, whole or not at all. Raises LongtakeError where it cannot be written."""
+    scratch = target.with_name(target.name + ".tmp")
+    try:
+        scratch.write_text(as_html(rows))
+        scratch.replace(target)
+    except OSError as error:
+        raise LongtakeError(f"could not write {target}: {error.strerror}; choose another place") from error
+
+
 def _section(row: dict[str, Any]) -> str:
     names = list(row["completions"][0]["rewards"])
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("advantage", *names, "tokens", "completion"))

@@ -153,7 +153,7 @@ def larger_share(record: PuzzleRecord, frames: FrameFile) -> float:
 
 def random_tower(backbone: Backbone, seed: int = 0) -> Embed:
     """The same architecture's tower with random weights."""
-    model: Any = backbone.model  # type: ignore[attr-defined]  # both families keep their network there
+    model: Any = backbone.model  # both families keep their network there
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = type(model)(model.config).to(backbone.device, model.dtype).eval()

@@ -27,10 +27,10 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
 
-# Ray is large and optional, so it is installed only when its test is asked for.
+# Ray is large and optional, so it is installed only when its tests are asked for.
 test-ray: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ray]'
-	$(BIN)/python -m pytest -q -m slow tests/test_prune_ray.py
+	$(BIN)/python -m pytest -q -m slow tests/test_prune_ray.py tests/test_synth_ray.py
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 RUNNER = Path(__file__).with_name("stage_runs.py")
@@ -54,3 +56,17 @@ def run_together(count: int, **arguments: object) -> None:
         for process in running:
             process.kill()
     assert codes == [0] * count
+
+
+def run_until_killed(output: Path, rows: int, **arguments: object) -> None:
+    """SIGKILL as soon as the log has so many rows of training steps."""
+    process = subprocess.Popen(command(output=output, **arguments), env=environment())
+    log, until = output / "log.jsonl", time.monotonic() + PATIENCE_SECONDS
+    try:
+        while not (log.exists() and log.read_text().count('"norm"') >= rows):
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < until
+            time.sleep(0.002)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL

@@ -137,6 +137,10 @@ if __name__ == "__main__":
     stage, output = arguments.pop("stage"), Path(arguments.pop("output"))
     if stage == "recot":
         run_recot(output, **arguments)
+    elif stage == "grpo":
+        from grpo_runs import run_grpo
+
+        run_grpo(output, **arguments)
     else:
         run_stage(stage, Path(arguments.pop("data")), output, **arguments)
     end_processes()

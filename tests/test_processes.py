@@ -1,10 +1,8 @@
 """Stages in processes of their own: killed ones, several with the whole model each (DDP), shares (FSDP2, ZeRO-2)."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import torch
 
 from longtake.train import checkpoint
 from longtake.train.dialogues import load_model
-from processes import PATIENCE_SECONDS, command, environment, run_alone, run_together
+from processes import PATIENCE_SECONDS, environment, run_alone, run_together, run_until_killed
 from stage_runs import logged, run_recot, run_stage, write_set
 
 pytestmark = pytest.mark.slow
@@ -24,20 +22,6 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_set(folder)
     return folder
-
-
-def run_until_killed(output: Path, rows: int, **arguments: object) -> None:
-    """SIGKILL as soon as the log has so many rows of training steps."""
-    process = subprocess.Popen(command(output=output, **arguments), env=environment())
-    log, until = output / "log.jsonl", time.monotonic() + PATIENCE_SECONDS
-    try:
-        while not (log.exists() and log.read_text().count('"norm"') >= rows):
-            assert process.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < until
-            time.sleep(0.002)
-    finally:
-        process.kill()
-    assert process.wait() == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("stage", ["sft", "recot"])

@@ -386,7 +386,7 @@ def test_one_worker_and_two_give_the_same_files(run, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_worker_is_reported_and_its_fellows_work_is_kept(run, tmp_path):
-    told = r"busy1\.mp4: the process that scored it was killed \(signal 9\); .* run again to go on"
+    told = r"busy1\.mp4: the process that worked on it was killed \(signal 9\); .* run again to go on"
     with pytest.raises(LongtakeError, match=told):
         run(make=make_dying_scorer, workers=2)
     assert "busy0.mp4" in {row["video"] for row in read_rows(tmp_path / "out.videos.jsonl")[1:]}

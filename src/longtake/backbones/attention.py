@@ -4,6 +4,9 @@ Registered with transformers as ``longtake_sdpa``. Masks stay ``(batch, keys)``:
 block at a time, so nothing of the size queries x keys is ever built.
 """
 
+# mypy: disable-error-code="no-untyped-call, no-any-return"
+# (PyTorch's own methods are only partly typed.)
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -30,6 +33,18 @@ class Recorder:
     def mean(self) -> Tensor:
         """The mean over the recorded layers: float32 ``(batch, keys)``, each row adding to one."""
         return torch.stack(self.rows).mean(dim=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branches:
+    """How a row's columns go on from one stem: ``stem`` columns, then ``count`` branches of equal length.
+
+    A branch sees the stem and itself, so that completions of one prompt are run together and the prompt once, with its
+    gradient: unlike a cache this also goes with layers that are computed again in the backward pass.
+    """
+
+    stem: int
+    count: int
 
 
 def last_column_attention(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
@@ -78,6 +93,39 @@ def causal_attention(
     return torch.cat(outputs, dim=2)
 
 
+def branched_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    branches: Branches,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Causal attention within the stem, and within each branch over stem and branch: ``(batch, heads, columns, dim)``.
+
+    Keys and values of the stem are copied for each branch, in one layer at a time; nothing else of the stem is.
+    """
+    stem, count = branches.stem, branches.count
+
+    def parted(columns: Tensor) -> Tensor:
+        """Branches as rows of their own: ``(batch x count, heads, branch columns, dim)``."""
+        return columns[:, :, stem:].unflatten(2, (count, -1)).transpose(1, 2).flatten(0, 1)
+
+    def grown(columns: Tensor) -> Tensor:
+        return torch.cat([columns[:, :, :stem].repeat_interleave(count, dim=0), parted(columns)], dim=2)
+
+    attend = partial(causal_attention, scaling=scaling, dropout=dropout)
+    below = None if mask is None else mask[:, :stem]
+    first = attend(query[:, :, :stem], key[:, :, :stem], value[:, :, :stem], below)
+    wider = None if mask is None else torch.cat(
+        [mask[:, :stem].repeat_interleave(count, dim=0), mask[:, stem:].unflatten(1, (count, -1)).flatten(0, 1)], dim=1
+    )
+    rest = attend(parted(query), grown(key), grown(value), wider)
+    return torch.cat([first, rest.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3)], dim=2)
+
+
 def fuses(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
     """Whether CUDA's flash kernel takes these, which knows what is causal by itself: half precision, no padding.
 
@@ -97,12 +145,16 @@ def longtake_sdpa(
     scaling: float,
     dropout: float = 0.0,
     recorder: Recorder | None = None,
+    branches: Branches | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
-    """transformers' attention signature; ``recorder`` arrives as a keyword of the model's forward."""
+    """transformers' attention signature; ``recorder`` and ``branches`` arrive as keywords of the model's forward."""
     if recorder is not None and module.layer_idx in recorder.layers:
         recorder.rows.append(last_column_attention(query, key, attention_mask, scaling))
-    output = causal_attention(query, key, value, attention_mask, scaling=scaling, dropout=dropout)
+    if branches is None:
+        output = causal_attention(query, key, value, attention_mask, scaling=scaling, dropout=dropout)
+    else:
+        output = branched_attention(query, key, value, attention_mask, branches, scaling=scaling, dropout=dropout)
     return output.transpose(1, 2).contiguous(), None
 
 

@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Protocol
 from longtake.types import Frames, Query, Rollout, VisualTokens
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import Tensor
+    from torch.nn import Module
     from transformers import Cache as KeyValues
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +81,25 @@ class Backbone(Protocol):
         """Identity for provenance: architecture and a hash of the weights."""
 
     @property
+    def model(self) -> PreTrainedModel:
+        """All weights."""
+
+    @property
+    def decoder(self) -> PreTrainedModel:
+        """The language model without its head; part of ``model``, as all parts named here."""
+
+    @property
+    def head(self) -> Module:
+        """States to logits."""
+
+    @property
+    def video_parts(self) -> tuple[Module, ...]:
+        """Parts that ``encode_features`` passes, between the frozen tower and the language model; () for none."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+
+    @property
     def device(self) -> torch.device: ...
 
     @property
@@ -105,6 +128,9 @@ class Backbone(Protocol):
     def tower_features(self, frames: Frames) -> Tensor:
         """Each frame alone, as the frozen vision encoder sees it: ``(frames, rows, columns, dim)``."""
 
+    def encode_features(self, features: Tensor, seconds: Tensor) -> VisualTokens:
+        """Stored ``tower_features`` and their frames' times, float64 ``(frames,)``, to tokens; differentiable."""
+
     def encode_query(self, text: str) -> Query:
         """Question-only forward of the language model: states of a stated layer, ``(tokens, dim)``."""
 
@@ -128,10 +154,19 @@ class Backbone(Protocol):
         max_new_tokens: int = 64,
         num_rollouts: int = 1,
         temperature: float = 0.0,
+        top_p: float = 1.0,
         generator: torch.Generator | None = None,
         record_attention: bool = False,
     ) -> list[Rollout]:
         """Completions for each row (``num_rollouts`` a row, rows first); greedy at temperature 0."""
 
-    def logprobs(self, inputs: Inputs, completions: Sequence[Sequence[int]]) -> Tensor:
-        """Log-probabilities of given completions, float32 ``(batch, longest)``, 0 on padding; differentiable."""
+    def logprobs(
+        self, inputs: Inputs, completions: Sequence[Sequence[int]], *, temperature: float = 1.0
+    ) -> Tensor:
+        """Log-probabilities of given completions, float32 ``(completions, longest)``, 0 on padding; differentiable.
+
+        As many for each row of the inputs, rows first; a row is run once for all of its completions.
+        """
+
+    def save(self, folder: Path) -> None:
+        """What ``load_backbone`` reads, into a folder."""

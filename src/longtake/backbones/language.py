@@ -4,20 +4,25 @@ A family adds how frames become tokens (``encode``), how tokens and text stand i
 where it has one, its query scorer.
 """
 
+# mypy: disable-error-code="no-untyped-call"
+# (PyTorch's own methods are only partly typed.)
+
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import Cache as KeyValues
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from longtake.backbones.attention import NAME, Recorder
+from longtake.backbones.attention import NAME, Branches, Recorder
 from longtake.backbones.base import Cache, Inputs, Prompt
 from longtake.backbones.identity import weights_hash
 from longtake.backbones.layout import Layout, collate, with_answer
@@ -25,6 +30,7 @@ from longtake.backbones.tape import Tape
 from longtake.types import Frames, LongtakeError, Query, Rollout, VisualTokens
 
 PREFILL_COLUMNS = 8192  # columns run at once: bounds the memory of activations, not the result
+LOGITS = 1 << 26  # logits that exist at once while given completions are scored: 256 MiB in float32
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -84,6 +90,16 @@ class DecoderBackbone(ABC):
 
     @abstractmethod
     def tower_features(self, frames: Frames) -> Tensor: ...
+
+    @abstractmethod
+    def encode_features(self, features: Tensor, seconds: Tensor) -> VisualTokens: ...
+
+    @property
+    @abstractmethod
+    def video_parts(self) -> tuple[torch.nn.Module, ...]: ...
+
+    @abstractmethod
+    def save(self, folder: Path) -> None: ...
 
     @abstractmethod
     def score(self, tokens: VisualTokens, query: Query) -> Tensor: ...
@@ -172,11 +188,13 @@ class DecoderBackbone(ABC):
         max_new_tokens: int = 64,
         num_rollouts: int = 1,
         temperature: float = 0.0,
+        top_p: float = 1.0,
         generator: torch.Generator | None = None,
         record_attention: bool = False,
     ) -> list[Rollout]:
         """Completions, ``num_rollouts`` for each row, rows first; greedy at temperature 0.
 
+        top_p: tokens are drawn from the likeliest ones that together have this probability.
         A given cache (of all columns, or of the prefix) is extended while this runs and cropped back at the end.
         ``Rollout.attention`` is aligned with the columns of ``inputs``, padding included.
         """
@@ -188,7 +206,7 @@ class DecoderBackbone(ABC):
         positions = inputs.next_position.repeat_interleave(num_rollouts)
         tape = Tape(ends=self._ends.to(self.device), looks=torch.zeros_like(look))
         for step in range(max_new_tokens):
-            ids, logprobs = self._choose(logits, temperature, generator)
+            ids, logprobs = self._choose(logits, temperature, top_p, generator)
             tape.write(ids, logprobs, look)
             if tape.all_finished or step == max_new_tokens - 1:
                 break
@@ -202,27 +220,47 @@ class DecoderBackbone(ABC):
             _crop(cache.key_values, cache.length)
         return tape.rollouts(self.tokenizer, attention=record_attention)
 
-    def logprobs(self, inputs: Inputs, completions: Sequence[Sequence[int]]) -> Tensor:
-        """Log-probabilities at temperature 1 of given completions, float32 ``(completions, longest)``.
+    def logprobs(
+        self, inputs: Inputs, completions: Sequence[Sequence[int]], *, temperature: float = 1.0
+    ) -> Tensor:
+        """Log-probabilities of given completions, float32 ``(completions, longest)``, 0 on padding. Differentiable.
 
-        There may be several completions for each row, rows first, as ``generate`` returns them. Differentiable.
+        There may be several completions for each row, rows first, as ``generate`` returns them; each row is run once,
+        with its gradient, and its completions go on from it side by side.
         """
-        repeats, rest = divmod(len(completions), len(inputs.ids))
-        assert not rest, f"{len(completions)} completions do not divide among {len(inputs.ids)} rows"
-        length, longest = inputs.ids.shape[1], max(map(len, completions))
-        rows = [torch.tensor(ids, dtype=torch.int64, device=self.device) for ids in completions]
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        real = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in rows], True)
-        places = inputs.next_position.repeat_interleave(repeats)[:, None] + torch.arange(longest, device=self.device)
-        positions = inputs.positions.repeat_interleave(repeats, dim=-2)
-        mask = inputs.mask.repeat_interleave(repeats, dim=0)
+        rows = len(inputs.ids)
+        count, rest = divmod(len(completions), rows)
+        assert not rest, f"{len(completions)} completions do not divide among {rows} rows"
+        stem, longest = inputs.ids.shape[1], max(map(len, completions))
+        given = [torch.tensor(ids, dtype=torch.int64, device=self.device) for ids in completions]
+        ids = torch.nn.utils.rnn.pad_sequence(given, batch_first=True)
+        real = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in given], True)
+        places = inputs.next_position[:, None] + torch.arange(longest, device=self.device).repeat(count)
+        mask = torch.nn.functional.pad(inputs.mask, (0, count * longest), value=True)
         states = self._run(
-            torch.cat([inputs.embeddings.repeat_interleave(repeats, dim=0), self.embed(ids)], dim=1),
-            torch.cat([positions, places.expand(*positions.shape[:-1], -1)], dim=-1),
-            None if bool(mask.all()) else torch.cat([mask, torch.ones_like(real)], dim=1),
+            torch.cat([inputs.embeddings, self.embed(ids.view(rows, -1))], dim=1),
+            torch.cat([inputs.positions, places.expand(*inputs.positions.shape[:-1], -1)], dim=-1),
+            None if bool(inputs.mask.all()) else mask,
+            branches=Branches(stem=stem, count=count) if count > 1 else None,
         )
-        logprobs = self._log_softmax(self.head(states[:, length - 1 : length - 1 + longest]))
-        return logprobs.gather(-1, ids[..., None]).squeeze(-1).masked_fill(~real, 0.0)
+        before = states[:, None, stem - 1 : stem].expand(-1, count, -1, -1)
+        predicting = torch.cat([before, states[:, stem:].unflatten(1, (count, -1))[:, :, :-1]], dim=2).flatten(0, 1)
+        return self._of_given(predicting, ids, temperature).masked_fill(~real, 0.0)
+
+    def _of_given(self, states: Tensor, ids: Tensor, temperature: float) -> Tensor:
+        """Log-probabilities of ids under the states that predict them, ``(rows, tokens)``.
+
+        Rows are taken ``LOGITS`` logits at a time, and these computed again in the backward pass.
+        """
+
+        def of(states: Tensor, ids: Tensor) -> Tensor:
+            return self._log_softmax(self.head(states), temperature).gather(-1, ids[..., None]).squeeze(-1)
+
+        at_once = max(1, LOGITS // (ids.shape[1] * self.decoder.config.vocab_size))
+        if at_once >= len(ids):
+            return of(states, ids)
+        parts = zip(states.split(at_once), ids.split(at_once), strict=True)
+        return torch.cat([checkpoint(of, *part, use_reentrant=False) for part in parts])
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids to embeddings; differentiable."""
@@ -250,6 +288,7 @@ class DecoderBackbone(ABC):
         mask: Tensor | None,
         key_values: KeyValues | None = None,
         recorder: Recorder | None = None,
+        branches: Branches | None = None,
     ) -> Tensor:
         run = self.decoder(
             inputs_embeds=embeddings,
@@ -258,6 +297,7 @@ class DecoderBackbone(ABC):
             past_key_values=key_values,
             use_cache=key_values is not None,
             recorder=recorder,
+            branches=branches,
         )
         states: Tensor = run.last_hidden_state
         return states
@@ -268,9 +308,11 @@ class DecoderBackbone(ABC):
         return logits.index_fill(-1, self._banned.to(logits.device), float("-inf")).log_softmax(dim=-1)
 
     def _choose(
-        self, logits: Tensor, temperature: float, generator: torch.Generator | None
+        self, logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         logprobs = self._log_softmax(logits, temperature or 1.0)
+        if top_p < 1.0:
+            logprobs = nucleus(logprobs, top_p)
         if temperature:
             ids = torch.multinomial(logprobs.exp(), 1, generator=generator)
         else:
@@ -281,6 +323,17 @@ class DecoderBackbone(ABC):
 def pixels_of(frames: Frames, device: torch.device) -> Tensor:
     """The frames' pixels as a tensor of their own: views that run backwards or may not be written are copied."""
     return torch.tensor(np.ascontiguousarray(frames.pixels), device=device)
+
+
+def nucleus(logprobs: Tensor, top_p: float) -> Tensor:
+    """The distribution ``(..., vocabulary)`` cut to its likeliest tokens that together reach ``top_p``, renormalised.
+
+    Paper: Holtzman et al., arXiv 1904.09751, equations 2 and 3. Tokens cut off have -inf; the likeliest always stays.
+    """
+    ordered, places = logprobs.sort(dim=-1, descending=True)
+    before = ordered.exp().cumsum(dim=-1) - ordered.exp()
+    cut = torch.zeros_like(before, dtype=torch.bool).scatter(-1, places, before >= top_p)
+    return logprobs.masked_fill(cut, float("-inf")).log_softmax(dim=-1)
 
 
 def load_weights(kind: type[Model], path: str, device: str | torch.device, dtype: torch.dtype | None) -> Model:

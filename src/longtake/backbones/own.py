@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -73,9 +74,27 @@ class OwnVideoLLM(DecoderBackbone):
 
     def encode(self, frames: Frames) -> VisualTokens:
         """Frames through tower, DTS, pool and projector, ``(tokens, hidden)``; differentiable."""
+        seconds = torch.tensor(frames.seconds, device=self.device)
+        return self._tokens(self.model.video_tokens(self._pixel_values(frames)), seconds)
+
+    def encode_features(self, features: Tensor, seconds: Tensor) -> VisualTokens:
+        """What ``encode`` makes of the frames whose ``tower_features`` these are."""
+        groups = self.model.group_tokens(features.to(self.device, self.model.dtype))
+        return self._tokens(self.model.project(groups).flatten(0, 2), seconds.to(self.device))
+
+    @property
+    def video_parts(self) -> tuple[torch.nn.Module, ...]:
+        """DTS and projector."""
+        return self.model.dts, self.model.projector
+
+    def save(self, folder: Path) -> None:
+        """Model and processor."""
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    def _tokens(self, features: Tensor, seconds: Tensor) -> VisualTokens:
         config = self.model.config
-        features = self.model.video_tokens(self._pixel_values(frames))
-        starts = torch.tensor(frames.seconds[:: self.frames_per_group], device=self.device)
+        starts = seconds[:: self.frames_per_group]
         rows, columns = config.token_grid
         position = torch.cartesian_prod(*(torch.arange(n, device=self.device) for n in (len(starts), rows, columns)))
         patches = self.frames_per_group * config.tower_grid[0] * config.tower_grid[1] / config.tokens_per_group

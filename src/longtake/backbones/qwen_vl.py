@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -101,14 +102,32 @@ class QwenVL(DecoderBackbone):
         )
         grid = (-(-len(frames) // self.frames_per_group), height // side, width // side)
         features = self.model.model.get_video_features(flat, self._patch_grid(grid)).pooler_output[0]
-        axes = [torch.arange(n, device=self.device) for n in grid]
-        position = torch.cartesian_prod(*axes)
-        starts = torch.tensor(frames.seconds[:: self.frames_per_group], device=self.device)
+        return self._tokens(features, torch.tensor(frames.seconds[:: self.frames_per_group], device=self.device), grid)
+
+    def encode_features(self, features: Tensor, seconds: Tensor) -> VisualTokens:
+        """Each frame is a group, as in ``tower_features``: twice the tokens of ``encode``, which joins two frames."""
+        frames, rows, columns, _ = features.shape
+        flat = features.flatten(0, 2).to(self.device, self.model.dtype)
+        return self._tokens(flat, seconds.to(self.device), (frames, rows, columns))
+
+    @property
+    def video_parts(self) -> tuple[torch.nn.Module, ...]:
+        """None: the merger is behind the stored features."""
+        return ()
+
+    def save(self, folder: Path) -> None:
+        """Model and tokenizer."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def _tokens(self, features: Tensor, starts: Tensor, grid: tuple[int, int, int]) -> VisualTokens:
+        position = torch.cartesian_prod(*(torch.arange(n, device=self.device) for n in grid))
+        weight = float(self.frames_per_group * self._vision.spatial_merge_size**2)
         return VisualTokens(
             features=features,
             position=position,
             seconds=starts[position[:, 0]],
-            weight=torch.full((len(position),), float(self.frames_per_group * merge**2), device=self.device),
+            weight=torch.full((len(position),), weight, device=self.device),
             grid=grid,
         )
 

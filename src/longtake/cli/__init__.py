@@ -7,16 +7,20 @@ import warnings
 
 import typer
 
-from longtake.cli import ask, convert, evaluate, prune, train
+from longtake.cli import ask, convert, evaluate, inspect, prune, samples, synth, train
 from longtake.cli.console import errors
 from longtake.types import LongtakeError
 
 app = typer.Typer(
     help="Ask questions of hours of video.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
-for command in (ask.ask, ask.watch, ask.info, convert.convert, prune.prune, train.train):
+COMMANDS = (
+    ask.ask, ask.watch, ask.info, convert.convert, prune.prune, inspect.inspect, train.train, samples.samples
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(evaluate.evaluations, name="eval")
+app.add_typer(synth.synthesis, name="synth")
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,17 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 ModelOption = Annotated[str | None, typer.Option("--model", help="Folder of a model; else the one in the package.")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; the accelerator if there is one.")]
+WorkersOption = Annotated[int, typer.Option("--workers", help="Processes, one thread each.", min=1)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+MOST_NAMED = 20  # files on the terminal
+
+
+class EngineChoice(StrEnum):
+    """What runs the workers."""
+
+    process = "process"
+    ray = "ray"
 
 
 def load_model(path: str | None, device: str | None) -> Model:
@@ -32,7 +43,28 @@ def load_model(path: str | None, device: str | None) -> Model:
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], None]]:
     """A bar with the time left on stderr, gone when done; nothing when stderr is no terminal."""
+    with stages_progress(label) as report:
+        yield lambda done, planned: report(label, done, planned)
+
+
+@contextmanager
+def stages_progress(*labels: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each of several things, by label, as they come; those named are there from the start."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, planned: bar.update(task, completed=done, total=planned)
+        tasks = {label: bar.add_task(label, total=None) for label in labels}
+
+        def report(label: str, done: int, planned: int) -> None:
+            if label not in tasks:
+                tasks[label] = bar.add_task(label, total=None)
+            bar.update(tasks[label], completed=done, total=planned)
+
+        yield report
+
+
+def show_named(word: str, told: Mapping[str, str], file: str) -> None:
+    """What is to be said of some files, a line each, on stderr; of many the first ones, the rest are in ``file``."""
+    for name, line in list(told.items())[:MOST_NAMED]:
+        errors.print(f"{word}: {name}: {line}", style="yellow")
+    if len(told) > MOST_NAMED:
+        errors.print(f"{word}: {len(told) - MOST_NAMED} more videos, named in {file}", style="yellow")

@@ -71,3 +71,23 @@ def features(
     with progress("probes") as report:
         result = evaluate(network, run, {"train": train, "test": test}, progress=report)
     print(json.dumps(result) if as_json else table(result))
+
+
+@evaluations.command()
+def leaks(
+    folder: Annotated[Path, typer.Argument(help="What longtake synth mvp wrote.")],
+    samples: Annotated[int, typer.Option(help="Puzzles of each level whose pictures are looked at.", min=1)] = 100,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Whether puzzles give their answers away, and baselines without understanding beside chance; exit code 1 if so."""
+    from longtake.eval.leaks import check_leaks, embedders_of
+    from longtake.eval.leaks import table as leak_table
+
+    embedders = embedders_of(load_model(model, device).backbone)
+    with progress("looking at puzzles") as report:
+        result = check_leaks(folder, embedders, samples=samples, progress=report)
+    print(json.dumps(result) if as_json else leak_table(result))
+    if not result["passed"]:
+        raise typer.Exit(1)

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longtake.cli.console import DeviceOption, JsonOption, ModelOption, errors, load_model, progress
+from longtake.cli.console import (
+    DeviceOption,
+    EngineChoice,
+    JsonOption,
+    ModelOption,
+    WorkersOption,
+    load_model,
+    progress,
+    show_named,
+)
 from longtake.types import LongtakeError
 
 if TYPE_CHECKING:
@@ -19,8 +28,6 @@ if TYPE_CHECKING:
     from longtake.data.redundancy import Cut, Feature, Pairs
     from longtake.data.samples import Subset
     from longtake.data.scorer import Scorer
-
-MOST_NAMED = 20  # videos on the terminal; all are in the file of video scores
 
 
 class PairsChoice(StrEnum):
@@ -37,13 +44,6 @@ class FeatureChoice(StrEnum):
     patch = "patch"
 
 
-class EngineChoice(StrEnum):
-    """What runs the workers."""
-
-    process = "process"
-    ray = "ray"
-
-
 def prune(
     data: Annotated[Path, typer.Argument(help="Conversations, LLaVA-style or OpenAI-style, JSON or JSONL.")],
     media: Annotated[Path, typer.Option(help="Folder that the data's paths start from.")],
@@ -56,7 +56,7 @@ def prune(
     ] = None,
     pairs: Annotated[PairsChoice, typer.Option(help="Pairs of frames to compare.")] = PairsChoice.adjacent,
     feature: Annotated[FeatureChoice, typer.Option(help="What of a frame to compare.")] = FeatureChoice.pooled,
-    workers: Annotated[int, typer.Option(help="Processes that score, one thread each.", min=1)] = 1,
+    workers: WorkersOption = 1,
     engine: Annotated[EngineChoice, typer.Option(help="What runs the workers.")] = EngineChoice.process,
     pictures: Annotated[bool, typer.Option(help="Draw a histogram and a sheet of examples.")] = True,
     model: ModelOption = None,
@@ -178,8 +178,5 @@ def as_text(summary: dict[str, Any]) -> str:
 
 def show_problems(done: Pruning) -> None:
     """Which videos could not be scored or are odd, on stderr; when there are many, the first ones."""
-    for word, told in (("left out", done.problems), ("odd", done.warnings)):
-        for name, line in list(told.items())[:MOST_NAMED]:
-            errors.print(f"{word}: {name}: {line}", style="yellow")
-        if len(told) > MOST_NAMED:
-            errors.print(f"{word}: {len(told) - MOST_NAMED} more videos, named in .videos.jsonl", style="yellow")
+    show_named("left out", done.problems, ".videos.jsonl")
+    show_named("odd", done.warnings, ".videos.jsonl")

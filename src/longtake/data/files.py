@@ -20,11 +20,16 @@ _BAD_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.De
 
 
 def read_chunks(
-    path: Path, sampling: Sampling | None, *, size: tuple[int, int] | None, chunk_frames: int
+    path: Path,
+    sampling: Sampling | None,
+    *,
+    size: tuple[int, int] | None,
+    chunk_frames: int,
+    threads: int | None = None,
 ) -> Iterator[Frames]:
     """Frames of a video, at most ``chunk_frames`` at a time; without a sampling the one frame of an image.
 
-    size: (height, width) to resize to.
+    size: (height, width) to resize to. threads: that decode; None uses the cores there are.
 
     Raises VideoError for a file that cannot be read, and at its end for a video of which a tenth or more is missing:
     what an annotation speaks of may lie there.
@@ -33,7 +38,7 @@ def read_chunks(
         yield read_image(path, size)
         return
     count = 0
-    with closing(longtake.video.read(path, sampling, size=size, chunk_frames=chunk_frames)) as reading:
+    with closing(longtake.video.read(path, sampling, size=size, chunk_frames=chunk_frames, threads=threads)) as reading:
         for frames in reading:
             count += len(frames)
             yield frames

@@ -10,20 +10,21 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from longtake.data.prune_pictures import contact_sheet, histograms, require_matplotlib
 from longtake.data.redundancy import Cut
 from longtake.data.samples import Subset, is_list, join_samples, read_samples
 from longtake.data.scorefile import ScoreFile
-from longtake.data.scorer import Key, Scored, VideoPart
-from longtake.data.scoring import MakeScorer, score_here, score_in_processes, score_on_ray
+from longtake.data.scorer import Key, Scored, Scorer, VideoPart
 from longtake.data.verdict import Verdict, judge
 from longtake.data.whole import replaced
+from longtake.data.workers import Engine, work
 from longtake.types import LongtakeError
 
-Engine = Literal["process", "ray"]
+MakeScorer = Callable[[], Scorer]  # picklable; called once in each process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +79,9 @@ def prune(
         scores = file.done(parts)
         before = len(scores)
         left = [part for part in parts if part.key not in scores]
-        if engine == "ray":
-            coming = score_on_ray(left, make, workers, gpu=scorer.settings["device"] == "cuda")
-        else:
-            coming = score_here(left, scorer) if workers == 1 else score_in_processes(left, make, workers)
-        for scored in coming:
+        gpu = scorer.settings["device"] == "cuda"
+        scoring = partial(_scoring, make)
+        for scored in work(left, scoring, workers=workers, engine=engine, gpu=gpu, here=scorer.score):
             file.add(scored)
             scores[scored.part.key] = scored
             if progress is not None:
@@ -99,6 +98,10 @@ def prune(
         scored_before=before,
         seconds=time.perf_counter() - begun,
     )
+
+
+def _scoring(make: MakeScorer) -> Callable[[VideoPart], Scored]:
+    return make().score
 
 
 def _check_some(parts: Sequence[VideoPart], scores: Mapping[Key, Scored]) -> None:

@@ -157,6 +157,7 @@ class Run:
         blocks that are sharded one by one are what its model calls ``_no_split_modules``.
         """
         self.fit, self.accelerator, self.folder = fit, accelerator, folder
+        self.more: dict[str, Any] = {}  # what ``save`` was given beside the weights, once resumed
         accelerator.gradient_accumulation_steps = micro_batches(fit, accelerator.num_processes)
         if fit.shard:
             self.module = shard(module, accelerator, offload=fit.offload)
@@ -230,8 +231,11 @@ class Run:
         summed, total = self.total(summed, count)
         return summed / max(1.0, total)
 
-    def save(self, step: int) -> None:
-        """Write a checkpoint: trained weights, optimiser, random states. Every process must call it."""
+    def save(self, step: int, **more: Any) -> None:
+        """Write a checkpoint: trained weights, optimiser, random states. Every process must call it.
+
+        more: tensors and plain values of the stage's own, found in ``more`` when it resumes.
+        """
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         state = {
             "weights": get_model_state_dict(self._bare, options=options),
@@ -239,6 +243,7 @@ class Run:
             if self.fit.zero
             else get_optimizer_state_dict(self.module, self._optimiser.optimizer, options=options),
             "rng": gather_object([_random_state()]),
+            "more": more,
         }
         if self.is_main:
             checkpoint.write(self.folder, step, state, keep=self.fit.keep)
@@ -257,6 +262,7 @@ class Run:
         else:
             set_model_state_dict(self.module, state["weights"], options=options)
             set_optimizer_state_dict(self.module, self._optimiser.optimizer, state["optimiser"], options=options)
+        self.more = state.get("more", {})
         if len(state["rng"]) == self.accelerator.num_processes:
             _set_random_state(state["rng"][self.accelerator.process_index])
         return int(state["step"])

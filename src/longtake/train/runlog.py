@@ -31,7 +31,7 @@ class RunLog:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "log.jsonl"
-        _keep_until(self._file, start)
+        keep_until(self._file, start)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     def __enter__(self) -> RunLog:
@@ -71,7 +71,7 @@ class RunLog:
             print(f"{step}/{self._steps}  {_shown(figures)}", file=sys.stderr, flush=True)
 
 
-def _keep_until(file: Path, start: int) -> None:
+def keep_until(file: Path, start: int) -> None:
     """Drop the rows of steps behind ``start``, and a last row that was not written to its end."""
     if not file.exists():
         return

@@ -4,9 +4,6 @@ Paper: Video-XL-Pro, arXiv 2503.18478, section 4.2 ("all parameters are trained"
 selector, which drops 5 to 30% of a video's tokens while it trains. LoRA and a frozen tower are ours.
 """
 
-# mypy: disable-error-code="no-untyped-call"
-# (peft's own methods are only partly typed.)
-
 from __future__ import annotations
 
 from contextlib import closing
@@ -14,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM
+from longtake.train import lora
 from longtake.train.answers import AnswerLoss
 from longtake.train.dialogues import (
     Desk,
@@ -35,8 +31,6 @@ from longtake.train.dialogues import (
 from longtake.train.run import Fit, Run, start_processes
 from longtake.train.runlog import RunLog
 from longtake.types import LongtakeError
-
-LORA_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +85,7 @@ def train_sft(
             if fit.is_due(fit.save_every, step + 1, steps):
                 run.save(step + 1)
     list_left_out(data, run)
-    write_model(run, model, lambda fresh: prepare(recipe, fresh), merge_lora, processor, folder / "model")
+    write_model(run, model, lambda fresh: prepare(recipe, fresh), lora.merge, processor, folder / "model")
 
 
 def prepare(recipe: SftRecipe, model: VideoLLM) -> None:
@@ -103,13 +97,4 @@ def prepare(recipe: SftRecipe, model: VideoLLM) -> None:
         train_only(model, [*parts, "language_model"])
         return
     train_only(model, parts)
-    lora = LoraConfig(r=recipe.lora_rank, lora_alpha=int(recipe.lora_alpha), target_modules=LORA_LAYERS)
-    inject_adapter_in_model(lora, model.language_model)
-
-
-def merge_lora(model: VideoLLM) -> None:
-    """Add LoRA's weights to the decoder's, which is then as if it had none."""
-    for name, layer in list(model.language_model.named_modules()):
-        if isinstance(layer, LoraLayer):
-            layer.merge()
-            model.language_model.set_submodule(name, layer.get_base_layer())
+    lora.add(model.language_model, recipe.lora_rank, recipe.lora_alpha)

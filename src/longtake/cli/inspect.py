@@ -1,0 +1,26 @@
+"""Looking at made training data: ``longtake inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def inspect(
+    folder: Annotated[Path, typer.Argument(help="What longtake synth wrote.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where the page goes; inspect.html in the folder.")
+    ] = None,
+    count: Annotated[int, typer.Option(help="Puzzles to show, as many of each level.", min=1)] = 20,
+) -> None:
+    """One self-contained HTML page of puzzles: context, gap, candidates, truth."""
+    from longtake.data.sheets import contact_page
+    from longtake.data.whole import replaced
+
+    page = contact_page(folder, count)
+    target = output or folder / "inspect.html"
+    with replaced(target) as scratch:
+        scratch.write_text(page, encoding="utf-8")
+    print(target)

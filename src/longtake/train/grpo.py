@@ -1,0 +1,224 @@
+"""Policy optimisation on puzzles: sample groups, score them, learn from what was better than its group.
+
+A video is encoded once and never again (its puzzle holds a memory's tokens, or a frozen tower's features); a prompt is
+prefilled once for its group; for the update it is run once, with its gradient, for the whole group.
+
+Papers: GRPO, arXiv 2402.03300; the variants are named in ``methods.py``. On video puzzles: MVP, arXiv 2601.03781, of
+which the reward, group size, rates and schedule are not public: all defaults here are ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from longtake.backbones.base import Backbone
+from longtake.train import lora, viewer
+from longtake.train.advantages import temporal_bonus
+from longtake.train.checkpoint import room_in
+from longtake.train.curriculum import Curriculum
+from longtake.train.exam import changed, held_figures
+from longtake.train.grpo_recipe import TEMPORAL, GrpoRecipe, check, names_of, prepare
+from longtake.train.judging import Verdict, experience, gathered, judge, taught
+from longtake.train.losses import count
+from longtake.train.policy import Policy
+from longtake.train.puzzles import Puzzle
+from longtake.train.rollouts import Experience, Group, roll
+from longtake.train.run import Run, start_processes
+from longtake.train.runlog import RunLog, keep_until
+
+
+def train_grpo(
+    recipe: GrpoRecipe,
+    backbone: Backbone,
+    puzzles: Sequence[Puzzle],
+    folder: Path,
+    *,
+    held: Sequence[Puzzle] = (),
+    teacher: Backbone | None = None,
+) -> None:
+    """Train, resuming from ``folder``; the model is saved in ``folder/model``, LoRA merged.
+
+    teacher: for a method with teaching; it must have the student's vocabulary.
+    """
+    fit, accelerator = recipe.fit, start_processes(recipe.fit)
+    torch.manual_seed(fit.seed)
+    curriculum = Curriculum(recipe=recipe.curriculum, levels=[puzzle.level for puzzle in puzzles], seed=fit.seed)
+    weights = dict(recipe.weights) | ({TEMPORAL: recipe.contrast} if recipe.contrast else {})
+    names = check(recipe, backbone, puzzles, teacher, accelerator.num_processes)
+    prepare(recipe, backbone)
+    backbone.model.to(accelerator.device)
+    if teacher is not None:
+        teacher.model.to(accelerator.device).eval().requires_grad_(False)
+    run = Run(fit, accelerator, Policy(backbone, recipe.method.objective, recipe.draw), folder)
+    start = run.resume()
+    if start:
+        curriculum.load(run.more["curriculum"])
+    if run.is_main:
+        keep_until(folder / viewer.FILE, start)
+    steps = fit.steps or math.ceil(fit.epochs * len(puzzles) / fit.batch)
+    with RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main) as log:
+        for step in range(start, steps):
+            numbers = curriculum.draw(step, fit.batch)
+            groups = sample(recipe, run, backbone, [puzzles[number] for number in numbers], step)
+            verdict = judge(gathered(parts_of(groups, names)), names, weights, recipe.method)
+            curriculum.learn([puzzles[number].level for number in numbers], verdict.mean(recipe.success))
+            made = experiences(recipe, run, backbone, teacher, groups, verdict)
+            figures = rollout_figures(run, groups, verdict, weights) | learn(recipe, run, made, verdict, step, steps)
+            log.step(step + 1, **figures, **{f"p_{level}": p for level, p in curriculum.success.items()})
+            if run.is_main and (step + 1) % recipe.samples_every == 0:
+                show(folder, step + 1, backbone, groups[0], verdict)
+            if held and fit.is_due(fit.eval_every, step + 1, steps):
+                longest = recipe.draw.max_new_tokens
+                log.tell(
+                    step + 1,
+                    **held_figures(run, backbone, held, names_of(puzzles), recipe.weights, longest, recipe.controls),
+                )
+            if fit.is_due(fit.save_every, step + 1, steps):
+                run.save(step + 1, curriculum=curriculum.state())
+    write(run, backbone, folder / "model")
+
+
+def sample(
+    recipe: GrpoRecipe, run: Run, backbone: Backbone, puzzles: Sequence[Puzzle], step: int
+) -> dict[int, Group]:
+    """This process's groups of a step, by their place in it; what is drawn does not depend on the processes."""
+    run.module.eval()
+    groups = {}
+    for place in range(run.accelerator.process_index, len(puzzles), run.accelerator.num_processes):
+        with run.accelerator.autocast():
+            puzzle, seed = puzzles[place], (recipe.fit.seed, step, place)
+            group = roll(backbone, puzzle, recipe.draw, seed)
+            if recipe.contrast:
+                group = contrasted(recipe, backbone, group, seed)
+            groups[place] = group
+    run.module.train()
+    return groups
+
+
+def contrasted(recipe: GrpoRecipe, backbone: Backbone, group: Group, seed: tuple[int, int, int]) -> Group:
+    """With T-GRPO's bonus as a part of the rewards: 1 or 0."""
+    half = dataclasses.replace(recipe.draw, group=max(1, recipe.draw.group // 2))
+    prompt = changed(group.puzzle.prompt(backbone), "shuffled", seed[1] * recipe.fit.batch + seed[2])
+    other = roll(backbone, group.puzzle, half, (*seed, 1), prompt)
+    right, right_shuffled = (
+        torch.tensor([[rollout.rewards[recipe.success] for rollout in each.rollouts]]) for each in (group, other)
+    )
+    bonus = temporal_bonus(right, right_shuffled, bonus=1.0)[0].tolist()
+    rollouts = (
+        dataclasses.replace(rollout, rewards={**rollout.rewards, TEMPORAL: value})
+        for rollout, value in zip(group.rollouts, bonus, strict=True)
+    )
+    return Group(puzzle=group.puzzle, rollouts=tuple(rollouts))
+
+
+def parts_of(groups: Mapping[int, Group], names: Sequence[str]) -> dict[int, list[list[float]]]:
+    """Rewards by place, completion and part."""
+    return {place: group.parts(names) for place, group in groups.items()}
+
+
+def experiences(
+    recipe: GrpoRecipe,
+    run: Run,
+    backbone: Backbone,
+    teacher: Backbone | None,
+    groups: Mapping[int, Group],
+    verdict: Verdict,
+) -> dict[int, Experience]:
+    """What this process learns from, with log-probabilities under older and other policies where they are needed."""
+    method, policy = recipe.method, run.accelerator.unwrap_model(run.module)
+    assert isinstance(policy, Policy)
+    made = {}
+    policy.eval()
+    with torch.no_grad(), run.accelerator.autocast():
+        for place, group in groups.items():
+            old = policy.logprobs(group) if recipe.updates > 1 or teacher is not None else None
+            own = experience(group, verdict, place, method, backbone, old=old)
+            if method.objective.kl:
+                own = dataclasses.replace(own, reference=policy.reference_logprobs(group))
+            made[place] = own
+        if teacher is not None and method.teaching is not None:
+            made = taught(made, policy, teacher, method.teaching, recipe.weights)
+    policy.train()
+    return made
+
+
+def learn(
+    recipe: GrpoRecipe, run: Run, made: Mapping[int, Experience], verdict: Verdict, step: int, steps: int
+) -> dict[str, float]:
+    """The updates on a step's rollouts; figures for the log, means over the updates. Every process must call it.
+
+    All processes make as many passes: one with fewer groups to learn from repeats one of its own with an empty mask.
+    """
+    objective, longest = recipe.method.objective, recipe.draw.max_new_tokens
+    dropped = verdict.flat if recipe.method.drop_flat else torch.zeros_like(verdict.flat)
+    rate = recipe.fit.rate(step, steps)
+    if bool(dropped.all()):
+        return {"rate": rate, "skipped": 1.0}
+    kept = [own for place, own in made.items() if not dropped[place]]
+    counted = sum(count(own.mask, objective.average, longest) for own in kept)
+    spread = run.accelerator.num_processes
+    passes = max(int((~dropped[process::spread]).sum()) for process in range(spread))
+    first = next(iter(made.values()))
+    idle = dataclasses.replace(first, mask=torch.zeros_like(first.mask))
+    parts = kept + [idle] * (passes - len(kept))
+    done = [run.update(parts, lambda part: run.module(part), counted, rate) for _ in range(recipe.updates)]
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(values) / len(done)
+
+    def by_token(place: int) -> float:
+        return mean(update.more[place] / max(update.more[-1], 1e-12) for update in done)
+
+    return {
+        "loss": mean(update.loss for update in done),
+        "norm": mean(update.norm for update in done),
+        "rate": rate,
+        "skipped": 0.0,
+        "clipped": by_token(0),
+        "entropy": by_token(2),  # estimated by the mean of -log pi of what was sampled
+        "learned": done[0].more[-1] * done[0].counted,
+    } | ({"kl": by_token(1)} if objective.kl else {})
+
+
+def rollout_figures(
+    run: Run, groups: Mapping[int, Group], verdict: Verdict, weights: Mapping[str, float]
+) -> dict[str, float]:
+    """Of a step's completions, over all processes. tokens: sampled, for the speed; length: their mean."""
+    rollouts = [rollout for group in groups.values() for rollout in group.rollouts]
+    cut, tokens, all_ = run.total(
+        sum(not rollout.finished for rollout in rollouts), sum(len(r.ids) for r in rollouts), len(rollouts)
+    )
+    means = dict(zip(verdict.names, verdict.parts.mean(dim=(0, 1)).tolist(), strict=True))
+    return {
+        "tokens": tokens,
+        "reward": sum(weights.get(name, 0.0) * mean for name, mean in means.items()),
+        **{f"reward_{name}": mean for name, mean in means.items()},
+        "flat": float(verdict.flat.float().mean()),
+        "truncated": cut / all_,
+        "length": tokens / all_,
+    }
+
+
+def show(folder: Path, step: int, backbone: Backbone, group: Group, verdict: Verdict) -> None:
+    """Keep the step's first group for reading."""
+    question = group.puzzle.prompt(backbone).question
+    viewer.keep(folder, viewer.row_of(step, question, group, verdict.advantages[0].tolist()))
+
+
+def write(run: Run, backbone: Backbone, target: Path) -> None:
+    """Save the trained model whole, LoRA merged; the folder appears whole. Every process must call it."""
+    lora.merge(backbone.decoder)
+    if run.is_main:
+        scratch = target.with_name(target.name + ".tmp")
+        shutil.rmtree(scratch, ignore_errors=True)
+        with room_in(target.parent, "the model"):
+            backbone.save(scratch)
+        shutil.rmtree(target, ignore_errors=True)
+        scratch.rename(target)
+    run.accelerator.wait_for_everyone()

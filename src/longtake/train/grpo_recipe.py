@@ -1,0 +1,112 @@
+"""What policy optimisation is told: its hyper-parameters, their checks, and which weights learn."""
+
+# mypy: disable-error-code="no-untyped-call"
+# (Transformers' own methods are only partly typed.)
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from longtake.backbones.base import Backbone
+from longtake.train import lora
+from longtake.train.curriculum import CurriculumRecipe
+from longtake.train.exam import Control
+from longtake.train.methods import METHODS, Method
+from longtake.train.puzzles import Puzzle
+from longtake.train.rewards import WEIGHTS
+from longtake.train.rollouts import Draw
+from longtake.train.run import Fit
+from longtake.types import LongtakeError
+
+TEMPORAL = "temporal"  # the part that T-GRPO adds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpoRecipe:
+    """Hyper-parameters of policy optimisation; all defaults are ours.
+
+    fit: ``batch`` is puzzles a step over all processes, ``micro_batch`` stays 1: a puzzle's group is one pass.
+    weights: of the reward's parts, by name. success: the part (0 to 1) that the curriculum goes by.
+    lora_rank: 0 trains the whole language model; else low-rank weights beside it, merged at the end.
+    train_video: the parts between tower and language model learn too, where puzzles bring features.
+    updates: optimiser steps on the same rollouts; with 1 the ratio is 1 and clipping does nothing.
+    contrast: the weight of T-GRPO's bonus (0.3 in its paper), for which half as many completions with shuffled frames
+    are sampled; 0 for none. controls: what held puzzles are asked under besides.
+    samples_every: steps between two groups that are kept for reading.
+    """
+
+    fit: Fit
+    method: Method = field(default_factory=lambda: METHODS["grpo"])
+    draw: Draw = field(default_factory=Draw)
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))
+    success: str = "exact"
+    curriculum: CurriculumRecipe = field(default_factory=CurriculumRecipe)
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    train_video: bool = False
+    updates: int = 1
+    contrast: float = 0.0
+    controls: tuple[Control, ...] = ()
+    samples_every: int = 10
+
+    def __post_init__(self) -> None:
+        if self.lora_rank < 0 or self.updates < 1 or self.samples_every < 1 or self.contrast < 0:
+            raise LongtakeError(
+                f"lora_rank is {self.lora_rank}, updates {self.updates}, samples_every {self.samples_every}, contrast "
+                f"{self.contrast}; lora_rank and contrast must not be negative, the others at least 1"
+            )
+        if self.fit.micro_batch != 1:
+            raise LongtakeError(f"micro_batch is {self.fit.micro_batch}; it must be 1: a puzzle's group is one pass")
+        if self.fit.shard or self.fit.zero:
+            name = "shard" if self.fit.shard else "zero"
+            raise LongtakeError(f"{name} is true; sampling needs whole weights: set {name}=false (LoRA saves too)")
+        if self.method.objective.kl and not self.lora_rank:
+            raise LongtakeError(
+                f"kl is {self.method.objective.kl}, but the reference is the model without its LoRA; "
+                "set lora_rank above 0, or kl to 0"
+            )
+        if self.draw.group < 2 and self.method.teaching is None:
+            raise LongtakeError(f"group is {self.draw.group}; it must be at least 2, so that completions are compared")
+        if not any(self.weights.values()):
+            raise LongtakeError("all weights are 0; give a part of the reward a weight")
+
+
+def names_of(puzzles: Sequence[Puzzle]) -> tuple[str, ...]:
+    """The parts of the puzzles' rewards."""
+    return tuple(puzzles[0].reward(""))
+
+
+def check(
+    recipe: GrpoRecipe, backbone: Backbone, puzzles: Sequence[Puzzle], teacher: Backbone | None, processes: int
+) -> tuple[str, ...]:
+    """The names of the reward's parts, T-GRPO's among them. Raises LongtakeError for what cannot be trained."""
+    names = names_of(puzzles)
+    segments = recipe.method.segments
+    for asked in (*recipe.weights, recipe.success, *(segments.before if segments else ())):
+        if asked not in names:
+            raise LongtakeError(f"a weight or success names {asked!r}; the rewards have the parts {', '.join(names)}")
+    if recipe.fit.batch < processes:
+        raise LongtakeError(f"batch is {recipe.fit.batch}; it must be at least 1 for each of {processes} processes")
+    if recipe.train_video and not backbone.video_parts:
+        raise LongtakeError("train_video is true, but this family stores features behind those parts; set it to false")
+    if (teacher is None) != (recipe.method.teaching is None):
+        raise LongtakeError("a teacher and a method with teaching go together; give both, or neither")
+    if teacher is not None and teacher.tokenizer.get_vocab() != backbone.tokenizer.get_vocab():
+        raise LongtakeError("the teacher's vocabulary is not the student's; give a teacher with the same tokenizer")
+    return (*names, TEMPORAL) if recipe.contrast else names
+
+
+def prepare(recipe: GrpoRecipe, backbone: Backbone) -> None:
+    """Freeze what is not trained and put LoRA's weights beside the decoder's."""
+    backbone.model.requires_grad_(False)
+    if recipe.lora_rank:
+        lora.add(backbone.decoder, recipe.lora_rank, recipe.lora_alpha)
+    else:
+        backbone.decoder.requires_grad_(True)
+        backbone.head.requires_grad_(True)
+    for part in backbone.video_parts if recipe.train_video else ():
+        part.requires_grad_(True)
+    if recipe.fit.checkpointing:
+        backbone.model.activation_checkpointing_enable({"use_reentrant": False})
+        backbone.model.disable_input_require_grads()

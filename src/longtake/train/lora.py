@@ -1,0 +1,46 @@
+"""Low-rank weights beside a decoder's own: put there, switched off, merged. LoRA, arXiv 2106.09685, through peft."""
+
+# mypy: disable-error-code="no-untyped-call"
+# (peft's own methods are only partly typed.)
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def add(module: nn.Module, rank: int, alpha: float) -> None:
+    """Trained float32 weights beside every linear layer of the decoder's blocks; its own no longer need a gradient."""
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=int(alpha), target_modules=LAYERS), module)
+    for name, parameter in module.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(torch.float32)
+
+
+@contextmanager
+def switched_off(module: nn.Module) -> Iterator[None]:
+    """In here the module is as it was before: the reference policy of one that trains by LoRA."""
+    layers = [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
+    assert layers, "there is no LoRA to switch off"
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def merge(module: nn.Module) -> None:
+    """Add LoRA's weights to the decoder's, which is then as if it had none."""
+    for name, layer in list(module.named_modules()):
+        if isinstance(layer, LoraLayer):
+            layer.merge()
+            module.set_submodule(name, layer.get_base_layer())

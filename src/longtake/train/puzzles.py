@@ -1,0 +1,63 @@
+"""What policy optimisation needs of a task: a prompt, and the parts of a completion's reward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from longtake.backbones.base import Backbone, Prompt
+from longtake.types import LongtakeError, VisualTokens
+
+
+class Puzzle(Protocol):
+    """One prompt with a verifiable answer. A masked stretch of video, a question, anything that can be scored."""
+
+    @property
+    def name(self) -> str:
+        """For logs and samples."""
+
+    @property
+    def level(self) -> str:
+        """What the curriculum tells apart."""
+
+    def prompt(self, backbone: Backbone) -> Prompt:
+        """What is asked, with the video's tokens: of a memory, or from stored features by ``encode_features``.
+
+        Called again for the update, with gradient: so the parts between tower and language model can learn. Whatever
+        is constant (decoded frames, features) is the puzzle's to keep.
+        """
+
+    def reward(self, completion: str) -> Mapping[str, float]:
+        """The parts of the reward by name, the same names for every puzzle of a run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionPuzzle:
+    """A question with a short answer about a watched video, or about none.
+
+    answers: texts that are right, compared without case, blanks around, and a full stop behind.
+    """
+
+    name: str
+    question: str
+    answers: tuple[str, ...]
+    tokens: VisualTokens | None = None
+    level: str = "question"
+
+    def __post_init__(self) -> None:
+        if not any(map(_plain, self.answers)):
+            raise LongtakeError(f"{self.name} has no answer; give at least one that is not empty")
+
+    def prompt(self, backbone: Backbone) -> Prompt:
+        """The question after the video."""
+        del backbone
+        return Prompt(question=self.question, tokens=self.tokens)
+
+    def reward(self, completion: str) -> dict[str, float]:
+        """ "exact": 1 for the whole of an answer. A right answer among others ("red or blue") is wrong."""
+        return {"exact": float(_plain(completion) in {_plain(answer) for answer in self.answers} - {""})}
+
+
+def _plain(text: str) -> str:
+    return text.strip().removesuffix(".").rstrip().casefold()

@@ -1,0 +1,164 @@
+"""Rewards of a selection-and-order puzzle: strict parsing, a validity gate, partial credit, every part on its own.
+
+A puzzle shows a pool of candidates, numbered from 1, and asks for the ``m`` true ones in their order. The task is that
+of Masked Video Prediction (arXiv 2601.03781); its "fine-grained reward" is not public, so the formula here is ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+from longtake.types import LongtakeError
+
+Form = Literal["direct", "answer", "think"]
+Order = Literal["pairs", "position", "footrule", "kendall"]
+
+TAG = re.compile(r"</?(?:think|answer)>")
+LIST = re.compile(r"[1-9][0-9]{0,5}(?:\s*,\s*[1-9][0-9]{0,5})*")
+SHAPES: dict[Form, re.Pattern[str]] = {
+    "direct": re.compile(r"\s*(?P<answer>[^<>]*?)\s*"),
+    "answer": re.compile(r"\s*<answer>(?P<answer>[^<>]*)</answer>\s*"),
+    "think": re.compile(r"\s*<think>(?P<thought>.*?\S.*?)</think>\s*<answer>(?P<answer>[^<>]*)</answer>\s*", re.DOTALL),
+}
+TAGS: dict[Form, list[str]] = {
+    "direct": [],
+    "answer": ["<answer>", "</answer>"],
+    "think": ["<think>", "</think>", "<answer>", "</answer>"],
+}
+
+# ours, but for what Visual Jigsaw takes for repetition
+WEIGHTS: Mapping[str, float] = {"selection": 0.45, "order": 0.45, "exact": 0.1, "format": 0.1, "repetition": -0.5}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parsed:
+    """What was read from a completion.
+
+    well_formed: the whole completion has the asked form. numbers: the one answer's numbers; None where it is no list.
+    """
+
+    well_formed: bool
+    numbers: tuple[int, ...] | None
+
+
+def parse(completion: str, form: Form = "answer") -> Parsed:
+    """A completion's list of numbers, read strictly.
+
+    form: "direct": the list and nothing else. "answer": ``<answer>3, 1</answer>``. "think": something other than blanks
+    between ``<think>`` and ``</think>`` before it. The list is commas between numbers from 1, in plain digits: words,
+    "or", brackets, ranges and leading zeros make it none. Words around a single answer cost the form but not the
+    answer; a second answer, even the same, one within a thought, or a tag out of place leaves no answer at all.
+    """
+    whole = SHAPES[form].fullmatch(completion)
+    tags = TAG.findall(completion)
+    if form == "direct":
+        answer = whole.group("answer") if whole else None
+    elif tags[-2:] == TAGS["answer"] and tags[:-2] in ([], TAGS["think"][:2]):
+        answer = completion[completion.index("<answer>") + len("<answer>") : completion.index("</answer>")].strip()
+    else:
+        answer = None
+    listed = None if answer is None else LIST.fullmatch(answer.strip())
+    numbers = tuple(int(number) for number in answer.split(",")) if listed and answer is not None else None
+    return Parsed(well_formed=whole is not None and tags == TAGS[form] and numbers is not None, numbers=numbers)
+
+
+def is_valid(numbers: Sequence[int] | None, wanted: int, pool: int) -> bool:
+    """The gate: exactly ``wanted`` distinct numbers from 1 to ``pool``. Without it, listing the whole pool pays."""
+    return numbers is not None and len(numbers) == wanted == len(set(numbers)) and all(1 <= n <= pool for n in numbers)
+
+
+def selection(numbers: Sequence[int], truth: Sequence[int]) -> float:
+    """Share of the true ones that were chosen; precision and recall are the same behind the gate."""
+    return len(set(numbers) & set(truth)) / len(truth)
+
+
+def ordered_pairs(numbers: Sequence[int], truth: Sequence[int]) -> float:
+    """Pairs of rightly chosen ones that stand in the right order, over all pairs of the truth; selection for one."""
+    if len(truth) == 1:
+        return selection(numbers, truth)
+    place = {number: at for at, number in enumerate(truth)}
+    chosen = [place[number] for number in numbers if number in place]
+    right = sum(first < second for first, second in combinations(chosen, 2))
+    return right / (len(truth) * (len(truth) - 1) // 2)
+
+
+def position_match(numbers: Sequence[int], truth: Sequence[int]) -> float:
+    """Share of places that hold the right number, as in Visual Jigsaw (arXiv 2509.25190) without its discount."""
+    return sum(a == b for a, b in zip(numbers, truth, strict=True)) / len(truth)
+
+
+def footrule(numbers: Sequence[int], truth: Sequence[int]) -> float:
+    """1 - sum of |place - true place| / floor(m^2 / 2), as VideoSSR (arXiv 2511.06281); 0 for a wrong choice."""
+    if set(numbers) != set(truth):
+        return 0.0
+    place = {number: at for at, number in enumerate(truth)}
+    apart = sum(abs(at - place[number]) for at, number in enumerate(numbers))
+    return 1.0 - apart / max(1, len(truth) ** 2 // 2)
+
+
+def kendall(numbers: Sequence[int], truth: Sequence[int]) -> float:
+    """Kendall's tau mapped to 0 to 1, (tau + 1) / 2; 0 unless the right ones were chosen."""
+    return ordered_pairs(numbers, truth) if set(numbers) == set(truth) else 0.0
+
+
+ORDERS: dict[Order, Callable[[Sequence[int], Sequence[int]], float]] = {
+    "pairs": ordered_pairs,
+    "position": position_match,
+    "footrule": footrule,
+    "kendall": kendall,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PuzzleReward:
+    """The parts of a puzzle's reward. form: of the answer, see ``parse``. order: how its order is measured.
+
+    The total is made by whoever weighs the parts; ``WEIGHTS`` are our defaults (0.45 of a valid answer for selection,
+    0.45 for order, 0.1 for all of it, 0.1 for the form, and -0.5 for a line said over and over).
+    """
+
+    form: Form = "answer"
+    order: Order = "pairs"
+
+    def __post_init__(self) -> None:
+        if self.form not in SHAPES:
+            raise LongtakeError(f"form is {self.form!r}; it must be one of {', '.join(SHAPES)}")
+        if self.order not in ORDERS:
+            raise LongtakeError(f"order is {self.order!r}; it must be one of {', '.join(ORDERS)}")
+
+    def parts(self, completion: str, truth: Sequence[int], pool: int) -> dict[str, float]:
+        """Each from 0 to 1: "format", "repetition", "valid", and behind the gate "selection", "order" and "exact".
+
+        truth: the right numbers in order, from 1 to ``pool``.
+        """
+        if not is_valid(truth, len(truth), pool) or not truth:
+            raise ValueError(f"the truth {tuple(truth)} must be one or more distinct numbers from 1 to {pool}")
+        found = parse(completion, self.form)
+        parts = {"format": float(found.well_formed), "repetition": float(repeats_itself(completion))}
+        parts |= dict.fromkeys(("valid", "selection", "order", "exact"), 0.0)
+        if found.numbers is None or not is_valid(found.numbers, len(truth), pool):
+            return parts
+        return parts | {
+            "valid": 1.0,
+            "selection": selection(found.numbers, truth),
+            "order": ORDERS[self.order](found.numbers, truth),
+            "exact": float(found.numbers == tuple(truth)),
+        }
+
+
+def total(parts: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """The weighted sum. A part without a weight counts nothing. Raises LongtakeError for a weight without a part."""
+    if unknown := sorted(weights.keys() - parts.keys()):
+        raise LongtakeError(f"a weight is given to {unknown[0]!r}; it must be one of the reward's: {', '.join(parts)}")
+    return sum(weight * parts[name] for name, weight in weights.items())
+
+
+def repeats_itself(text: str, *, words: int = 7, times: int = 3) -> bool:
+    """Whether a line of at least so many words stands there more than ``times`` times, as Visual Jigsaw punishes it."""
+    lines = Counter(line.strip() for line in TAG.sub("\n", text).splitlines())
+    return any(count > times and len(line.split()) >= words for line, count in lines.items())

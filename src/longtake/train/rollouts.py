@@ -1,0 +1,134 @@
+"""Groups of sampled completions with their rewards, and what an update needs of them."""
+
+# mypy: disable-error-code="no-untyped-call"
+# (PyTorch's own methods are only partly typed.)
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longtake.backbones.base import Backbone, Prompt
+from longtake.train.puzzles import Puzzle
+from longtake.types import LongtakeError, Rollout, VisualTokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """How completions are sampled. group: of each prompt. All defaults are ours."""
+
+    group: int = 8
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        if self.group < 1 or self.max_new_tokens < 1:
+            raise LongtakeError(f"group is {self.group}, max_new_tokens {self.max_new_tokens}; both must be at least 1")
+        if not self.temperature > 0 or not 0 < self.top_p <= 1:
+            raise LongtakeError(
+                f"temperature is {self.temperature} and top_p {self.top_p}; temperature must be positive, "
+                "top_p above 0 and at most 1"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """One puzzle's completions, each with the parts of its reward."""
+
+    puzzle: Puzzle
+    rollouts: tuple[Rollout, ...]
+
+    def parts(self, names: Sequence[str]) -> list[list[float]]:
+        """Rewards by completion and part."""
+        return [[rollout.rewards[name] for name in names] for rollout in self.rollouts]
+
+    @property
+    def mask(self) -> Tensor:
+        """bool ``(group, longest)``: each completion's tokens."""
+        lengths = torch.tensor([len(rollout.ids) for rollout in self.rollouts])
+        return torch.arange(int(lengths.max()))[None] < lengths[:, None]
+
+    @property
+    def logprobs(self) -> Tensor:
+        """Under the distribution that was sampled from, ``(group, longest)``, 0 on padding."""
+        rows = [torch.tensor(rollout.logprobs) for rollout in self.rollouts]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
+@torch.no_grad()
+def roll(backbone: Backbone, puzzle: Puzzle, draw: Draw, seed: Sequence[int], prompt: Prompt | None = None) -> Group:
+    """Sample a group: the prompt is run once, its keys and values then serve the whole group.
+
+    seed: the completions depend on it and on the weights only. prompt: asked in place of the puzzle's own.
+    """
+    assert not backbone.model.training, "sampling needs eval mode: layers that are computed again keep no cache"
+    generator = torch.Generator(backbone.device).manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    rollouts = backbone.generate(
+        backbone.prepare([prompt or puzzle.prompt(backbone)]),
+        max_new_tokens=draw.max_new_tokens,
+        num_rollouts=draw.group,
+        temperature=draw.temperature,
+        top_p=draw.top_p,
+        generator=generator,
+    )
+    return Group(puzzle=puzzle, rollouts=tuple(scored(puzzle, rollout) for rollout in rollouts))
+
+
+@torch.no_grad()
+def answered(backbone: Backbone, puzzle: Puzzle, max_new_tokens: int, prompt: Prompt | None = None) -> Rollout:
+    """The likeliest completion, token by token, with its rewards."""
+    inputs = backbone.prepare([prompt or puzzle.prompt(backbone)])
+    (rollout,) = backbone.generate(inputs, max_new_tokens=max_new_tokens)
+    return scored(puzzle, rollout)
+
+
+def scored(puzzle: Puzzle, rollout: Rollout) -> Rollout:
+    """With the parts of its reward."""
+    return dataclasses.replace(rollout, rewards=dict(puzzle.reward(rollout.text)))
+
+
+def shuffled(tokens: VisualTokens, seed: Sequence[int]) -> VisualTokens:
+    """The same video with its time groups in another, random order; times and places stay. All groups must be whole."""
+    groups = tokens.grid[0]
+    if len(tokens) != groups * tokens.grid[1] * tokens.grid[2]:
+        raise LongtakeError(
+            f"the video kept {len(tokens)} of {tokens.grid} tokens; shuffled frames need whole groups: "
+            "use memories without dropped tokens"
+        )
+    drawn = np.random.default_rng(seed).permutation(groups)
+    order = np.roll(drawn, 1) if (drawn == np.arange(groups)).all() else drawn
+    parted = tokens.features.unflatten(0, (groups, -1))
+    mixed = parted[torch.from_numpy(order).to(parted.device)].flatten(0, 1)
+    return dataclasses.replace(tokens, features=mixed)
+
+
+def split_after(rollout: Rollout, marker: str, decode: Callable[[list[int]], str]) -> int:
+    """Tokens up to and with the first ``marker``; 0 where it does not come."""
+    ids = list(rollout.ids)
+    return next((stop for stop in range(1, len(ids) + 1) if marker in decode(ids[:stop])), 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experience:
+    """A group as the update sees it; tensors ``(group, longest)``.
+
+    advantages: by completion ``(group,)`` or by token. mask: tokens that are learned from. old, reference: log-
+    probabilities under the policy that sampled (None: that is the policy as it is) and under the reference.
+    """
+
+    group: Group
+    advantages: Tensor
+    mask: Tensor
+    old: Tensor | None = None
+    reference: Tensor | None = None
+
+    @property
+    def ids(self) -> list[tuple[int, ...]]:
+        """The completions' tokens."""
+        return [rollout.ids for rollout in self.group.rollouts]

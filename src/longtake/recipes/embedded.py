@@ -101,7 +101,7 @@ def compressor() -> CompressorRecipe:
 
 
 def polish() -> CompressorRecipe:
-    """Stage 2 once more, on another bank, on a GPU: seven times as many windows."""
+    """Stage 2 once more, on another bank, on a GPU: nearly four times as many windows."""
     return CompressorRecipe(cycles=(Cycle(until_step=5_000, peak=0.7),), batch=256, warmup=300, save_every=1000)
 
 

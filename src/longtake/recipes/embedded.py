@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from shutil import copyfile
 
@@ -108,55 +109,26 @@ def polish() -> CompressorRecipe:
 def decoder() -> DecoderRecipe:
     """Stage 3: from 8 frames with one card to 1,024 frames with six, and 16,384 thinned."""
     easy = ("what", "is_there", "count", "direction", "when")
+    every = partial(Phase, cards=6, tasks=ALL_TASKS)
+    long = partial(every, questions=25)
+    last_layers = partial(
+        long, groups=(24, 64), tokens=6144, late=0.3, thin=0.6, least_stretch=12, stretch=64, learns_from=3
+    )
     return DecoderRecipe(
         phases=(
             Phase(until_step=300, groups=(2, 4), cards=2, tasks=easy, tokens=4096, questions=12),
-            Phase(until_step=1100, groups=(3, 16), cards=6, tasks=ALL_TASKS, tokens=4096, questions=12, stretch=8),
-            Phase(until_step=1700, groups=(4, 64), cards=6, tasks=ALL_TASKS, tokens=6144, questions=16, stretch=16),
-            Phase(until_step=2850, groups=(8, 256), cards=6, tasks=ALL_TASKS, questions=20, stretch=8),
-            Phase(until_step=4100, groups=(16, 384), cards=6, tasks=ALL_TASKS, questions=25, stretch=8),
-            Phase(until_step=5460, groups=(16, 256), cards=6, tasks=ALL_TASKS, questions=25, stretch=8),
-            Phase(until_step=5750, groups=(8, 256), cards=6, tasks=ALL_TASKS, questions=25, stretch=8),
-            Phase(until_step=6150, groups=(3, 24), cards=6, tasks=ALL_TASKS, questions=25, late=0.9),
-            Phase(until_step=6400, groups=(8, 256), cards=6, tasks=ALL_TASKS, questions=25, late=0.7, stretch=8),
-            Phase(
-                until_step=7100,
-                groups=(24, 64),
-                cards=6,
-                tasks=ALL_TASKS,
-                tokens=6144,
-                questions=25,
-                late=0.3,
-                thin=0.6,
-                least_stretch=12,
-                stretch=64,
-                learns_from=3,
-            ),
-            Phase(
-                until_step=7500,
-                groups=(4, 256),
-                cards=6,
-                tasks=ALL_TASKS,
-                tokens=32_768,
-                questions=25,
-                blind=0.1,
-                stretch=16,
-            ),
-            Phase(until_step=8000, groups=(4, 256), cards=6, tasks=ALL_TASKS, questions=25, blind=0.1, stretch=16),
-            Phase(
-                until_step=8400,
-                groups=(24, 64),
-                cards=6,
-                tasks=ALL_TASKS,
-                tokens=6144,
-                questions=25,
-                late=0.3,
-                blind=0.2,
-                thin=0.6,
-                least_stretch=12,
-                stretch=64,
-                learns_from=3,
-            ),
+            every(until_step=1100, groups=(3, 16), tokens=4096, questions=12, stretch=8),
+            every(until_step=1700, groups=(4, 64), tokens=6144, questions=16, stretch=16),
+            every(until_step=2850, groups=(8, 256), questions=20, stretch=8),
+            long(until_step=4100, groups=(16, 384), stretch=8),
+            long(until_step=5460, groups=(16, 256), stretch=8),
+            long(until_step=5750, groups=(8, 256), stretch=8),
+            long(until_step=6150, groups=(3, 24), late=0.9),
+            long(until_step=6400, groups=(8, 256), late=0.7, stretch=8),
+            last_layers(until_step=7100),
+            long(until_step=7500, groups=(4, 256), tokens=32_768, blind=0.1, stretch=16),
+            long(until_step=8000, groups=(4, 256), blind=0.1, stretch=16),
+            last_layers(until_step=8400, blind=0.2),
         ),
         cycles=(
             Cycle(until_step=2850),

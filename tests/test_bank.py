@@ -75,7 +75,7 @@ def test_a_kill_at_any_time_loses_no_video_that_is_counted(tmp_path):
 def test_features_and_events_are_those_of_the_videos(tmp_path):
     build_bank(RECIPE, world.clips(), encode, tmp_path, workers=0)
     raw = torch.from_numpy(np.fromfile(tmp_path / "features.bin", np.int16)).view(torch.bfloat16)
-    assert torch.equal(raw.reshape(5, 24, 2, 3)[3], encode(RenderedVideos(RECIPE, world.clips())[3]))
+    assert torch.equal(raw.reshape(5, 24, 2, 3)[3], encode(RenderedVideos(RECIPE, world.clips())[3][0]))
     for number, (fps, placed) in enumerate(read_events(tmp_path)):
         video = bank_video(RECIPE, world.clips(), number)
         assert fps == video.fps
@@ -88,7 +88,7 @@ def test_features_and_events_are_those_of_the_videos(tmp_path):
 def test_rendered_videos_are_the_frames_shrunk():
     video = bank_video(RECIPE, world.clips(), 2)
     frames = np.concatenate([chunk.pixels for chunk in video.frames()])
-    rendered = RenderedVideos(RECIPE, world.clips())[2]
+    rendered, _ = RenderedVideos(RECIPE, world.clips())[2]
     assert rendered.shape == (24, 3, 16, 16)
     expected = Image.fromarray(frames[7].transpose(1, 2, 0)).resize((16, 16), Image.Resampling.BICUBIC)
     assert np.array_equal(rendered[7].permute(1, 2, 0).numpy(), np.asarray(expected))

@@ -41,8 +41,8 @@ class BankRecipe:
     plain: float = 0.0  # share of pairs of groups that are left as they are, beside those that stay so by chance
 
 
-class RenderedVideos(Dataset[Tensor]):
-    """Video n of a bank as uint8 ``(frames, 3, side, side)``; depends on (recipe, n) alone."""
+class RenderedVideos(Dataset[tuple[Tensor, str]]):
+    """Video n of a bank as uint8 ``(frames, 3, side, side)``, and its events as JSON; depends on (recipe, n) alone."""
 
     def __init__(self, recipe: BankRecipe, clips: list[Clip]) -> None:
         self.recipe, self.clips = recipe, clips
@@ -50,12 +50,12 @@ class RenderedVideos(Dataset[Tensor]):
     def __len__(self) -> int:
         return self.recipe.videos
 
-    def __getitem__(self, number: int) -> Tensor:
+    def __getitem__(self, number: int) -> tuple[Tensor, str]:
         side = self.recipe.side
         video = bank_video(self.recipe, self.clips, number)
         pictures = [Image.fromarray(p.transpose(1, 2, 0)) for frames in video.frames() for p in frames.pixels]
         shrunk = [np.asarray(p.resize((side, side), Image.Resampling.BICUBIC)) for p in pictures]
-        return torch.from_numpy(np.stack(shrunk)).permute(0, 3, 1, 2)
+        return torch.from_numpy(np.stack(shrunk)).permute(0, 3, 1, 2), json.dumps(_describe(video))
 
 
 def bank_video(recipe: BankRecipe, clips: list[Clip], number: int) -> ProbeVideo:
@@ -127,17 +127,6 @@ def plan_two_cards(rng: np.random.Generator, split: Split) -> list[Placed]:
     ]
 
 
-class _DescribedVideos(Dataset[tuple[Tensor, str]]):
-    """The same with the line that tells of each one's events."""
-
-    def __init__(self, recipe: BankRecipe, clips: list[Clip]) -> None:
-        self.rendered = RenderedVideos(recipe, clips)
-
-    def __getitem__(self, number: int) -> tuple[Tensor, str]:
-        video = bank_video(self.rendered.recipe, self.rendered.clips, number)
-        return self.rendered[number], json.dumps(_describe(video))
-
-
 def build_bank(
     recipe: BankRecipe, clips: list[Clip], encode: Callable[[Tensor], Tensor], folder: Path, workers: int = 1
 ) -> None:
@@ -150,7 +139,7 @@ def build_bank(
     folder.mkdir(parents=True, exist_ok=True)
     lines = folder / "videos.jsonl"
     done = len(lines.read_text().splitlines()) if lines.exists() else 0
-    data = torch.utils.data.Subset(_DescribedVideos(recipe, clips), range(done, recipe.videos))
+    data = torch.utils.data.Subset(RenderedVideos(recipe, clips), range(done, recipe.videos))
     with (folder / "features.bin").open("r+b" if done else "wb") as sink, lines.open("a") as record:
         for number, (pixels, line) in enumerate(DataLoader(data, batch_size=None, num_workers=workers), start=done):
             features = encode(pixels).contiguous()

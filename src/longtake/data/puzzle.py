@@ -27,28 +27,44 @@ class PuzzleScore:
     exact: float
 
 
+def is_valid(numbers: Sequence[int] | None, wanted: int, pool: int) -> bool:
+    """The gate: exactly ``wanted`` distinct numbers from 1 to ``pool``. Without it, listing the whole pool pays."""
+    return numbers is not None and len(numbers) == wanted == len(set(numbers)) and all(1 <= n <= pool for n in numbers)
+
+
+def selection(numbers: Sequence[int], truth: Sequence[int]) -> float:
+    """Share of the true ones that were chosen; precision and recall are the same behind the gate."""
+    return len(set(numbers) & set(truth)) / len(truth)
+
+
+def ordered_pairs(numbers: Sequence[int], truth: Sequence[int]) -> float:
+    """Pairs of rightly chosen ones that stand in the right order, over all pairs of the truth; selection for one."""
+    if len(truth) == 1:
+        return selection(numbers, truth)
+    place = {number: at for at, number in enumerate(truth)}
+    chosen = [place[number] for number in numbers if number in place]
+    right = sum(first < second for first, second in combinations(chosen, 2))
+    return right / (len(truth) * (len(truth) - 1) // 2)
+
+
 def score(answer: Sequence[int], truth: Sequence[int], pool: int) -> PuzzleScore:
     """Score an answer: candidate numbers from 1 to ``pool``, in the order of time, as the truth."""
-    if len(answer) != len(truth) or len(set(answer)) != len(answer) or not all(1 <= n <= pool for n in answer):
+    if not is_valid(answer, len(truth), pool):
         return PuzzleScore(valid=False, selection=0.0, order=0.0, exact=0.0)
-    place = {number: at for at, number in enumerate(answer)}
-    selection = sum(number in place for number in truth) / len(truth)
-    pairs = list(combinations(truth, 2))
-    right = sum(a in place and b in place and place[a] < place[b] for a, b in pairs)
     return PuzzleScore(
         valid=True,
-        selection=selection,
-        order=right / len(pairs) if pairs else selection,
+        selection=selection(answer, truth),
+        order=ordered_pairs(answer, truth),
         exact=float(list(answer) == list(truth)),
     )
 
 
 def chance(missing: int, pool: int) -> PuzzleScore:
     """What a valid answer drawn at random scores on average."""
-    selection = missing / pool
+    chosen = missing / pool
     return PuzzleScore(
         valid=True,
-        selection=selection,
-        order=selection * (missing - 1) / (pool - 1) / 2 if missing > 1 else selection,
+        selection=chosen,
+        order=chosen * (missing - 1) / (pool - 1) / 2 if missing > 1 else chosen,
         exact=1 / math.perm(pool, missing),
     )

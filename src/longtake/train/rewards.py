@@ -10,9 +10,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Literal
 
+from longtake.data.puzzle import is_valid, ordered_pairs, selection
 from longtake.types import LongtakeError
 
 Form = Literal["direct", "answer", "think"]
@@ -65,26 +65,6 @@ def parse(completion: str, form: Form = "answer") -> Parsed:
     listed = None if answer is None else LIST.fullmatch(answer.strip())
     numbers = tuple(int(number) for number in answer.split(",")) if listed and answer is not None else None
     return Parsed(well_formed=whole is not None and tags == TAGS[form] and numbers is not None, numbers=numbers)
-
-
-def is_valid(numbers: Sequence[int] | None, wanted: int, pool: int) -> bool:
-    """The gate: exactly ``wanted`` distinct numbers from 1 to ``pool``. Without it, listing the whole pool pays."""
-    return numbers is not None and len(numbers) == wanted == len(set(numbers)) and all(1 <= n <= pool for n in numbers)
-
-
-def selection(numbers: Sequence[int], truth: Sequence[int]) -> float:
-    """Share of the true ones that were chosen; precision and recall are the same behind the gate."""
-    return len(set(numbers) & set(truth)) / len(truth)
-
-
-def ordered_pairs(numbers: Sequence[int], truth: Sequence[int]) -> float:
-    """Pairs of rightly chosen ones that stand in the right order, over all pairs of the truth; selection for one."""
-    if len(truth) == 1:
-        return selection(numbers, truth)
-    place = {number: at for at, number in enumerate(truth)}
-    chosen = [place[number] for number in numbers if number in place]
-    right = sum(first < second for first, second in combinations(chosen, 2))
-    return right / (len(truth) * (len(truth) - 1) // 2)
 
 
 def position_match(numbers: Sequence[int], truth: Sequence[int]) -> float:

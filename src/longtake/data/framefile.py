@@ -44,13 +44,10 @@ class FrameIndex:
     settings: Mapping[str, Any]
 
 
-class FrameWriter:
-    """Adds pictures one after the other; ``finish`` writes the rest. Use it in a ``with``."""
+class _Archive:
+    """An open zip, closed at the end of a ``with``."""
 
-    def __init__(self, file: Path, identity: str, encoding: Encoding) -> None:
-        self._zip = zipfile.ZipFile(file, "w")  # stored, not compressed
-        self._identity, self._encoding = identity, encoding
-        self.names: list[str] = []
+    _zip: zipfile.ZipFile
 
     def __enter__(self) -> Self:
         return self
@@ -59,6 +56,15 @@ class FrameWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._zip.close()
+
+
+class FrameWriter(_Archive):
+    """Adds pictures one after the other; ``finish`` writes the rest. Use it in a ``with``."""
+
+    def __init__(self, file: Path, identity: str, encoding: Encoding) -> None:
+        self._zip = zipfile.ZipFile(file, "w")  # stored, not compressed
+        self._identity, self._encoding = identity, encoding
+        self.names: list[str] = []
 
     def add(self, pixels: NDArray[np.uint8]) -> None:
         """The next frame, uint8 ``(3, height, width)``."""
@@ -88,7 +94,7 @@ def encoded(pixels: NDArray[np.uint8], encoding: Encoding) -> bytes:
     return sink.getvalue()
 
 
-class FrameFile:
+class FrameFile(_Archive):
     """A written frame file, opened for reading; close it, or use it in a ``with``.
 
     Raises LongtakeError when it is missing or damaged.
@@ -105,14 +111,6 @@ class FrameFile:
             raise self._unreadable(error) from error
         if not known:
             raise LongtakeError(f"{file} holds no frames in this version's format; remove it and run again")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._zip.close()
 
     def embeddings(self) -> NDArray[np.int16]:
         """int16 ``(frames, dim)``, unit vectors times ``likeness.SCALE``."""

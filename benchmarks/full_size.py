@@ -47,10 +47,11 @@ from longtake.backbones.own import OwnVideoLLM
 from longtake.model import EMBEDDED
 from longtake.models import VideoLLM, VideoLLMConfig
 from longtake.models.processor import VideoLLMProcessor
+from longtake.recipes.ablation_selector import made_up_memory
 from longtake.train.estimate import Workload, answering_flops, parameters, recot_flops, total, training_flops
 from longtake.train.footprint import answering_memory, kv_bytes, recot_memory, training_memory
 from longtake.train.tokenizer import fast_tokenizer
-from longtake.types import Memory, Provenance, Sampling, VisualTokens
+from longtake.types import Memory, Sampling
 from longtake.watch import watch_frames
 
 Row = dict[str, Any]
@@ -349,27 +350,11 @@ def median_rows(rows: list[Row]) -> Row:
 
 def random_memory(plan: Plan, backbone: OwnVideoLLM, frames: int) -> Memory:
     """What watching a video of so many frames at 1 a second would have kept, with random tokens; on the CPU, as it."""
-    config = backbone.model.config
-    grid = (math.ceil(frames / config.frames_per_group), *config.token_grid)
-    position = torch.cartesian_prod(*(torch.arange(length) for length in grid))
-    width = config.text_config.hidden_size
-    features = torch.randn(len(position), width, device=plan.device, dtype=plan.dtype) * 0.02
-    tokens = VisualTokens(
-        features=features.cpu(),
-        position=position,
-        seconds=(position[:, 0] * config.frames_per_group).double(),
-        weight=torch.ones(len(position)),
-        grid=grid,
-    )
-    provenance = Provenance(
-        model=backbone.name,
-        video="",
-        video_identity="",
-        sampling=Sampling(fps=1.0),
-        frames=frames,
-        duration_seconds=float(frames),
-    )
-    return Memory(tokens=tokens, group_seconds=float(config.frames_per_group), start_seconds=0.0, provenance=provenance)
+
+    def draw(*shape: int) -> Tensor:
+        return (torch.randn(shape, device=plan.device, dtype=plan.dtype) * 0.02).cpu()
+
+    return made_up_memory(backbone, frames, draw)
 
 
 # -- training ----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from longtake.backbones.own import OwnVideoLLM
 from longtake.data.haystack import Clip
@@ -97,7 +98,8 @@ def parts_of(world: World, size: SelectorSize, seeds: Sequence[int], render: flo
     uniform keep it reads once.
     """
     model = load(device="cpu")
-    memory = made_up_memory(model, size.frames)
+    assert isinstance(model.backbone, OwnVideoLLM)
+    memory = made_up_memory(model.backbone, size.frames)
     seconds = size.frames * render
     for share in (None, *SHARES):
         begun = time.process_time()
@@ -110,15 +112,13 @@ def parts_of(world: World, size: SelectorSize, seeds: Sequence[int], render: flo
     return [Part(name=f"videos of {size.frames:,} frames", times=len(left), seconds=seconds)]
 
 
-def made_up_memory(model: Model, frames: int) -> Memory:
-    """A memory of random tokens."""
-    backbone = model.backbone
-    assert isinstance(backbone, OwnVideoLLM)
+def made_up_memory(backbone: OwnVideoLLM, frames: int, draw: Callable[..., Tensor] = torch.randn) -> Memory:
+    """A memory of random tokens. draw: makes their features, given ``(tokens, hidden)`` as two numbers."""
     config = backbone.model.config
     groups = frames // backbone.frames_per_group
     position = torch.cartesian_prod(*(torch.arange(n) for n in (groups, *config.token_grid)))
     tokens = VisualTokens(
-        features=torch.randn(len(position), config.text_config.hidden_size),
+        features=draw(len(position), config.text_config.hidden_size),
         position=position,
         seconds=position[:, 0].double() * backbone.frames_per_group,
         weight=torch.ones(len(position)),
@@ -132,7 +132,9 @@ def made_up_memory(model: Model, frames: int) -> Memory:
         frames=frames,
         duration_seconds=float(frames),
     )
-    return Memory(tokens=tokens, group_seconds=4.0, start_seconds=0.0, provenance=provenance)
+    return Memory(
+        tokens=tokens, group_seconds=float(backbone.frames_per_group), start_seconds=0.0, provenance=provenance
+    )
 
 
 def ask_video(

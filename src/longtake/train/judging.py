@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -100,22 +100,11 @@ def taught(
         answer = answered(teacher, own.group.puzzle, policy.draw.max_new_tokens) if teaching.share else None
         reliability = total(answer.rewards, weights) if answer else 0.0
         figures[place] = (reliability, disagreement(advantages, own.mask).tolist())
-        drawn[place] = Experience(
-            group=own.group, advantages=advantages, mask=own.mask, old=own.old, reference=own.reference
-        )
+        drawn[place] = replace(own, advantages=advantages)
     if not teaching.share:
         return drawn
     everyone = gathered(figures)
     apart = torch.tensor([row for _, rows in everyone for row in rows])
     reliable = torch.tensor([reliability for reliability, rows in everyone for _ in rows])
     kept = kept_by_tvdf(reliable, apart, least=teaching.least, share=teaching.share).view(len(everyone), -1)
-    return {
-        place: Experience(
-            group=own.group,
-            advantages=own.advantages,
-            mask=own.mask & kept[place][:, None],
-            old=own.old,
-            reference=own.reference,
-        )
-        for place, own in drawn.items()
-    }
+    return {place: replace(own, mask=own.mask & kept[place][:, None]) for place, own in drawn.items()}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from longtake.backbones.base import Backbone, Prompt
+from longtake.data.questions import normal
 from longtake.types import LongtakeError, VisualTokens
 
 
@@ -36,7 +37,7 @@ class Puzzle(Protocol):
 class QuestionPuzzle:
     """A question with a short answer about a watched video, or about none.
 
-    answers: texts that are right, compared without case, blanks around, and a full stop behind.
+    answers: texts that are right, compared as those of the probe world are (``data.questions.normal``).
     """
 
     name: str
@@ -46,7 +47,7 @@ class QuestionPuzzle:
     level: str = "question"
 
     def __post_init__(self) -> None:
-        if not any(map(_plain, self.answers)):
+        if not any(map(normal, self.answers)):
             raise LongtakeError(f"{self.name} has no answer; give at least one that is not empty")
 
     def prompt(self, backbone: Backbone) -> Prompt:
@@ -56,8 +57,4 @@ class QuestionPuzzle:
 
     def reward(self, completion: str) -> dict[str, float]:
         """ "exact": 1 for the whole of an answer. A right answer among others ("red or blue") is wrong."""
-        return {"exact": float(_plain(completion) in {_plain(answer) for answer in self.answers} - {""})}
-
-
-def _plain(text: str) -> str:
-    return text.strip().removesuffix(".").rstrip().casefold()
+        return {"exact": float(normal(completion) in {normal(answer) for answer in self.answers} - {""})}

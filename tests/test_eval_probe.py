@@ -27,6 +27,8 @@ from longtake.eval.probe import (
 from longtake.eval.report import DEPTHS, Asked, ProbeRun, interval, report, table
 from longtake.types import Answer, Evidence, Usage
 
+CONTROLS = {"all", "oracle", "random", "uniform", "blind", "majority", "hindsight"}
+
 
 def asked(video: int, right: bool, task: str = "what", answer: str = "7", depth: float | None = 0.5, **more) -> Asked:
     question = Question(task=task, text="?", answer=answer)
@@ -78,7 +80,11 @@ def test_a_report_by_hand():
     ]
     run = ProbeRun(num_frames=64, num_videos=3, seed=2)
     clips = world.clips()
-    found = report(run, rows, clips)
+    others = [
+        Question(task=task, text="?", answer=said)
+        for task, said in [("what", "8"), ("what", "8"), ("what", "7"), ("is_there", "No."), ("when", "12 s")]
+    ]
+    found = report(run, rows, clips, others)
     assert json.loads(json.dumps(found)) == found
     said = {"num_frames": 64, "num_videos": 3, "seed": 2, "keep": None, "begin_seconds": 0, "split": "test",
             "oracle": False}  # fmt: skip
@@ -88,8 +94,10 @@ def test_a_report_by_hand():
     assert list(found["by_task"]) == ["what", "is_there", "when"]
     assert found["by_task"]["what"]["mean"] == found["by_task"]["is_there"]["mean"] == 0.6667
     assert [found["by_task"][task]["blind"] for task in found["by_task"]] == [0.3333, 0.3333, 0.5]
-    assert [found["by_task"][task]["majority"] for task in found["by_task"]] == [1.0, 0.6667, 1.0]
-    assert found["controls"]["majority"]["mean"] == 0.875
+    assert [found["by_task"][task]["hindsight"] for task in found["by_task"]] == [1.0, 0.6667, 1.0]
+    assert [found["by_task"][task]["majority"] for task in found["by_task"]] == [0.0, 0.6667, 1.0]
+    assert found["controls"]["hindsight"]["mean"] == 0.875
+    assert found["controls"]["majority"]["mean"] == 0.5
     assert found["controls"]["blind"]["mean"] == 0.375
     # depths of what is on and of cards that are there: 0.05, 0.5, and 0.95 with 1.0
     assert [cell["mean"] for cell in found["by_depth"]] == [1.0, None, 1.0, None, 0.5]
@@ -143,7 +151,7 @@ def test_a_whole_run_with_a_tiny_model(model, monkeypatch):
     assert progress == [(1, 2), (2, 2)]
     # a random model's tokens are no answers
     assert found["accuracy"]["mean"] == 0.0
-    assert set(found["controls"]) == {"blind", "majority"}
+    assert set(found["controls"]) == {"blind", "majority", "hindsight"}
     again = evaluate(model, run, world.clips())
     assert found | {"seconds": 0} == again | {"seconds": 0}
     expected = [make_video(5 * 100_003 + n, split="test", clips=world.clips(), num_frames=24) for n in (0, 1)]
@@ -188,7 +196,7 @@ def test_several_budgets_share_one_watching(model, monkeypatch):
     runs = [ProbeRun(num_frames=24, num_videos=2, keep=keep, oracle=True) for keep in (0.5, 0.25)]
     found = evaluate_each(model, runs, world.clips())
     assert len(watched) == 2
-    assert [set(one["controls"]) for one in found] == [{"all", "oracle", "random", "uniform", "blind", "majority"}] * 2
+    assert [set(one["controls"]) for one in found] == [CONTROLS] * 2
     alone = evaluate(model, runs[1], world.clips())
     assert alone | {"seconds": 0} == found[1] | {"seconds": 0}
     assert table(found).splitlines()[1].split() == ["tokens", "kept", "50%", "25%"]
@@ -248,7 +256,7 @@ def test_blind_answers_come_from_the_question_alone(model):
 
 def test_the_plot_is_a_picture(tmp_path):
     pytest.importorskip("matplotlib")
-    found = report(ProbeRun(num_frames=64), [asked(0, True), asked(1, False, depth=0.9)], world.clips())
+    found = report(ProbeRun(num_frames=64), [asked(0, True), asked(1, False, depth=0.9)], world.clips(), [])
     depth_by_length([found, found | {"run": {"num_frames": 1024}}], tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "map.png").stat().st_size > 5000

@@ -26,6 +26,7 @@ from longtake.watch import watch_frames
 
 QUESTIONS_A_VIDEO = 20
 ANSWER_TOKENS = 24
+OTHER_VIDEOS = 100  # whose commonest answers are the control "majority"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,15 +59,26 @@ def evaluate_each(
         if progress is not None:
             progress(number + 1, runs[0].num_videos)
     spent = {"seconds": round(time.perf_counter() - begun, 1)}  # of all runs together
-    return [report(run, rows, clips) | spent for run, rows in zip(runs, asked, strict=True)]
+    others = [
+        question
+        for number in range(runs[0].num_videos, runs[0].num_videos + OTHER_VIDEOS)
+        for question in draw_video(runs[0], clips, number)[1]
+    ]
+    return [report(run, rows, clips, others) | spent for run, rows in zip(runs, asked, strict=True)]
 
 
-def watch_video(model: Model, run: ProbeRun, clips: list[Clip], number: int) -> Watched:
-    """Render and watch one video, and draw its questions."""
+def draw_video(run: ProbeRun, clips: list[Clip], number: int) -> tuple[ProbeVideo, tuple[Question, ...]]:
+    """One video of a run, not rendered yet, and its questions."""
     seed = run.seed * 100_003 + number
     rng = np.random.default_rng([seed, 4])
     cards = int(rng.integers(3, 7)) if run.num_frames >= 48 else None
     video = make_video(seed, split=run.split, clips=clips, num_frames=run.num_frames, num_cards=cards)
+    return video, tuple(later(question, run.begin_seconds) for question in ask_all(video, rng, QUESTIONS_A_VIDEO))
+
+
+def watch_video(model: Model, run: ProbeRun, clips: list[Clip], number: int) -> Watched:
+    """Render and watch one video, and draw its questions."""
+    video, questions = draw_video(run, clips, number)
     frames = (replace(chunk, seconds=chunk.seconds + run.begin_seconds) for chunk in video.frames())
     memory = watch_frames(
         model.backbone,
@@ -75,7 +87,6 @@ def watch_video(model: Model, run: ProbeRun, clips: list[Clip], number: int) -> 
         duration_seconds=run.begin_seconds + run.num_frames,
         num_planned=run.num_frames,
     )
-    questions = tuple(later(question, run.begin_seconds) for question in ask_all(video, rng, QUESTIONS_A_VIDEO))
     return Watched(number=number, video=video, memory=memory, questions=questions)
 
 

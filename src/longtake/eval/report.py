@@ -52,11 +52,16 @@ class Asked:
     evidence_share: float  # of the video that all spans cover
 
 
-def report(run: ProbeRun, asked: list[Asked], clips: list[Clip]) -> dict[str, Any]:
-    """The figures of a run as one JSON-ready object."""
+def report(run: ProbeRun, asked: list[Asked], clips: list[Clip], others: Sequence[Question]) -> dict[str, Any]:
+    """The figures of a run as one JSON-ready object.
+
+    others: questions about other videos of the kind. Their commonest answers, task by task, are the control
+    "majority"; those of the asked questions themselves, which no one could know before, "hindsight".
+    """
     rng = np.random.default_rng(run.seed)
     model = _right("model")
-    controls = {name: _right(name) for name in asked[0].answers if name != "model"} | {"majority": _majority(asked)}
+    controls = {name: _right(name) for name in asked[0].answers if name != "model"}
+    controls |= {"majority": _always(others), "hindsight": _always([a.question for a in asked])}
     by_control = {name: interval(asked, right, rng) for name, right in controls.items()}
     by_task: dict[str, Cell] = {}
     for task in TASKS:
@@ -84,13 +89,13 @@ def _right(condition: str) -> Right:
     return lambda asked: score(asked.question, asked.answers[condition])
 
 
-def _majority(asked: list[Asked]) -> Right:
-    """Always giving each task's most frequent answer."""
+def _always(questions: Iterable[Question]) -> Right:
+    """Giving every question the most frequent answer to its task in ``questions``."""
     counts: dict[str, Counter[str]] = {}
-    for a in asked:
-        counts.setdefault(a.question.task, Counter())[normal(a.question.answer)] += 1
+    for question in questions:
+        counts.setdefault(question.task, Counter())[normal(question.answer)] += 1
     favourite = {task: counter.most_common(1)[0][0] for task, counter in counts.items()}
-    return lambda a: normal(a.question.answer) == favourite[a.question.task]
+    return lambda a: normal(a.question.answer) == favourite.get(a.question.task)
 
 
 def _depths(asked: list[Asked]) -> list[list[Asked]]:
@@ -143,7 +148,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         row(task, (r["by_task"].get(task) for r in results))
     for depth in range(DEPTHS):
         row(f"depth {depth * 20}-{depth * 20 + 20}%", (r["by_depth"][depth] for r in results))
-    for name in ("all", "oracle", "blind", "random", "uniform", "majority"):
+    for name in ("all", "oracle", "blind", "random", "uniform", "majority", "hindsight"):
         if any(name in r["controls"] for r in results):
             row(f"control: {name}", (r["controls"].get(name) for r in results))
     for name in ("top_span_hits", "covered_share"):

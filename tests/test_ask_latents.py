@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 import tiny
 from longtake.ask import PrefixCache, ask, place_scores
+from longtake.backbones.base import Prompt
 from longtake.backbones.thinking import think
 from longtake.cli import app
 from longtake.cli.latents import looks_fields
@@ -66,8 +67,6 @@ def test_looks_are_those_of_the_thought(backbone, memory):
     answer = ask(backbone, memory, QUESTION, show_latents=True, max_new_tokens=3)
     looks = answer.latents
     assert looks.attended.shape == looks.reread.shape == (4, *memory.tokens.grid)
-    from longtake.backbones.base import Prompt
-
     inputs = backbone.prepare([Prompt(question=QUESTION, tokens=memory.tokens)])
     thought = think(backbone, inputs, thinking=backbone.latent.settings.thinking, record=True)
     places = memory.tokens.position.tolist()

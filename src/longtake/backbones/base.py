@@ -145,6 +145,16 @@ class Backbone(Protocol):
     def score(self, tokens: VisualTokens, query: Query) -> Tensor:
         """Relevance of each visual token to the question, ``(tokens,)``; raises without a trained scorer."""
 
+    def text_ids(self, text: str) -> Tensor:
+        """Token ids of a text as it stands, int64 ``(tokens,)``."""
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids to embeddings; differentiable."""
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends an answer."""
+
     def prompt_tokens(self, prompt: Prompt) -> int:
         """How many columns ``prepare`` would make of a prompt without an answer; nothing is embedded."""
 

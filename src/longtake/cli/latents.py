@@ -22,7 +22,7 @@ def check_picture(file: Path) -> None:
     from longtake.eval import plot
 
     if file.suffix not in PICTURES or not file.parent.is_dir():
-        raise LongtakeError(f"{file} is no picture's file; give one in an existing folder, ending in .png, .pdf or .svg")
+        raise LongtakeError(f"{file} is no picture's file; it must end in .png, .pdf or .svg, in a folder that exists")
     plot.require()
 
 

@@ -12,13 +12,14 @@ from latent_runs import made, questions, recipe, run_latent
 from longtake.backbones import load_backbone
 from longtake.backbones.base import Prompt
 from longtake.backbones.thinking import think, visual_columns, with_latents
-from longtake.train import checkpoint
+from longtake.train import checkpoint, latent_exam
 from longtake.train.forcing import FIGURES, Forcing, bottleneck
 from longtake.train.latent import Queue, drawn, rows_of, train_latent
-from longtake.train.latent_exam import asked, partners
+from longtake.train.latent_exam import Partner, partners, thought
 from longtake.train.latent_losses import alike_within, disagreement
 from longtake.train.latent_recipe import prepare
 from longtake.train.puzzles import QuestionPuzzle
+from longtake.train.run import Run, start_processes
 from longtake.types import LongtakeError
 from stage_runs import logged
 
@@ -289,23 +290,42 @@ def test_the_queue_keeps_the_last_and_leaves_a_sample_out():
     assert none.shape == (1, 0)
 
 
-def test_partners_have_the_same_question_and_another_answer():
-    def puzzle(question, answer):
-        return QuestionPuzzle(name="x", question=question, answers=(answer,))
+def test_partners_have_the_same_question_and_another_answer_or_another_video():
+    backbone = made("own")
+    videos = [questions(backbone, 1, number)[0].tokens for number in range(3)]
 
-    held = [puzzle("Which?", "red"), puzzle("Which?", "red"), puzzle("Which?", "blue"), puzzle("When?", "blue")]
-    assert partners(held) == [2, 2, 0, None]
+    def puzzle(question, answer, video):
+        return QuestionPuzzle(name="x", question=question, answers=(answer,), tokens=video)
+
+    held = [puzzle("Which?", "red", videos[0]), puzzle("Which?", "red", videos[1]), puzzle("Which?", "blue", videos[2])]
+    held += [puzzle("When?", "blue", videos[2]), puzzle("When?", "red", None)]
+    strict = [Partner(number=2, strict=True), Partner(number=2, strict=True), Partner(number=0, strict=True)]
+    assert partners(held) == [*strict, Partner(number=0, strict=False), None]
+    assert partners(held[2:4]) == [None, None]  # one video
 
 
-def test_latents_of_a_partner_are_what_a_swap_gives():
+def test_what_a_swap_costs(monkeypatch, tmp_path):
+    """The held figure by hand: right with one's own latents and wrong with the partner's, for one of two."""
     module, _ = forcing()
     backbone = module.backbone
-    one, other = questions(backbone, 2)
+    held = questions(backbone, 2)
     thinking = backbone.latent.settings.thinking
-    _, own = asked(backbone, one, thinking, 3)
-    _, foreign = asked(backbone, other, thinking, 3)
+    own, foreign = (thought(backbone, "Which?", puzzle.tokens, thinking) for puzzle in held)
     assert not torch.allclose(own, foreign)
-    assert torch.equal(asked(backbone, one, thinking, 3, foreign)[1], foreign)
+    seen = []
+
+    def scored(backbone, puzzle, thinking, longest, given=None):
+        seen.append(None if given is None else given)
+        return float(given is None and puzzle is held[0])
+
+    monkeypatch.setattr(latent_exam, "exact", scored)
+    fit = recipe().fit
+    run = Run(fit, start_processes(fit), module, tmp_path)
+    assert latent_exam.held_figures(run, backbone, held, thinking, 3) == {
+        "held_exact": 0.5, "held_lost": 0.5, "held_pairs": 2.0
+    }  # fmt: skip
+    assert torch.equal(seen[1], foreign)
+    assert torch.equal(seen[3], own)
 
 
 def test_a_stopped_run_goes_on_bit_equal(tmp_path):
@@ -332,7 +352,7 @@ def test_a_trained_model_is_loaded_and_thinks(tmp_path, changes):
     (puzzle,) = questions(loaded, 1)
     thinking = loaded.latent.settings.thinking
     torch.testing.assert_close(
-        asked(loaded, puzzle, thinking, 2)[1], asked(trained, puzzle, thinking, 2)[1], atol=1e-4, rtol=1e-3
+        *(thought(each, "Which?", puzzle.tokens, thinking) for each in (loaded, trained)), atol=1e-4, rtol=1e-3
     )
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert {"loss", *FIGURES, "gate", "veiled", "norm", "rate"} <= set(rows[0])

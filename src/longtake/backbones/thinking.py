@@ -171,6 +171,7 @@ def rolled(
     """
     module = backbone.latent
     assert module is not None
+    assert thinking.latents <= len(module.slots), f"{thinking.latents} latents, but slots for {len(module.slots)}"
     seen = seen_by(module, inputs)
     batch, length = inputs.ids.shape
     if thinking.mode == "autoregressive":

@@ -45,7 +45,7 @@ class Rows:
     others: Tensor
     counts: Tensor
     veiled: bool
-    dense: tuple[VisualTokens, ...] = ()
+    dense: tuple[VisualTokens | None, ...] = ()
 
 
 class Forcing(nn.Module):

@@ -161,5 +161,5 @@ def rows_of(
         others=others,
         counts=counts,
         veiled=veiled and recipe.thinks,
-        dense=tuple(dense[puzzle.name] for puzzle in puzzles) if recipe.teacher == "dense" and recipe.align else (),
+        dense=tuple(dense.get(puzzle.name) for puzzle in puzzles) if recipe.teacher == "dense" and recipe.align else (),
     )

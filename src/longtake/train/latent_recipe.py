@@ -94,7 +94,8 @@ def check(
             "set align to 0, or another teacher"
         )
     if recipe.teacher == "dense" and recipe.align:
-        if missing := [puzzle.name for puzzle in puzzles if puzzle.name not in (dense or {})]:
+        shown = [puzzle.name for puzzle in puzzles if puzzle.tokens is not None]
+        if missing := [name for name in shown if name not in (dense or {})]:
             raise LongtakeError(f"the teacher is dense, but {missing[0]} has no denser video; give one for each")
 
 

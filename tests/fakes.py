@@ -29,6 +29,7 @@ class FakeBackbone:
     evidence_threshold: float = 0.5
     frame_size: tuple[int, int] | None = (16, 16)
     scorer: str | None = None
+    latent: None = None
     encoded_frames: list[float] = field(default_factory=list)  # the times of all frames ever encoded
     prefilled_columns: int = 0
 

@@ -141,6 +141,10 @@ if __name__ == "__main__":
         from grpo_runs import run_grpo
 
         run_grpo(output, **arguments)
+    elif stage == "latent":
+        from latent_runs import run_latent
+
+        run_latent(output, **arguments)
     else:
         run_stage(stage, Path(arguments.pop("data")), output, **arguments)
     end_processes()

@@ -197,7 +197,7 @@ def test_placeholders_are_never_generated(family: str, tokens: VisualTokens) -> 
     backbone = own() if family == "own" else qwen()
     inputs = backbone.prepare([Prompt(question=QUESTIONS[0], tokens=tokens)])
     with torch.no_grad():  # every state now points at the placeholders
-        states = backbone._run(inputs.embeddings, inputs.positions, None)
+        states = backbone.run(inputs.embeddings, inputs.positions, None)
         backbone.head.weight = torch.nn.Parameter(backbone.head.weight.clone())
         backbone.head.weight[backbone._banned] = 100 * states[0, -1]
         assert int(backbone.head(states[0, -1]).argmax()) in backbone._banned

@@ -101,7 +101,7 @@ def test_a_prompt_without_gradient_has_the_loss_and_not_the_gradients():
         cut = backbone.prefill(inputs, cache)
         embedded = backbone.embed(torch.tensor([ids]))
         places = inputs.next_position[:, None] + torch.arange(len(ids))
-        states = backbone._run(embedded, places, None, cut.key_values)
+        states = backbone.run(embedded, places, None, cut.key_values)
         logits = torch.cat([cut.logits[:, None], backbone.head(states[:, :-1])], dim=1)
         logprobs = backbone._log_softmax(logits).gather(-1, torch.tensor([ids])[..., None])[..., 0]
         one = slice(row, row + 1)

@@ -21,6 +21,7 @@ from longtake.types import LongtakeError
 from stage_runs import logged, write_set
 
 SHORT = ["start.videos=4", "start.held_videos=2", "recot.fit.steps=2", "align.fit.steps=2", "sft.fit.steps=2"]
+SHORT += ["latent.fit.steps=2"]
 SHORT += ["recot.held_clips=4"]
 
 
@@ -54,7 +55,8 @@ def test_each_stage_begins_where_the_one_before_ended(finished):
     assert not same(align, sft, "language_model")
     assert not same(align, sft, "dts")
     assert same(start, sft, "vision_tower")
-    assert [len(logged(finished / stage)) for stage in stages.STAGES] == [2, 2, 2]
+    assert json.loads((finished / "latent/settings.json").read_text())["from"] == "sft"
+    assert [len(logged(finished / stage)) for stage in stages.STAGES] == [2, 2, 2, 2]
     assert len(logged(finished / "sft", "held_loss")) == 1
 
 
@@ -64,6 +66,13 @@ def test_the_trained_folder_answers(finished):
     )
     assert found.exit_code == 0, found.output
     assert json.loads(found.stdout.splitlines()[-1])["usage"]["frames"] == 8
+
+
+def test_a_thinking_folder_answers_and_shows_its_latents(finished, tmp_path):
+    options = ["--model", str(finished / "latent/model"), "--json", "--show-latents", str(tmp_path / "looks.png")]
+    found = CliRunner().invoke(app, ["ask", str(finished / "data/000.mp4"), "What?", *options])
+    assert found.exit_code == 0, found.output
+    assert len(json.loads(found.stdout.splitlines()[-1])["latents"]["each"]) == 4
 
 
 def test_a_finished_run_is_left_as_it_is(finished):
@@ -123,7 +132,7 @@ def test_a_folder_without_a_model_cannot_be_fine_tuned(tmp_path):
     [
         ("sft.fit.lr", "sets nothing; write name=value"),
         ("sft.fit.rate=1", "sft.fit.rate: there is no 'rate'; known here: lr, batch, micro_batch"),
-        ("grpo.fit.lr=1", "there is no 'grpo'; known here: name, start, recot, align, sft, stages"),
+        ("grpo.fit.lr=1", "there is no 'grpo'; known here: name, start, recot, align, sft, latent, stages"),
         ("sft.fit=1", "sft.fit is a group of settings; set one of its own: lr, batch"),
         ("sft.fit.lr.deep=1", "lr has no settings of its own; set sft.fit.lr"),
         ("sft.fit.lr=fast", "sft.fit.lr is 'fast'; it must be a number"),
@@ -169,8 +178,8 @@ def test_flat_names_what_changed_reads():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nothing"], "the recipe is 'nothing'; it must be one of debug, embedded, video_xl_pro_3b"),
-        (["debug", "--stage", "grpo"], "the stage is 'grpo'; it must be one of recot, align, sft"),
+        (["nothing"], "the recipe is 'nothing'; it must be one of debug, embedded, latent, video_xl_pro_3b"),
+        (["debug", "--stage", "grpo"], "the stage is 'grpo'; it must be one of recot, align, sft, latent"),
         (["debug", "--data", "nowhere.jsonl"], "nowhere.jsonl is no file"),
         (["debug", "--media", "."], "--media and --held go with --data"),
         (["video_xl_pro_3b"], "the recipe video_xl_pro_3b makes no data; give --data FILE"),

@@ -14,15 +14,17 @@ import torch
 
 import longtake.video
 from longtake.backbones.base import Cache, Inputs, Prompt
+from longtake.backbones.thinking import Thought, think, thinking_of
+from longtake.models.latent import Thinking
 from longtake.select import Selector, TopK
-from longtake.types import Answer, Evidence, LongtakeError, Memory, Query, Usage, VisualTokens
+from longtake.types import Answer, Evidence, LatentLooks, LongtakeError, Memory, Query, Usage, VisualTokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from longtake.backbones.base import Backbone
 
-__all__ = ["PrefixCache", "ask", "check_video", "evidence_spans", "group_scores"]
+__all__ = ["PrefixCache", "ask", "check_video", "evidence_spans", "group_scores", "place_scores", "thinking_for"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,6 +67,8 @@ def ask(
     budget_tokens: int | None = None,
     max_new_tokens: int = 64,
     cache: PrefixCache | None = None,
+    latents: int | None = None,
+    show_latents: bool = False,
 ) -> Answer:
     """Answer one question about a watched video, greedily; nothing is read or encoded again.
 
@@ -72,12 +76,16 @@ def ask(
         None means by relevance to the question, which needs a backbone with a trained scorer.
     budget_tokens: at most this many visual tokens in the prompt.
     cache: shares the language model's reading of the video among questions about the same memory and kept tokens.
+    latents: how many to think in before answering; None: as the model was trained, 0: none. show_latents: whether to
+    tell where they looked.
 
     In the answer's usage, read, encode and compress are what watching spent, once; prefill is reading the video's part
-    of the prompt (0 when it came from the cache), and generate the question and the answer.
+    of the prompt (0 when it came from the cache), think the question and its latents where there are any, and generate
+    the answer (with the question where there are none).
 
     Warns when the video file has changed.
-    Raises LongtakeError for an empty or too long question, another model's memory, or a missing scorer.
+    Raises LongtakeError for an empty or too long question, another model's memory, a missing scorer, or latents that
+    the model does not have.
     """
     query = Query(text=question)
     if memory.provenance.model != backbone.name:
@@ -86,13 +94,22 @@ def ask(
             "load that model or watch the video again with this one"
         )
     check_video(memory)
+    thinking = thinking_for(backbone, latents, show_latents)
     clock = _Clock(device=backbone.device)
-    kept = _kept(backbone, memory.tokens, query, selector, budget_tokens, max_new_tokens)
+    behind = max_new_tokens + (0 if thinking is None else thinking.latents + 2)  # columns behind the question
+    kept = _kept(backbone, memory.tokens, query, selector, budget_tokens, behind)
     tokens = memory.tokens if kept is None else memory.tokens[kept]
     inputs = backbone.prepare([Prompt(question=query.text, tokens=tokens)])
     clock.lap("select")
     prefix = _prefix(backbone, inputs, memory, kept, cache)
     clock.lap("prefill")
+    looks = None
+    prompt_tokens = int(inputs.mask.sum())
+    if thinking is not None:
+        thought = think(backbone, inputs, prefix, thinking=thinking, record=show_latents)
+        inputs, prefix = thought.inputs, thought.cache
+        looks = _looks(backbone, thought, tokens, memory) if show_latents else None
+        clock.lap("think")
     rollout = backbone.generate(inputs, prefix, max_new_tokens=max_new_tokens, record_attention=True)[0]
     clock.lap("generate")
     assert rollout.attention is not None
@@ -103,9 +120,30 @@ def ask(
         usage=Usage(
             frames=memory.provenance.frames,
             visual_tokens=len(tokens),
-            prompt_tokens=int(inputs.mask.sum()),
+            prompt_tokens=prompt_tokens,
             seconds={"read": 0.0, "encode": 0.0, "compress": 0.0, **memory.provenance.seconds, **clock.laps},
         ),
+        latents=looks,
+    )
+
+
+def thinking_for(backbone: Backbone, latents: int | None, shown: bool) -> Thinking | None:
+    """How a question is thought about; None: not at all. Raises LongtakeError for latents that are not there."""
+    thinking = thinking_of(backbone, latents)
+    if shown and thinking is None:
+        raise LongtakeError(f"there are no latents to show: {backbone.name} answers without; leave show_latents out")
+    return thinking
+
+
+def _looks(backbone: Backbone, thought: Thought, tokens: VisualTokens, memory: Memory) -> LatentLooks:
+    assert thought.attended is not None
+    assert backbone.latent is not None
+    source, reread = thought.inputs.source[0], thought.reread
+    return LatentLooks(
+        attended=place_scores(thought.attended[0], source, tokens),
+        reread=None if reread is None else place_scores(reread[0], source, tokens),
+        openness=float(backbone.latent.openness),
+        times=tuple(zip(*_group_times(memory), strict=True)),
     )
 
 
@@ -122,11 +160,23 @@ def group_scores(attention: Tensor, source: Tensor, tokens: VisualTokens) -> Ten
 
     attention: ``(prompt length,)``; source: int64 ``(prompt length,)``, the visual token in each column or -1.
     """
+    return place_scores(attention[None], source, tokens)[0].sum(dim=(1, 2))
+
+
+def place_scores(attention: Tensor, source: Tensor, tokens: VisualTokens) -> Tensor:
+    """Each place's share of the attention that falls on visual tokens, by row: float64 ``(rows, *grid)``.
+
+    attention: ``(rows, prompt length)``; source as in ``group_scores``. A row's sum is 1, or 0 where none falls on any.
+    """
     columns = (source >= 0).nonzero()[:, 0]
-    groups = tokens.position[:, 0].to(source.device)[source[columns]]
-    scores = torch.zeros(tokens.grid[0], dtype=torch.float64)
-    scores.index_add_(0, groups.cpu(), attention[columns.to(attention.device)].double().cpu())
-    return scores / scores.sum() if scores.sum() > 0 else scores
+    place = tokens.position.to(source.device)[source[columns]].cpu()
+    _, height, width = tokens.grid
+    flat = (place[:, 0] * height + place[:, 1]) * width + place[:, 2]
+    scores = torch.zeros(len(attention), math.prod(tokens.grid), dtype=torch.float64)
+    scores.index_add_(1, flat, attention[:, columns.to(attention.device)].double().cpu())
+    whole = scores.sum(dim=1, keepdim=True)
+    shares = scores / torch.where(whole > 0, whole, 1.0)
+    return shares.view(-1, *tokens.grid)
 
 
 def evidence_spans(scores: Tensor, memory: Memory, threshold: float = 0.5) -> tuple[Evidence, ...]:

@@ -71,10 +71,14 @@ class Model:
         selector: Selector | None = None,
         budget_tokens: int | None = None,
         max_new_tokens: int = 64,
+        latents: int | None = None,
+        show_latents: bool = False,
     ) -> Answer:
         """Answer a question about a watched video, with the moments that the answer relied on.
 
         selector, budget_tokens: how to choose among the visual tokens when not all fit, and how many to keep at most.
+        latents: how many to think in before answering; None: as the model was trained, 0: none. show_latents: tell
+        where they looked, in the answer's ``latents``.
         Raises LongtakeError for an empty or too long question and for another model's memory.
         """
         return longtake.ask.ask(
@@ -85,6 +89,8 @@ class Model:
             budget_tokens=budget_tokens,
             max_new_tokens=max_new_tokens,
             cache=self.prefixes,
+            latents=latents,
+            show_latents=show_latents,
         )
 
 

@@ -228,7 +228,10 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What an answer cost. ``seconds`` is wall time by stage: read, encode, compress, select, prefill, generate."""
+    """What an answer cost.
+
+    seconds: wall time by stage: read, encode, compress, select, prefill, think (in latents, if at all), generate.
+    """
 
     frames: int
     visual_tokens: int
@@ -237,12 +240,33 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LatentLooks:
+    """Where each latent between a question and its answer looked in the video.
+
+    attended: float64 ``(latents, groups, rows, columns)``: the language model's attention in its evidence layers, each
+        latent's share of what falls on the video, sum 1 (or all 0).
+    reread: the same of the video read again by what makes the latents; None in a model that does not.
+    openness: how much of what is read again gets in, -1 to 1; 0 in a model that does not.
+    times: half-open spans in seconds, one a group.
+    """
+
+    attended: Tensor
+    reread: Tensor | None
+    openness: float
+    times: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A question's answer with the moments it relied on, best first."""
+    """A question's answer with the moments it relied on, best first.
+
+    latents: where they looked; None unless asked for.
+    """
 
     text: str
     evidence: tuple[Evidence, ...]
     usage: Usage
+    latents: LatentLooks | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

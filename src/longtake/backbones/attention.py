@@ -25,14 +25,30 @@ BLOCK_QUERIES = 512  # a block's mask is BLOCK_QUERIES x keys; the block skips a
 
 @dataclass(slots=True, kw_only=True)
 class Recorder:
-    """Collects where the last column looks, in the given layers, during one forward pass."""
+    """Collects where the last columns look, in the given layers, during one forward pass."""
 
     layers: frozenset[int]
-    rows: list[Tensor] = field(default_factory=list)  # one (batch, keys) for each layer, the mean over its heads
+    columns: int = 1
+    rows: list[Tensor] = field(default_factory=list)  # (batch, columns, keys) a layer, the mean over its heads
 
     def mean(self) -> Tensor:
-        """The mean over the recorded layers: float32 ``(batch, keys)``, each row adding to one."""
+        """Of the last column, the mean over the recorded layers: float32 ``(batch, keys)``, each row adding to one."""
+        return self.means()[:, -1]
+
+    def means(self) -> Tensor:
+        """Of all recorded columns: float32 ``(batch, columns, keys)``."""
         return torch.stack(self.rows).mean(dim=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Veil:
+    """Columns that some other columns do not see, beside what is causal: bool ``(batch, all columns)`` each.
+
+    hidden: not seen by the columns that are ``blind``. A column always sees itself.
+    """
+
+    hidden: Tensor
+    blind: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,35 +63,46 @@ class Branches:
     count: int
 
 
-def last_column_attention(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-    """Attention of the last query, averaged over heads: float32 ``(batch, keys)``.
+def last_columns_attention(
+    query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, columns: int = 1
+) -> Tensor:
+    """Attention of the last queries, averaged over heads: float32 ``(batch, columns, keys)``, causal among them.
 
     query: ``(batch, heads, queries, dim)``; key: ``(batch, key heads, keys, dim)``; mask: bool ``(batch, keys)``.
     """
-    batch, heads, _, dim = query.shape
-    last = query[:, :, -1].reshape(batch, key.shape[1], heads // key.shape[1], dim)
-    scores = (last @ key.transpose(-1, -2)).float() * scaling
+    heads, keys = query.shape[1], key.shape[2]
+    last = query[:, :, -columns:].unflatten(1, (key.shape[1], heads // key.shape[1]))
+    scores = (last @ key[:, :, None].transpose(-1, -2)).float() * scaling
+    place = torch.arange(keys, device=key.device)
+    later = place > place[keys - columns :, None]
     if mask is not None:
-        scores = scores.masked_fill(~mask[:, None, None], float("-inf"))
-    return scores.softmax(dim=-1).mean(dim=(1, 2))
+        later = later | ~mask[:, None, None, None]
+    return scores.masked_fill(later, float("-inf")).softmax(dim=-1).mean(dim=(1, 2))
 
 
 def causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, scaling: float, dropout: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+    veil: Veil | None = None,
 ) -> Tensor:
     """Softmax attention in which query i of n sees keys up to ``keys - n + i``: ``(batch, heads, queries, dim)``.
 
-    A query that padding leaves with nothing to see sees itself, so that padding never makes a NaN.
+    A query that padding or a veil leaves with nothing to see sees itself, so that neither ever makes a NaN.
     """
     queries, keys = query.shape[2], key.shape[2]
     groups = query.shape[1] // key.shape[1]
     attend = partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
-    if queries == 1:  # the query heads that share a key head are rows of one product; keys are not copied
+    if queries == 1 and veil is None:  # query heads that share a key head are rows of one product; keys are not copied
         rows = query.reshape(query.shape[0], key.shape[1], groups, query.shape[3])
         return attend(rows, key, value, attn_mask=None if mask is None else mask[:, None, None]).view_as(query)
-    if mask is None and queries == keys:
+    if mask is None and veil is None and queries == keys:
         return attend(query, key, value, is_causal=True, enable_gqa=groups > 1)
-    if mask is None and fuses(query, key, value, dropout):
+    if mask is None and veil is None and fuses(query, key, value, dropout):
         return attend(query, key, value, attn_mask=causal_lower_right(queries, keys), enable_gqa=groups > 1)
     if groups > 1:  # with a mask, grouped heads would leave CUDA only its slow kernel, which builds all scores
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -88,6 +115,9 @@ def causal_attention(
         allowed = (position <= own)[None]
         if mask is not None:
             allowed = (allowed & mask[:, None, :seen]) | (position == own)
+        if veil is not None:
+            unseen = veil.blind[:, own] & veil.hidden[:, None, :seen]
+            allowed = (allowed & ~unseen) | (position == own)
         block = (query[:, :, start:stop], key[:, :, :seen], value[:, :, :seen])
         outputs.append(attend(*block, attn_mask=allowed[:, None]))
     return torch.cat(outputs, dim=2)
@@ -146,13 +176,14 @@ def longtake_sdpa(
     dropout: float = 0.0,
     recorder: Recorder | None = None,
     branches: Branches | None = None,
+    veil: Veil | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
-    """transformers' attention signature; ``recorder`` and ``branches`` arrive as keywords of the model's forward."""
+    """transformers' attention signature; the last three arrive as keywords of the model's forward."""
     if recorder is not None and module.layer_idx in recorder.layers:
-        recorder.rows.append(last_column_attention(query, key, attention_mask, scaling))
+        recorder.rows.append(last_columns_attention(query, key, attention_mask, scaling, recorder.columns))
     if branches is None:
-        output = causal_attention(query, key, value, attention_mask, scaling=scaling, dropout=dropout)
+        output = causal_attention(query, key, value, attention_mask, scaling=scaling, dropout=dropout, veil=veil)
     else:
         output = branched_attention(query, key, value, attention_mask, branches, scaling=scaling, dropout=dropout)
     return output.transpose(1, 2).contiguous(), None

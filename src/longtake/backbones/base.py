@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from transformers import Cache as KeyValues
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from longtake.backbones.attention import Branches, Recorder, Veil
+    from longtake.models.latent import LatentInjection
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
@@ -39,7 +42,8 @@ class Inputs:
     positions: int64 ``(batch, length)``, or ``(3, batch, length)`` for multi-axis rotary embeddings.
     mask: bool ``(batch, length)``, False on padding.
     source: int64 ``(batch, length)``: the index of the prompt's visual token in this column, -1 elsewhere.
-    ids: int64 ``(batch, length)``: the token ids, a placeholder id where a visual token stands.
+    ids: int64 ``(batch, length)``: the token ids, a placeholder id where a visual token stands, -1 where a latent or a
+        latents' marker does.
     labels: int64 ``(batch, length)``, each column's own id where it is to be learned (not shifted), -100 elsewhere;
         None when no prompt has an answer.
     prefix: leading columns of an unpadded batch of one that do not depend on the question (system text and
@@ -103,6 +107,10 @@ class Backbone(Protocol):
     def device(self) -> torch.device: ...
 
     @property
+    def latent(self) -> LatentInjection | None:
+        """What makes latents between question and answer, a part of ``model``; None where the model has none."""
+
+    @property
     def frames_per_group(self) -> int:
         """How many frames become one time group; a chunk of frames is encoded in whole groups."""
 
@@ -137,14 +145,41 @@ class Backbone(Protocol):
     def score(self, tokens: VisualTokens, query: Query) -> Tensor:
         """Relevance of each visual token to the question, ``(tokens,)``; raises without a trained scorer."""
 
+    def text_ids(self, text: str) -> Tensor:
+        """Token ids of a text as it stands, int64 ``(tokens,)``."""
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids to embeddings; differentiable."""
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends an answer."""
+
     def prompt_tokens(self, prompt: Prompt) -> int:
         """How many columns ``prepare`` would make of a prompt without an answer; nothing is embedded."""
 
     def prepare(self, prompts: Sequence[Prompt]) -> Inputs:
         """Prompts to a padded batch of embeddings, positions, mask and labels."""
 
-    def prefill(self, inputs: Inputs, cache: Cache | None = None, *, stop: int | None = None) -> Cache:
+    def prefill(
+        self, inputs: Inputs, cache: Cache | None = None, *, stop: int | None = None, veil: Veil | None = None
+    ) -> Cache:
         """Run columns ``[cache.length, stop)`` of the inputs through the language model."""
+
+    def run(
+        self,
+        embeddings: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        key_values: KeyValues | None = None,
+        recorder: Recorder | None = None,
+        branches: Branches | None = None,
+        veil: Veil | None = None,
+    ) -> Tensor:
+        """States of columns behind those whose keys and values are given, which are extended; differentiable."""
+
+    def recorder(self, columns: int = 1) -> Recorder:
+        """Of where the last columns of a run look, in the layers whose attention is evidence."""
 
     def generate(
         self,

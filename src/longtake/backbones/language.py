@@ -9,7 +9,6 @@ where it has one, its query scorer.
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +21,13 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Cache as KeyValues
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from longtake.backbones.attention import NAME, Branches, Recorder
+from longtake.backbones.attention import NAME, Branches, Recorder, Veil
 from longtake.backbones.base import Cache, Inputs, Prompt
 from longtake.backbones.identity import weights_hash
+from longtake.backbones.keys import crop, repeated
 from longtake.backbones.layout import Layout, collate, with_answer
 from longtake.backbones.tape import Tape
+from longtake.models.latent import LatentInjection
 from longtake.types import Frames, LongtakeError, Query, Rollout, VisualTokens
 
 PREFILL_COLUMNS = 8192  # columns run at once: bounds the memory of activations, not the result
@@ -117,6 +118,10 @@ class DecoderBackbone(ABC):
     def device(self) -> torch.device:
         return self.model.device
 
+    @property
+    def latent(self) -> LatentInjection | None:
+        """What makes latents between question and answer; None where the model has none."""
+        return getattr(self.model, "latent", None)
 
     @property
     def query_name(self) -> str:
@@ -151,7 +156,9 @@ class DecoderBackbone(ABC):
         return collate(layouts, self.embed)
 
     @torch.no_grad()
-    def prefill(self, inputs: Inputs, cache: Cache | None = None, *, stop: int | None = None) -> Cache:
+    def prefill(
+        self, inputs: Inputs, cache: Cache | None = None, *, stop: int | None = None, veil: Veil | None = None
+    ) -> Cache:
         """Run columns ``[cache.length, stop)``, ``PREFILL_COLUMNS`` at a time; extends the cache's keys in place.
 
         The given cache stays usable: whoever runs from it next crops what was added here.
@@ -159,20 +166,21 @@ class DecoderBackbone(ABC):
         stop = inputs.ids.shape[1] if stop is None else stop
         start = 0 if cache is None else cache.length
         if cache is not None and start == stop:
-            _crop(cache.key_values, start)
+            crop(cache.key_values, start)
             return cache
         key_values: KeyValues = DynamicCache() if cache is None else cache.key_values
-        _crop(key_values, start)
+        crop(key_values, start)
         mask = None if bool(inputs.mask[:, :stop].all()) else inputs.mask
         for first in range(start, stop, PREFILL_COLUMNS):
             last = min(first + PREFILL_COLUMNS, stop)
-            recorder = self._recorder() if last == stop else None
-            states = self._run(
+            recorder = self.recorder() if last == stop else None
+            states = self.run(
                 inputs.embeddings[:, first:last],
                 inputs.positions[..., first:last],
                 None if mask is None else mask[:, :last],
                 key_values,
                 recorder,
+                veil=veil,
             )
         assert recorder is not None, f"nothing to prefill between {start} and {stop}"
         return Cache(
@@ -199,7 +207,7 @@ class DecoderBackbone(ABC):
         ``Rollout.attention`` is aligned with the columns of ``inputs``, padding included.
         """
         full = self.prefill(inputs, cache)
-        key_values = full.key_values if num_rollouts == 1 else _repeated(full.key_values, num_rollouts)
+        key_values = full.key_values if num_rollouts == 1 else repeated(full.key_values, num_rollouts)
         mask = None if bool(inputs.mask.all()) else inputs.mask.repeat_interleave(num_rollouts, dim=0)
         logits = full.logits.repeat_interleave(num_rollouts, dim=0)
         look = full.attention.repeat_interleave(num_rollouts, dim=0)
@@ -210,14 +218,14 @@ class DecoderBackbone(ABC):
             tape.write(ids, logprobs, look)
             if tape.all_finished or step == max_new_tokens - 1:
                 break
-            recorder = self._recorder() if record_attention else None
+            recorder = self.recorder() if record_attention else None
             if mask is not None:
                 mask = torch.nn.functional.pad(mask, (0, 1), value=True)
-            states = self._run(self.embed(ids)[:, None], (positions + step)[:, None], mask, key_values, recorder)
+            states = self.run(self.embed(ids)[:, None], (positions + step)[:, None], mask, key_values, recorder)
             logits = self.head(states[:, -1])
             look = look if recorder is None else recorder.mean()
         if cache is not None:
-            _crop(cache.key_values, cache.length)
+            crop(cache.key_values, cache.length)
         return tape.rollouts(self.tokenizer, attention=record_attention)
 
     def logprobs(
@@ -237,7 +245,7 @@ class DecoderBackbone(ABC):
         real = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in given], True)
         places = inputs.next_position[:, None] + torch.arange(longest, device=self.device).repeat(count)
         mask = torch.nn.functional.pad(inputs.mask, (0, count * longest), value=True)
-        states = self._run(
+        states = self.run(
             torch.cat([inputs.embeddings, self.embed(ids.view(rows, -1))], dim=1),
             torch.cat([inputs.positions, places.expand(*inputs.positions.shape[:-1], -1)], dim=-1),
             None if bool(inputs.mask.all()) else mask,
@@ -278,10 +286,11 @@ class DecoderBackbone(ABC):
         """The token that ends an answer."""
         return int(self.tokenizer.eos_token_id)
 
-    def _recorder(self) -> Recorder:
-        return Recorder(layers=frozenset(self.evidence_layers))
+    def recorder(self, columns: int = 1) -> Recorder:
+        """Of where the last ``columns`` columns of a run look, in the evidence layers."""
+        return Recorder(layers=frozenset(self.evidence_layers), columns=columns)
 
-    def _run(
+    def run(
         self,
         embeddings: Tensor,
         positions: Tensor,
@@ -289,7 +298,12 @@ class DecoderBackbone(ABC):
         key_values: KeyValues | None = None,
         recorder: Recorder | None = None,
         branches: Branches | None = None,
+        veil: Veil | None = None,
     ) -> Tensor:
+        """States of columns behind those whose keys and values are given, which are extended; differentiable.
+
+        mask: of these columns too. The other arguments are attention's own.
+        """
         run = self.decoder(
             inputs_embeds=embeddings,
             position_ids=positions,
@@ -298,6 +312,7 @@ class DecoderBackbone(ABC):
             use_cache=key_values is not None,
             recorder=recorder,
             branches=branches,
+            veil=veil,
         )
         states: Tensor = run.last_hidden_state
         return states
@@ -361,17 +376,3 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[
     declared = model.generation_config.eos_token_id
     declared = [] if declared is None else [declared] if isinstance(declared, int) else declared
     return {*declared, tokenizer.eos_token_id}
-
-
-def _crop(key_values: KeyValues, length: int) -> None:
-    extra = key_values.get_seq_length() - length
-    assert extra >= 0, f"{-extra} columns of this cache were cropped away by a shorter one that shares its keys"
-    key_values.crop(-extra)
-
-
-def _repeated(key_values: KeyValues, times: int) -> KeyValues:
-    """Every row ``times`` times over, leaving the given keys and values alone."""
-    repeated = copy.copy(key_values)
-    repeated.layers = [copy.copy(layer) for layer in key_values.layers]
-    repeated.batch_repeat_interleave(times)
-    return repeated

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
 from longtake.backbones.base import Prompt
+from longtake.backbones.beside import load_beside, save_beside
 from longtake.backbones.language import DecoderBackbone, load_weights, no_scorer, pixels_of
 from longtake.backbones.layout import Layout
 from longtake.backbones.qwen_pixels import patches, smart_size
@@ -64,6 +65,7 @@ class QwenVL(DecoderBackbone):
     def load(cls, path: str, device: str | torch.device, dtype: torch.dtype | None) -> QwenVL:
         """From a folder or hub id, ready to answer."""
         model = load_weights(Qwen2_5_VLForConditionalGeneration, path, device, dtype)
+        load_beside(model, path)
         return cls(model, AutoTokenizer.from_pretrained(path))
 
     @property
@@ -116,8 +118,8 @@ class QwenVL(DecoderBackbone):
         return ()
 
     def save(self, folder: Path) -> None:
-        """Model and tokenizer."""
-        self.model.save_pretrained(folder)
+        """Model and tokenizer; latents in a file of their own, so that transformers loads the rest as ever."""
+        save_beside(self.model, folder)
         self.tokenizer.save_pretrained(folder)
 
     def _tokens(self, features: Tensor, starts: Tensor, grid: tuple[int, int, int]) -> VisualTokens:

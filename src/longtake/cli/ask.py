@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longtake.cli.console import DeviceOption, JsonOption, ModelOption, load_model, progress
+from longtake.cli.latents import check_latents, check_picture, looks_fields
 from longtake.types import LongtakeError
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ def ask(
     select: Annotated[Select, typer.Option(help="How to choose visual tokens when not all fit.")] = Select.query,
     budget: Annotated[int | None, typer.Option(help="Keep at most so many visual tokens.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 64,
+    latents: Annotated[
+        int | None, typer.Option(help="Think in so many latents before answering; 0: none; else as trained.", min=0)
+    ] = None,
+    show_latents: Annotated[
+        Path | None, typer.Option(help="Draw where each latent looks in the video; --json tells it too.")
+    ] = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,6 +58,8 @@ def ask(
     from longtake.types import Query
 
     Query(text=question)  # an empty one is refused before anything is watched
+    if show_latents is not None:
+        check_picture(show_latents)
     if is_memory(video_or_memory):
         given = {"--fps": fps, "--max-frames": max_frames, "--start": start, "--stop": stop}
         if useless := [name for name, value in given.items() if value is not None]:
@@ -58,13 +67,25 @@ def ask(
                 f"{', '.join(useless)}: {video_or_memory} is a watched memory; give the video, or leave that out"
             )
         memory, loaded = load_memory(video_or_memory), load_model(model, device)
+        check_latents(loaded, latents, show_latents)
     else:
         sampling = _sampling(video_or_memory, fps, max_frames, start, stop)
         loaded = load_model(model, device)
+        check_latents(loaded, latents, show_latents)
         memory = _watch(loaded, video_or_memory, sampling, None)
     answer = loaded.ask(
-        memory, question, selector=_selector(select), budget_tokens=budget, max_new_tokens=max_new_tokens
+        memory,
+        question,
+        selector=_selector(select),
+        budget_tokens=budget,
+        max_new_tokens=max_new_tokens,
+        latents=latents,
+        show_latents=show_latents is not None,
     )
+    if show_latents is not None and answer.latents is not None:
+        from longtake.eval.plot import latent_looks
+
+        latent_looks(question, answer.latents, show_latents)
     print(json.dumps(_answer_fields(answer)) if as_json else _answer_text(answer))
 
 
@@ -125,7 +146,8 @@ def _selector(choice: Select) -> Selector:
 
 def _answer_fields(answer: Answer) -> dict[str, Any]:
     usage = dataclasses.asdict(answer.usage)
-    return {"answer": answer.text, "evidence": [dataclasses.asdict(span) for span in answer.evidence], "usage": usage}
+    fields = {"answer": answer.text, "evidence": [dataclasses.asdict(span) for span in answer.evidence], "usage": usage}
+    return fields if answer.latents is None else fields | {"latents": looks_fields(answer.latents)}
 
 
 def _answer_text(answer: Answer) -> str:

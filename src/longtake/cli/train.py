@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 RECIPES = {
     "debug": "longtake.recipes.debug",
     "embedded": "longtake.recipes.adapt",
+    "latent": "longtake.recipes.latent",
     "video_xl_pro_3b": "longtake.recipes.video_xl_pro",
 }
 
 
 def train(
     recipe: Annotated[str, typer.Argument(help=f"One of: {', '.join(RECIPES)}.")],
-    stage: Annotated[list[str] | None, typer.Option(help="recot, align or sft; several times; else its own.")] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="recot, align, sft or latent; several times; else its own.")
+    ] = None,
     data: Annotated[
         list[str] | None, typer.Option(help="JSON or JSONL of conversations, FILE or FILE=WEIGHT; several times.")
     ] = None,

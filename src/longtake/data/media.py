@@ -42,6 +42,15 @@ class VariableSampling:
         if not self.short_fps:
             raise LongtakeError("short_fps is empty; give at least one rate, for example (2.0, 3.0)")
 
+    def denser(self, times: int) -> VariableSampling:
+        """With so many times the frames."""
+        return VariableSampling(
+            short_seconds=self.short_seconds,
+            short_fps=tuple(times * rate for rate in self.short_fps),
+            long_fps=times * self.long_fps,
+            max_frames=times * self.max_frames,
+        )
+
     def fps(self, duration_seconds: float, rng: np.random.Generator) -> float:
         """The rate for a video of this length."""
         drawn = self.short_fps[int(rng.integers(len(self.short_fps)))]

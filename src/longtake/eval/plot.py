@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longtake.eval.ablation import Estimate
-from longtake.types import LongtakeError
+from longtake.types import LatentLooks, LongtakeError
 
 PANELS_A_ROW = 3
 
@@ -26,6 +26,11 @@ def _pyplot() -> Any:
     from matplotlib import pyplot
 
     return pyplot
+
+
+def require() -> None:
+    """Raises LongtakeError where pictures cannot be drawn."""
+    _pyplot()
 
 
 def depth_by_length(results: Sequence[dict[str, Any]], file: Path) -> None:
@@ -146,5 +151,38 @@ def curves(
     figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), fontsize=9)
     figure.suptitle(title, x=0.02, ha="left")
     figure.tight_layout()
+    figure.savefig(file, dpi=130)
+    pyplot.close(figure)
+
+
+def latent_looks(title: str, looks: LatentLooks, file: Path) -> None:
+    """Where each latent looked: a row a latent with its shares over time and, by kind of look, its shares by place.
+
+    The map of places is of the moment it looked at most, whose time is above it.
+    """
+    pyplot = _pyplot()
+    kinds = {"attended": looks.attended} | ({} if looks.reread is None else {"read again": looks.reread})
+    count = len(looks.attended)
+    widths = [5.0] + [1.3] * len(kinds)
+    figure, grid = pyplot.subplots(
+        count, 1 + len(kinds), figsize=(sum(widths) + 1.2, 0.9 + 1.15 * count), squeeze=False,
+        width_ratios=widths, layout="constrained",
+    )  # fmt: skip
+    middles = [(start + min(stop, start + 1e6)) / 2 for start, stop in looks.times]
+    for number, row in enumerate(grid):
+        for column, (name, shares) in enumerate(kinds.items()):
+            by_time = shares[number].sum(dim=(1, 2))
+            row[0].plot(middles, by_time.tolist(), color=f"C{column}", marker=".", markersize=3, label=name)
+            best = int(by_time.argmax())
+            row[1 + column].imshow(shares[number, best].numpy(), cmap="Greys", vmin=0.0)
+            row[1 + column].set_title(f"{looks.times[best][0]:.1f} s", fontsize=8, color=f"C{column}")
+            row[1 + column].set_xticks([])
+            row[1 + column].set_yticks([])
+        row[0].set_ylabel(f"latent {number + 1}", fontsize=9)
+        row[0].set_ylim(bottom=0)
+        row[0].tick_params(labelsize=7)
+    grid[0, 0].legend(fontsize=8, loc="upper right")
+    grid[-1, 0].set_xlabel("seconds", fontsize=9)
+    figure.suptitle(f"{title}\nshare of the look at the video; gate open by {looks.openness:.2f}", fontsize=10)
     figure.savefig(file, dpi=130)
     pyplot.close(figure)

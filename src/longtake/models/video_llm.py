@@ -29,6 +29,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from longtake.models.dts import DynamicTokenSynthesizer, RelativePosition, ZeroLinear
+from longtake.models.latent import LatentInjection, LatentSettings
 from longtake.models.scorer import LegacySelector, QueryScorer
 from longtake.types import LongtakeError
 
@@ -60,6 +61,7 @@ class VideoLLMConfig(PreTrainedConfig):
     evidence_layers: decoder layers whose attention to the video is read as evidence.
     evidence_threshold: share of the best group's attention above which a group counts as evidence.
     context_tokens: positions the decoder was trained for; None means the decoder's own declaration.
+    latent: the settings of latents between question and answer (``LatentSettings.as_config``); None: there are none.
     """
 
     model_type = "longtake_video_llm"
@@ -86,6 +88,7 @@ class VideoLLMConfig(PreTrainedConfig):
     evidence_layers: list[int] | None = None
     evidence_threshold: float = 0.5
     context_tokens: int | None = None
+    latent: dict[str, Any] | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -153,12 +156,15 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
             self.scorer = QueryScorer(hidden, config.scorer_dim, config.scorer_reduce)
         elif config.scorer == "legacy":
             self.scorer = LegacySelector(hidden)
+        self.latent: LatentInjection | None = None
+        if config.latent is not None:
+            self.latent = LatentInjection(hidden, LatentSettings.of(config.latent))
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """The DTS starts as it says; everything else as Hugging Face starts it. Sees only modules with weights."""
-        if isinstance(module, DynamicTokenSynthesizer | RelativePosition | ZeroLinear | nn.Conv3d):
+        """DTS and latents start as they say, everything else as Hugging Face does. Sees only modules with weights."""
+        if isinstance(module, LatentInjection | DynamicTokenSynthesizer | RelativePosition | ZeroLinear | nn.Conv3d):
             module.reset_parameters()
         else:
             super()._init_weights(module)

@@ -21,11 +21,13 @@ from longtake.data.haystack import drawn_clip
 from longtake.data.media import VariableSampling
 from longtake.data.probe import make_video
 from longtake.data.questions import ask_all
+from longtake.models.latent import LatentSettings, Thinking
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM, VideoLLMConfig
 from longtake.recipes.recipe import DataFiles, Recipe
 from longtake.train.align import AlignRecipe
 from longtake.train.dialogues import Reading
+from longtake.train.latent_recipe import LatentRecipe
 from longtake.train.recot import ReCoTRecipe
 from longtake.train.run import Fit
 from longtake.train.sft import SftRecipe
@@ -124,4 +126,7 @@ def debug() -> Recipe:
         recot=ReCoTRecipe(fit=replace(fit, lr=1e-4), held_clips=16),
         align=AlignRecipe(fit=fit, reading=reading),
         sft=SftRecipe(fit=fit, reading=reading),
+        latent=LatentRecipe(
+            fit=fit, settings=LatentSettings(thinking=Thinking(latents=4), width=32, heads=2), reading=reading
+        ),
     )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM
 from longtake.train.align import AlignRecipe
+from longtake.train.latent_recipe import LatentRecipe
 from longtake.train.recot import ReCoTRecipe
+from longtake.train.run import Fit
 from longtake.train.sft import SftRecipe
 
-STAGES = ("recot", "align", "sft")
+STAGES = ("recot", "align", "sft", "latent")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +38,9 @@ class Start(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A whole training: pre-training of the compressor, then the projector, then everything.
+    """A whole training: pre-training of the compressor, then the projector, then everything; and thinking in latents.
 
-    stages: those that run when none are named.
+    latent: its rates are ours. stages: those that run when none are named.
     """
 
     name: str
@@ -46,4 +48,5 @@ class Recipe:
     recot: ReCoTRecipe
     align: AlignRecipe
     sft: SftRecipe
-    stages: tuple[str, ...] = STAGES
+    latent: LatentRecipe = field(default_factory=lambda: LatentRecipe(fit=Fit(lr=1e-5, batch=16, weight_decay=0.01)))
+    stages: tuple[str, ...] = ("recot", "align", "sft")

@@ -16,9 +16,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from longtake.backbones.identity import weights_hash
+from longtake.backbones.own import OwnVideoLLM
 from longtake.data.clips import StoreClips
 from longtake.data.conversations import Conversation, read_conversations
 from longtake.data.features import FeatureStore
+from longtake.data.media import MediaReader
 from longtake.data.order import Source
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.processor import VideoLLMProcessor
@@ -28,6 +30,10 @@ from longtake.recipes.recipe import STAGES, DataFiles, Recipe
 from longtake.recipes.settings import flat
 from longtake.train.align import train_align
 from longtake.train.dialogues import Material, load_model, save_model
+from longtake.train.latent import train_latent
+from longtake.train.latent_data import questions_of
+from longtake.train.latent_recipe import LatentRecipe
+from longtake.train.puzzles import QuestionPuzzle
 from longtake.train.recot import WEIGHTS, ReCoTRecipe, load_dts, train_recot
 from longtake.train.run import start_processes
 from longtake.train.sft import train_sft
@@ -77,6 +83,10 @@ def run_stage(recipe: Recipe, stage: str, data: DataFiles, output: Path, process
     settings = flat(own) | {f"data.{name}": value for name, value in flat(data).items()} | {"from": origin}
     if processes.is_main_process:
         check_settings(folder, settings)
+    if stage == "latent":
+        think_stage(own, OwnVideoLLM(model, processor), data, folder, processes)
+        return
+    if processes.is_main_process:
         print(estimate(stage, own, model.config, sources_of(data), processes.num_processes), flush=True)
     store = feature_store(model, output / "features", own.fit.precision)
     if stage == "recot":
@@ -90,11 +100,35 @@ def run_stage(recipe: Recipe, stage: str, data: DataFiles, output: Path, process
         train_sft(own, model, processor, material(data, None if own.train_tower else store), folder)
 
 
+def think_stage(
+    recipe: LatentRecipe, backbone: OwnVideoLLM, data: DataFiles, folder: Path, processes: Accelerator
+) -> None:
+    """Every question of every conversation, whatever its file's weight, with its video encoded once for all steps."""
+    backbone.model.to(processes.device).eval()
+
+    def questions(conversations: Sequence[Conversation], times: int) -> list[QuestionPuzzle]:
+        sampling = recipe.reading.sampling.denser(times)
+        reader = MediaReader(sampling, seed=recipe.fit.seed, frame_size=backbone.frame_size)
+        return questions_of(conversations, reader, backbone)
+
+    asked = conversations_of(data)
+    dense = questions(asked, 2) if recipe.teacher == "dense" and recipe.align else []
+    train_latent(
+        recipe,
+        backbone,
+        questions(asked, 1),
+        folder,
+        held=questions(read_conversations(data.held, data.media), 1) if data.held else (),
+        dense={puzzle.name: puzzle.tokens for puzzle in dense if puzzle.tokens is not None},
+    )
+
+
 def model_before(stage: str, output: Path) -> tuple[VideoLLM, VideoLLMProcessor, str]:
     """The model a stage begins from, its processor, and what it was made of."""
-    if stage == "sft" and (output / "align" / "model").exists():
-        model, processor = load_model(output / "align" / "model")
-        return model, processor, "align"
+    for earlier in {"sft": ("align",), "latent": ("sft", "align")}.get(stage, ()):
+        if (output / earlier / "model").exists():
+            model, processor = load_model(output / earlier / "model")
+            return model, processor, earlier
     model, processor = load_model(output / "start" / "model")
     if stage == "recot" or not (output / "recot" / WEIGHTS).exists():
         return model, processor, "start"

@@ -1,8 +1,5 @@
 """What policy optimisation is told: its hyper-parameters, their checks, and which weights learn."""
 
-# mypy: disable-error-code="no-untyped-call"
-# (Transformers' own methods are only partly typed.)
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -99,14 +96,8 @@ def check(
 
 def prepare(recipe: GrpoRecipe, backbone: Backbone) -> None:
     """Freeze what is not trained and put LoRA's weights beside the decoder's."""
-    backbone.model.requires_grad_(False)
-    if recipe.lora_rank:
-        lora.add(backbone.decoder, recipe.lora_rank, recipe.lora_alpha)
-    else:
-        backbone.decoder.requires_grad_(True)
-        backbone.head.requires_grad_(True)
+    lora.train_language_model(
+        backbone, recipe.lora_rank, recipe.lora_alpha, checkpointing=recipe.fit.checkpointing
+    )
     for part in backbone.video_parts if recipe.train_video else ():
         part.requires_grad_(True)
-    if recipe.fit.checkpointing:
-        backbone.model.activation_checkpointing_enable({"use_reentrant": False})
-        backbone.model.disable_input_require_grads()

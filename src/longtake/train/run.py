@@ -13,9 +13,10 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
@@ -150,9 +151,18 @@ class Update:
 class Run:
     """A module spread over the processes, its optimiser, and its checkpoints in ``folder``."""
 
-    def __init__(self, fit: Fit, accelerator: Accelerator, module: nn.Module, folder: Path) -> None:
+    def __init__(
+        self,
+        fit: Fit,
+        accelerator: Accelerator,
+        module: nn.Module,
+        folder: Path,
+        *,
+        faster: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         """Trains what needs a gradient.
 
+        faster: parts of the module by their dotted name, and how many times the rate of all others theirs is.
         module: on this machine, the same on every process; its ``forward`` gives a summed loss. The classes of the
         blocks that are sharded one by one are what its model calls ``_no_split_modules``.
         """
@@ -161,13 +171,13 @@ class Run:
         accelerator.gradient_accumulation_steps = micro_batches(fit, accelerator.num_processes)
         if fit.shard:
             self.module = shard(module, accelerator, offload=fit.offload)
-            self._optimiser = accelerator.prepare(_adamw(self.module, fit))
+            self._optimiser = accelerator.prepare(_adamw(self.module, fit, faster))
         elif fit.zero:
-            bf16 = fit.precision == "bf16"
-            self.module = zero.spread(module, _adamw(module, fit), clip=fit.clip, bf16=bf16, offload=fit.offload)
+            bf16, optimiser = fit.precision == "bf16", _adamw(module, fit, faster)
+            self.module = zero.spread(module, optimiser, clip=fit.clip, bf16=bf16, offload=fit.offload)
             self._optimiser = self.module.optimizer
         else:
-            self.module, self._optimiser = accelerator.prepare(module, _adamw(module, fit))
+            self.module, self._optimiser = accelerator.prepare(module, _adamw(module, fit, faster))
         self.module.train()
 
     @property
@@ -197,7 +207,7 @@ class Run:
         # all three take the mean over processes, accelerate's backward over micro-batches too; both are undone here
         scale = (1 if self.fit.zero else len(parts)) * accelerator.num_processes / max(1.0, total)
         for group in self._optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("times", 1.0)
         sums, norm = [], torch.zeros(())
         for part in parts:
             with accelerator.accumulate(*[] if self.fit.zero else [self.module]):
@@ -307,13 +317,17 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
     return [part for part in module.modules() if type(part).__name__ in names | {"DTSStage"}]
 
 
-def _adamw(module: nn.Module, fit: Fit) -> torch.optim.Optimizer:
-    """AdamW on what needs a gradient; only matrices decay."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": fit.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
+def _adamw(module: nn.Module, fit: Fit, faster: Mapping[str, float]) -> torch.optim.Optimizer:
+    """AdamW on what needs a gradient; only matrices decay. Parts that are faster are groups of their own."""
+    groups: list[dict[str, Any]] = []
+    parts = {p: times for name, times in faster.items() for p in module.get_submodule(name).parameters()}
+    for times in dict.fromkeys([1.0, *faster.values()]):
+        trained = [p for p in module.parameters() if p.requires_grad and parts.get(p, 1.0) == times]
+        more = {} if times == 1.0 else {"times": times}
+        groups += [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": fit.weight_decay, **more},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0, **more},
+        ]
     fused = True if fit.zero else None  # its state is flat, so that the unfused one would copy it whole
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=fit.lr, fused=fused)
 

@@ -1,0 +1,242 @@
+"""Thinking in latents on the cache: prompt, a marker, the latents, a marker, and then the answer as ever.
+
+``[prompt] start z1 ... zK end [answer]``. Latents are always put in and never sampled, so that all rows of a batch make
+as many passes: T of K columns and one of K + 1 behind the prompt ("parallel"), or K + 1 ("autoregressive").
+Ours; VideoLatent, arXiv 2606.22870, says that latents stand between question and answer.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+# (PyTorch's own methods are only partly typed.)
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import Cache as KeyValues
+
+from longtake.backbones.attention import Recorder, Veil
+from longtake.backbones.base import Backbone, Cache, Inputs
+from longtake.backbones.keys import crop
+from longtake.models.latent import Injected, LatentInjection, LatentSettings, Seen, Thinking
+from longtake.types import LongtakeError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thought:
+    """A prompt with its latents, ready for ``generate(inputs, cache)``.
+
+    latents: ``(batch, latents, dim)``.
+    attended: float32 ``(batch, latents, columns of inputs)``, where latents looked: the mean over heads and evidence
+        layers. reread: the same of what the module read again. None where it was not asked for, or is not there.
+    """
+
+    inputs: Inputs
+    cache: Cache
+    latents: Tensor
+    attended: Tensor | None = None
+    reread: Tensor | None = None
+
+
+def add_latents(backbone: Backbone, settings: LatentSettings, *, seed: int) -> LatentInjection:
+    """Give a model that has none a fresh module, saved with it from now on."""
+    assert backbone.latent is None, "this model has latents"
+    table = backbone.decoder.get_input_embeddings().weight
+    assert isinstance(table, Tensor)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = LatentInjection(table.shape[1], settings)
+    module.match(table)
+    module.to(table.device, table.dtype).train(backbone.model.training)
+    backbone.model.config.latent = settings.as_config()
+    backbone.model.latent = module
+    return module
+
+
+def thinking_of(backbone: Backbone, latents: int | None) -> Thinking | None:
+    """How a model is to think with this many latents; None latents: as trained. None: not at all.
+
+    Raises LongtakeError where latents are asked of a model that has none, or more than it has.
+    """
+    if backbone.latent is None:
+        if latents:
+            raise LongtakeError(f"latents is {latents}, but {backbone.name} has none; train it: longtake train latent")
+        return None
+    asked = backbone.latent.settings.asked(latents)
+    return asked if asked.latents else None
+
+
+def extended(inputs: Inputs, columns: Tensor) -> Inputs:
+    """Inputs with columns ``(batch, n, dim)`` behind them, in every row; differentiable."""
+    assert inputs.labels is None, "latents come before an answer, not behind it"
+    count, pad = columns.shape[1], torch.nn.functional.pad
+    places = inputs.next_position[:, None] + torch.arange(count, device=columns.device)
+    return dataclasses.replace(
+        inputs,
+        embeddings=torch.cat([inputs.embeddings, columns.to(inputs.embeddings.dtype)], dim=1),
+        positions=torch.cat([inputs.positions, places.expand(*inputs.positions.shape[:-1], -1)], dim=-1),
+        mask=pad(inputs.mask, (0, count), value=True),
+        source=pad(inputs.source, (0, count), value=-1),
+        ids=pad(inputs.ids, (0, count), value=-1),
+        next_position=inputs.next_position + count,
+    )
+
+
+def with_latents(inputs: Inputs, latents: Tensor, module: LatentInjection) -> Inputs:
+    """A prompt, the marker, latents ``(batch, latents, dim)``, the other marker; differentiable."""
+    start, end = (marker.expand(len(latents), 1, -1).to(latents.dtype) for marker in (module.start, module.end))
+    return extended(inputs, torch.cat([start, latents, end], dim=1))
+
+
+def visual_columns(inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Each row's columns of visual tokens, int64 ``(batch, most)``, 0 on padding, and a mask, False there."""
+    is_visual = inputs.source >= 0
+    most = int(is_visual.sum(dim=1).max())
+    columns = is_visual.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    mask = is_visual.gather(1, columns)
+    return columns * mask, mask
+
+
+def seen_by(module: LatentInjection, inputs: Inputs) -> Seen | None:
+    """The prompt's visual tokens as the module reads them again; differentiable."""
+    columns, mask = visual_columns(inputs)
+    places = columns[..., None].expand(-1, -1, inputs.embeddings.shape[-1])
+    return module.read(inputs.embeddings.gather(1, places), mask)
+
+
+@torch.no_grad()
+def think(
+    backbone: Backbone,
+    inputs: Inputs,
+    cache: Cache | None = None,
+    *,
+    thinking: Thinking,
+    given: Tensor | None = None,
+    record: bool = False,
+) -> Thought:
+    """The prompt run on, through its latents, on the cache; a given cache (of the prefix) is extended in place.
+
+    given: these latents in place of the model's own, ``(latents, dim)`` or ``(batch, latents, dim)``: a control. None
+    of them, ``(0, dim)``, leaves the markers. record: whether to tell where latents look.
+    """
+    module, batch, length = backbone.latent, *inputs.ids.shape
+    if module is None or (given is None and not thinking.latents):
+        none = inputs.embeddings[:, :0]
+        return Thought(inputs=inputs, cache=backbone.prefill(inputs, cache), latents=none)
+    marker = module.start.expand(batch, 1, -1)
+    if given is None:
+        made, cache = rolled(backbone, inputs, cache, thinking)
+        latents = made.latents
+    else:
+        latents, made = given.expand(batch, -1, -1).to(inputs.embeddings), None
+        cache = backbone.prefill(extended(inputs, marker), cache)
+    whole = with_latents(inputs, latents, module)
+    count = latents.shape[1]
+    begun = length + 1 if record else cache.length
+    crop(cache.key_values, begun)
+    recorder = backbone.recorder(count + 1 if record else 1)
+    states = _run_on(backbone, whole, cache.key_values, begun, recorder=recorder)
+    ran = Cache(
+        key_values=cache.key_values,
+        length=whole.ids.shape[1],
+        logits=backbone.head(states[:, -1]),
+        attention=recorder.mean(),
+    )
+    return Thought(
+        inputs=whole,
+        cache=ran,
+        latents=latents,
+        attended=recorder.means()[:, :count] if record else None,
+        reread=None if made is None or made.looks is None or not record else on_columns(made.looks, whole),
+    )
+
+
+def on_columns(looks: Tensor, inputs: Inputs) -> Tensor:
+    """Looks at visual tokens ``(batch, latents, tokens)`` as looks at columns ``(batch, latents, columns)``."""
+    columns, _ = visual_columns(inputs)
+    nothing = looks.new_zeros(*looks.shape[:2], inputs.ids.shape[1])
+    return nothing.scatter_add(2, columns[:, None].expand_as(looks), looks)
+
+
+def rolled(
+    backbone: Backbone, inputs: Inputs, cache: Cache | None, thinking: Thinking, veil: Veil | None = None
+) -> tuple[Injected, Cache]:
+    """The latents of a prompt, and what was run for them: the prompt and its marker, or more.
+
+    Where gradients are wanted they go through the last making of each latent, and no further: not into the cache, nor
+    into the latents that it was made of. veil: over the prompt, its markers and its latents.
+    """
+    module = backbone.latent
+    assert module is not None
+    assert thinking.latents <= len(module.slots), f"{thinking.latents} latents, but slots for {len(module.slots)}"
+    seen = seen_by(module, inputs)
+    batch, length = inputs.ids.shape
+    if thinking.mode == "autoregressive":
+        return _one_by_one(backbone, inputs, backbone.prefill(inputs, cache, veil=veil), thinking.latents, seen, veil)
+    begun = extended(inputs, module.start.expand(batch, 1, -1))
+    cache = backbone.prefill(begun, cache, veil=veil)
+    if thinking.mode == "pause":
+        return module.pause(batch, thinking.latents), cache
+    wanted = torch.is_grad_enabled()
+    with torch.set_grad_enabled(wanted and thinking.passes == 0):
+        made = module.begin(batch, thinking.latents, seen)
+    for number in range(thinking.passes):
+        with torch.set_grad_enabled(wanted and number == thinking.passes - 1):
+            columns = extended(begun, made.latents)
+            states = _run_on(backbone, columns, cache.key_values, length + 1, veil=veil)
+            made = module(states, seen)
+        crop(cache.key_values, length + 1)
+    return made, cache
+
+
+def _one_by_one(
+    backbone: Backbone, inputs: Inputs, cache: Cache, latents: int, seen: Seen | None, veil: Veil | None
+) -> tuple[Injected, Cache]:
+    """Each latent from the state before it; the cache then holds all columns but the last latent.
+
+    Where gradients are wanted all are made once more, in one pass over the latents as they are: the same values.
+    """
+    module, length = backbone.latent, inputs.ids.shape[1]
+    assert module is not None
+    key_values = cache.key_values
+    made: list[Injected] = []
+    with torch.no_grad():
+        whole = extended(inputs, module.start.expand(len(inputs.ids), 1, -1))
+        for slot in range(latents):
+            states = _run_on(backbone, whole, key_values, length + slot, veil=veil)
+            made.append(module(states, seen, first=slot))
+            if slot < latents - 1:
+                whole = extended(whole, made[-1].latents)
+    if not torch.is_grad_enabled():
+        return _joined(made), dataclasses.replace(cache, length=length + latents)
+    crop(key_values, length)
+    before = torch.cat([module.start.expand(len(inputs.ids), 1, -1), *(each.latents for each in made[:-1])], dim=1)
+    states = _run_on(backbone, extended(inputs, before), key_values, length, veil=veil)
+    crop(key_values, length)
+    return module(states, seen), cache
+
+
+def _joined(made: list[Injected]) -> Injected:
+    def cat(part: Callable[[Injected], Tensor]) -> Tensor:
+        return torch.cat([part(each) for each in made], dim=1)
+
+    looks = None if made[0].looks is None else torch.cat([each.looks for each in made if each.looks is not None], dim=1)
+    return Injected(latents=cat(lambda each: each.latents), content=cat(lambda each: each.content), looks=looks)
+
+
+def _run_on(
+    backbone: Backbone,
+    inputs: Inputs,
+    key_values: KeyValues,
+    begun: int,
+    *,
+    recorder: Recorder | None = None,
+    veil: Veil | None = None,
+) -> Tensor:
+    """States of the columns from ``begun`` on."""
+    mask = None if bool(inputs.mask.all()) else inputs.mask
+    columns, places = inputs.embeddings[:, begun:], inputs.positions[..., begun:]
+    return backbone.run(columns, places, mask, key_values, recorder, veil=veil)

@@ -1,0 +1,177 @@
+"""A backbone and the loss of latent self-forcing, as one module that can be spread over processes.
+
+Two passes. The rollout makes the latents exactly as they are made when a question is asked, on a cache and in eval
+mode; only the last making of each latent has a gradient (as in Self Forcing, arXiv 2506.08009, where the last step of a
+rollout has). The forced pass then runs prompt, these latents and the answer as one sequence, with its gradient and
+without a cache, so that layers may be computed again. Ours; of VideoLatent the abstract alone is known.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+# (PyTorch's own methods are only partly typed.)
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from longtake.backbones.attention import Veil
+from longtake.backbones.base import Backbone, Inputs, Prompt
+from longtake.backbones.thinking import rolled, seen_by, with_latents
+from longtake.models.dts import at_least_float32
+from longtake.models.latent import Injected
+from longtake.train import latent_losses as losses
+from longtake.train.latent_recipe import LatentRecipe
+from longtake.types import VisualTokens
+
+FIGURES = ("answer", "align", "within", "across", "cosine", "rank")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """A micro-batch.
+
+    others: contents of earlier samples, float32 ``(others, latents, dim)``; counts: bool ``(rows, others)``, False
+    where one is of the row's own sample. veiled: the answer sees the video through the latents alone. dense: denser
+    videos.
+    """
+
+    prompts: tuple[Prompt, ...]
+    answers: tuple[str, ...]
+    others: Tensor
+    counts: Tensor
+    veiled: bool
+    dense: tuple[VisualTokens | None, ...] = ()
+
+
+class Forcing(nn.Module):
+    """The loss of a micro-batch, summed over its rows."""
+
+    def __init__(self, backbone: Backbone, recipe: LatentRecipe) -> None:
+        super().__init__()
+        self.model = backbone.model
+        self.backbone, self.recipe = backbone, recipe
+
+    def forward(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """The summed loss; sums of the figures that ``FIGURES`` names; the latents' contents, without gradient.
+
+        Every trained weight has a gradient afterwards, zero where a mode does not use it.
+        """
+        backbone, recipe = self.backbone, self.recipe
+        module = backbone.latent if recipe.thinks else None
+        inputs = backbone.prepare(rows.prompts)
+        answers = [torch.cat([backbone.text_ids(text), torch.tensor([backbone.end_id], device=inputs.ids.device)])
+                   for text in rows.answers]  # fmt: skip
+        if module is None:
+            answer = self.answer_loss(self.forced(inputs, answers, None)[0], inputs.ids.shape[1], answers)
+            nothing = torch.zeros(len(FIGURES) - 1, device=answer.device)
+            return answer.sum(), torch.cat([answer.detach().sum()[None], nothing]), inputs.embeddings[:, :0]
+        thinking = module.settings.thinking
+        longest = max(map(len, answers))
+        veil = bottleneck(inputs, thinking.latents, longest) if rows.veiled else None
+        with uncheckpointed(backbone.model):
+            made, _ = rolled(backbone, inputs, None, thinking, veil)
+        whole = with_latents(inputs, made.latents, module)
+        layered = recipe.teacher == "dense" and self.aligns(rows)
+        states, layers = self.forced(whole, answers, veil, layered=layered)
+        answer = self.answer_loss(states, whole.ids.shape[1], answers)
+        aligned = answer.new_zeros(len(answer))
+        if layered:
+            aligned = losses.state_distance(layers[:, :, whole.ids.shape[1] - 1], self.teacher_states(rows))
+        elif self.aligns(rows):
+            aligned = self.alignment(inputs, states, made)
+        within = losses.alike_within(made.content, recipe.margin)
+        across = losses.alike_across(made.content, rows.others, rows.counts, recipe.margin_across)
+        loss = answer + recipe.align * aligned + recipe.diverse * (within + recipe.across * across)
+        idle = sum(parameter.sum() * 0.0 for parameter in module.parameters())
+        figures = [answer, aligned, within, across, *told(made)]
+        return loss.sum() + idle, torch.stack([part.detach().sum() for part in figures]), made.content.detach()
+
+    def aligns(self, rows: Rows) -> bool:
+        """Whether alignment counts now."""
+        return bool(self.recipe.align) and not rows.veiled
+
+    def forced(
+        self, inputs: Inputs, answers: Sequence[Tensor], veil: Veil | None, *, layered: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """States ``(rows, columns, dim)`` of a prompt with its answers behind it; of all layers too, if asked."""
+        ids = nn.utils.rnn.pad_sequence(list(answers), batch_first=True)
+        places = inputs.next_position[:, None] + torch.arange(ids.shape[1], device=ids.device)
+        mask = F.pad(inputs.mask, (0, ids.shape[1]), value=True)  # padding behind an answer is seen by nothing real
+        run = self.backbone.decoder(
+            inputs_embeds=torch.cat([inputs.embeddings, self.backbone.embed(ids)], dim=1),
+            position_ids=torch.cat([inputs.positions, places.expand(*inputs.positions.shape[:-1], -1)], dim=-1),
+            attention_mask=None if bool(mask.all()) else mask,
+            use_cache=False,
+            output_hidden_states=layered,
+            veil=veil,
+        )
+        states: Tensor = run.last_hidden_state
+        return states, torch.stack(run.hidden_states[1:]) if layered else states[None, :, :0]
+
+    def answer_loss(self, states: Tensor, prompt: int, answers: Sequence[Tensor]) -> Tensor:
+        """The mean cross-entropy of each row's answer and end, ``(rows,)``. prompt: columns before the answers."""
+        predicting = torch.cat([row[prompt - 1 :][: len(ids)] for row, ids in zip(states, answers, strict=True)])
+        logits = at_least_float32(self.backbone.head(predicting))
+        each = F.cross_entropy(logits, torch.cat(list(answers)), reduction="none")
+        return torch.stack([part.mean() for part in each.split([len(ids) for ids in answers])])
+
+    def alignment(self, inputs: Inputs, states: Tensor, made: Injected) -> Tensor:
+        """How far what the forced pass would make next is from the teacher, ``(rows,)``; 0 of videos without tokens."""
+        module = self.backbone.latent
+        assert module is not None
+        count = made.content.shape[1]
+        first = inputs.ids.shape[1] + (0 if module.settings.thinking.mode == "autoregressive" else 1)
+        predicted = module(states[:, first : first + count], seen_by(module, inputs)).content
+        if self.recipe.teacher == "self":
+            return losses.disagreement(predicted, made.content)
+        found = []
+        for row, is_visual in enumerate(inputs.source >= 0):
+            visual = inputs.embeddings[row, is_visual].detach()
+            one = predicted[row : row + 1]
+            target = losses.chunk_means(visual, count)[None] if len(visual) else one
+            found.append(losses.disagreement(one, target))
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def teacher_states(self, rows: Rows) -> Tensor:
+        """States before the answer without latents, on denser videos, of all layers: ``(layers, rows, dim)``."""
+        prompts = [replace(prompt, tokens=more) for prompt, more in zip(rows.prompts, rows.dense, strict=True)]
+        inputs = self.backbone.prepare(prompts)
+        none = [inputs.ids.new_zeros(0)] * len(prompts)
+        return self.forced(inputs, none, None, layered=True)[1][:, :, -1]
+
+
+def told(made: Injected) -> tuple[Tensor, Tensor]:
+    """Of each row: the mean cosine of its latents' contents by pairs, and their effective rank, ``(rows,)`` each."""
+    content = made.content.detach()
+    cosine = losses.pair_cosines(content).mean(dim=-1) if content.shape[1] > 1 else content.new_ones(len(content))
+    return cosine, losses.effective_rank(content)
+
+
+def bottleneck(inputs: Inputs, latents: int, answer: int) -> Veil:
+    """What hides the video from all columns behind it but the latents: from the question, the markers and the answer.
+
+    Hidden are all columns from a row's first visual token to its last: the times between them have read what is before.
+    """
+    is_visual = F.pad(inputs.source >= 0, (0, latents + 2 + answer))
+    seen_before, seen_after = is_visual.cumsum(1) > 0, is_visual.flip(1).cumsum(1).flip(1) > 0
+    blind = seen_before & ~seen_after
+    first = inputs.ids.shape[1] + 1
+    blind[:, first : first + latents] = False
+    return Veil(hidden=seen_before & seen_after, blind=blind)
+
+
+@contextmanager
+def uncheckpointed(model: nn.Module) -> Iterator[None]:
+    """Eval mode in here: layers that are computed again keep no cache."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,165 @@
+"""Latent self-forcing: a model learns to think in latents from questions and answers alone.
+
+It is trained on its own latents, made as they are made when it is asked: answers teach them, alignment keeps them where
+making them once more would leave them, diversity keeps them from being all the same. In a first stretch of the steps
+answers see the video through the latents alone.
+
+Paper: VideoLatent, arXiv 2606.22870, of which the abstract alone could be read: self-forcing, alignment, diversity and
+training on plain triplets are named there; all forms, weights and the schedule are ours. A bottleneck before joint
+training is in LIVR, arXiv 2512.21218.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longtake.backbones.base import Backbone
+from longtake.models.latent import Thinking
+from longtake.train.forcing import FIGURES, Forcing, Rows
+from longtake.train.grpo import write
+from longtake.train.judging import gathered
+from longtake.train.latent_exam import held_figures
+from longtake.train.latent_recipe import LatentRecipe, check, prepare
+from longtake.train.puzzles import QuestionPuzzle
+from longtake.train.run import Run, start_processes
+from longtake.train.runlog import RunLog
+from longtake.types import VisualTokens
+
+LONGEST_ANSWER = 24  # tokens of a held question's answer
+
+
+def train_latent(
+    recipe: LatentRecipe,
+    backbone: Backbone,
+    puzzles: Sequence[QuestionPuzzle],
+    folder: Path,
+    *,
+    held: Sequence[QuestionPuzzle] = (),
+    dense: Mapping[str, VisualTokens] | None = None,
+) -> None:
+    """Train, resuming from ``folder``; the model is saved in ``folder/model``, LoRA merged.
+
+    A puzzle's first answer is learned. dense: denser videos by the puzzle's name, for that teacher.
+    """
+    fit, accelerator = recipe.fit, start_processes(recipe.fit)
+    torch.manual_seed(fit.seed)
+    check(recipe, backbone, puzzles, dense, accelerator.num_processes)
+    prepare(recipe, backbone)
+    backbone.model.to(accelerator.device)
+    faster = {"model.latent": recipe.times} if recipe.thinks else {}
+    run = Run(fit, accelerator, Forcing(backbone, recipe), folder, faster=faster)
+    start = run.resume()
+    queue = Queue(recipe.queue, run.more.get("names", []), run.more.get("contents"))
+    thinking = Thinking(latents=0)
+    if recipe.thinks and backbone.latent is not None:
+        thinking = backbone.latent.settings.thinking
+    steps = fit.steps or math.ceil(fit.epochs * len(puzzles) / fit.batch)
+    with RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main) as log:
+        for step in range(start, steps):
+            chosen = [puzzles[number] for number in drawn(step, fit.batch, len(puzzles), fit.seed)]
+            veiled = step < recipe.bottleneck * steps
+            rate = fit.rate(step, steps)
+            log.step(step + 1, **learn(recipe, run, backbone, chosen, queue, dense or {}, veiled=veiled, rate=rate))
+            if held and fit.is_due(fit.eval_every, step + 1, steps):
+                log.tell(step + 1, **held_figures(run, backbone, held, thinking, LONGEST_ANSWER))
+            if fit.is_due(fit.save_every, step + 1, steps):
+                run.save(step + 1, names=queue.names, contents=queue.contents)
+    write(run, backbone, folder / "model")
+
+
+class Queue:
+    """Contents of the last samples of all processes, by their puzzle's name, oldest first."""
+
+    def __init__(self, size: int, names: Sequence[str] = (), contents: Tensor | None = None) -> None:
+        """contents: float32 ``(samples, latents, dim)``, on the CPU; None: none yet."""
+        self.size, self.names, self.contents = size, list(names), contents
+
+    def put(self, name: str, content: Tensor) -> None:
+        """One sample's ``(latents, dim)``."""
+        row = content[None].float().cpu()
+        whole = row if self.contents is None else torch.cat([self.contents, row])
+        self.names = [*self.names, name][len(whole) - min(len(whole), self.size) :]
+        self.contents = whole[len(whole) - min(len(whole), self.size) :].clone()
+
+    def beside(self, names: Sequence[str], like: Tensor) -> tuple[Tensor, Tensor]:
+        """What is kept, or none of it in the shape of ``like``, and bool ``(names, samples)``: whether it is another's.
+
+        like: ``(any, latents, dim)``.
+        """
+        kept = like[:0].float() if self.contents is None else self.contents
+        rows = [[other != name for other in self.names] for name in names]
+        return kept, torch.tensor(rows, dtype=torch.bool).view(len(names), len(kept))
+
+
+def drawn(step: int, batch: int, count: int, seed: int) -> list[int]:
+    """Which of ``count`` questions a step takes: all once in random order, then all again in another."""
+    places = range(step * batch, (step + 1) * batch)
+    orders = {epoch: np.random.default_rng((seed, epoch)).permutation(count) for epoch in {p // count for p in places}}
+    return [int(orders[place // count][place % count]) for place in places]
+
+
+def learn(
+    recipe: LatentRecipe,
+    run: Run,
+    backbone: Backbone,
+    chosen: Sequence[QuestionPuzzle],
+    queue: Queue,
+    dense: Mapping[str, VisualTokens],
+    *,
+    veiled: bool,
+    rate: float,
+) -> dict[str, float]:
+    """One optimiser step; figures for the log. Every process must call it.
+
+    What is learned does not depend on the number of processes: samples are compared with those of earlier steps only.
+    """
+    own = range(run.accelerator.process_index, len(chosen), run.accelerator.num_processes)
+    mine = [chosen[place] for place in own]
+    micro = recipe.fit.micro_batch
+    parts = [rows_of(recipe, backbone, mine[n : n + micro], queue, dense, veiled) for n in range(0, len(mine), micro)]
+    contents: list[Tensor] = []
+
+    def loss_of(rows: Rows) -> list[Tensor]:
+        loss, figures, content = run.module(rows)
+        contents.append(content)
+        return [loss, *figures]
+
+    done = run.update(parts, loss_of, len(mine), rate)
+    if recipe.thinks and recipe.queue:
+        made = dict(zip(own, torch.cat(contents).float().cpu(), strict=True))
+        for puzzle, content in zip(chosen, gathered(made), strict=True):
+            queue.put(puzzle.name, content)
+    openness = backbone.latent.openness if recipe.thinks and backbone.latent is not None else torch.zeros(())
+    told = {"loss": done.loss, "norm": done.norm, "rate": rate, "answer": done.more[0]}
+    if not recipe.thinks:
+        return told
+    return told | dict(zip(FIGURES[1:], done.more[1:], strict=True)) | {
+        "gate": float(openness.detach()), "veiled": float(veiled)
+    }  # fmt: skip
+
+
+def rows_of(
+    recipe: LatentRecipe,
+    backbone: Backbone,
+    puzzles: Sequence[QuestionPuzzle],
+    queue: Queue,
+    dense: Mapping[str, VisualTokens],
+    veiled: bool,
+) -> Rows:
+    """A micro-batch of these."""
+    slots = backbone.latent.slots if backbone.latent is not None else torch.zeros(0, 0)
+    others, counts = queue.beside([puzzle.name for puzzle in puzzles], slots.detach()[None])
+    return Rows(
+        prompts=tuple(puzzle.prompt(backbone) for puzzle in puzzles),
+        answers=tuple(puzzle.answers[0] for puzzle in puzzles),
+        others=others,
+        counts=counts,
+        veiled=veiled and recipe.thinks,
+        dense=tuple(dense.get(puzzle.name) for puzzle in puzzles) if recipe.teacher == "dense" and recipe.align else (),
+    )

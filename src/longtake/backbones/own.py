@@ -115,7 +115,7 @@ class OwnVideoLLM(DecoderBackbone):
         return normalised_pixels(pixels_of(frames, self.device), self.frame_size).to(self.model.dtype)
 
     def layout(self, prompt: Prompt) -> Layout:
-        """The processor's chat text around videos and pictures; a group that lost all its tokens has no stamp either."""
+        """The processor's chat text around videos and pictures; a group that lost all its tokens has no stamp."""
         first, *rest = [Piece(ids=self.text_ids(text)) for text in self._texts(prompt)]
         visible = [part for part in prompt.shown if part.tokens is not None]
         pieces, prefix = [first], 0
@@ -181,7 +181,7 @@ class OwnVideoLLM(DecoderBackbone):
         return finish
 
     def _block(self, part: Part) -> Piece:
-        """The columns of a video: for each group that kept a token its stamp, then its tokens. A picture has no stamp."""
+        """Columns of a video: for each group that kept a token its stamp, then its tokens; a picture has no stamp."""
         tokens = part.tokens
         if tokens is None or not len(tokens):
             return Piece(ids=(empty := torch.zeros(0, dtype=torch.int64, device=self.device)), source=empty)
@@ -195,6 +195,5 @@ class OwnVideoLLM(DecoderBackbone):
         for stamp, count, end in zip(stamp_ids, counts.tolist(), ends.tolist(), strict=True):
             ids += [*stamp, *[self.model.config.video_token_id] * count]
             source += [*[-1] * len(stamp), *range(end - count, end)]
-        return Piece(
-            ids=torch.tensor(ids, device=self.device), source=torch.tensor(source, device=self.device), tokens=len(tokens)
-        )
+        made = (torch.tensor(values, device=self.device) for values in (ids, source))
+        return Piece(ids=next(made), source=next(made), tokens=len(tokens))

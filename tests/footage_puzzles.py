@@ -21,7 +21,7 @@ def write_scene(path: Path, seed: int, seconds: float = 20.0) -> Path:
     return path
 
 
-def make_puzzles(folder: Path, *, videos: int = 3, levels: tuple[str, ...] = ("L1", "L2"), mask: str = "contiguous") -> Path:
+def make_puzzles(folder: Path, *, videos: int = 3, levels: tuple[str, ...] = ("L1", "L2"), mask: str = "contiguous"):
     """The folder of a synthesis from that many scenes and a twin of the first; each scene is one source."""
     media, output = folder / "media", folder / "puzzles"
     media.mkdir()

@@ -141,6 +141,10 @@ if __name__ == "__main__":
         from grpo_runs import run_grpo
 
         run_grpo(output, **arguments)
+    elif stage == "imitate":
+        from grpo_runs import run_imitation
+
+        run_imitation(output, **arguments)
     else:
         run_stage(stage, Path(arguments.pop("data")), output, **arguments)
     end_processes()

@@ -173,6 +173,14 @@ def test_a_picture_has_no_stamp(parts: tuple[Part, ...]) -> None:
     assert timed.replace("a 0:", "a ") == untimed != timed
 
 
+def test_a_published_selector_knows_one_video() -> None:
+    model = own(scorer="legacy", stamp_style="legacy")
+    seen = model.encode(tiny.frames(4, 24, 40))
+    assert model.prepare([Prompt(question="q", parts=(Part(text="a", tokens=seen),))]).prefix
+    with pytest.raises(LongtakeError, match="shows 2 videos and pictures, but a published checkpoint's selector knows"):
+        model.prepare([Prompt(question="q", parts=(Part(tokens=seen), Part(tokens=seen, timed=False)))])
+
+
 def test_a_prompt_of_parts_generates_caches_pads_and_is_scored(
     backbone: DecoderBackbone,
     tokens: VisualTokens,

@@ -61,7 +61,7 @@ def finished(folder, start, tmp_path_factory):
 def test_the_report_has_models_controls_baselines_and_chance(finished, folder):
     output, printed = finished
     told = json.loads((output / "report.json").read_text())
-    assert told["puzzles"] == {"L1": 4, "all": 4}
+    assert told["puzzles"] == {"L1": 4}
     rows = told["levels"]["L1"]
     trained = [f"{stage}{control}" for stage in ("grpo", "supervised") for control in (
         "", ", blind", ", candidates", ", foreign", ", shuffled"

@@ -11,7 +11,7 @@ import torch
 
 import tiny
 from footage_puzzles import make_puzzles
-from grpo_runs import own, qwen
+from grpo_runs import own, qwen, run_imitation
 from longtake.backbones.base import Part, Prompt
 from longtake.data.framefile import FrameFile
 from longtake.data.puzzle_file import PuzzleRecord, read_records
@@ -21,11 +21,12 @@ from longtake.train.album import Album, Shelf, one_video
 from longtake.train.exam import changed
 from longtake.train.grpo import train_grpo
 from longtake.train.grpo_recipe import GrpoRecipe, prepare
-from longtake.train.imitate import Imitation, ImitateRecipe, taught, train_imitation
+from longtake.train.imitate import ImitateRecipe, Imitation, taught, train_imitation
 from longtake.train.mvp import MvpPuzzle, figures, foreign, order_measures, under
 from longtake.train.rewards import PuzzleReward
 from longtake.train.rollouts import Draw
 from longtake.types import LongtakeError
+from processes import run_together
 from stage_runs import fit, logged
 
 BACKBONES = {"own": own, "qwen": qwen}
@@ -374,7 +375,7 @@ def test_wrong_recipes_are_told(changes, message):
 def test_both_families_learn_on_puzzles(backbone, folder, records, split, tmp_path):
     """Supervised, then by rewards, with figures by level; the loss falls."""
     train = [puzzle_of(folder, record) for record in records if not split.is_held(record)]
-    held = [puzzle_of(folder, record) for record in records if split.is_held(record)][:4:]
+    held = [puzzle_of(folder, record) for record in records if split.is_held(record)][:4]
     held.append(puzzle_of(folder, next(record for record in records if record.level == "L2")))
     recipe = ImitateRecipe(fit=fit(steps=30, micro_batch=4, eval_every=30, lr=1e-2), target="form", max_new_tokens=30)
     train_imitation(recipe, backbone, train, tmp_path / "warm", held=held, summary=figures)
@@ -399,3 +400,20 @@ def test_resumed_supervised_learning_is_exact(folder, records, tmp_path):
             (tmp_path / run / "checkpoint-00000006.pt").unlink(missing_ok=True)
     assert logged(tmp_path / "short") == logged(tmp_path / "whole")
     assert logged(tmp_path / "short", "norm") == logged(tmp_path / "whole", "norm")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"featured": True, "train_video": True, "lora_rank": 2}], ids=["full", "lora"])
+def test_two_processes_imitate_as_one(tmp_path, changes):
+    run_imitation(tmp_path / "one", held=True, **changes)
+    run_together(2, stage="imitate", output=tmp_path / "two", held=True, **changes)
+    for name in ("loss", "norm", "learned", "held_reward"):
+        one, two = (list(logged(tmp_path / run, name).values()) for run in ("one", "two"))
+        assert two == pytest.approx(one, rel=1e-5), name
+
+
+def test_what_two_processes_cannot_share_is_refused(tmp_path, monkeypatch):
+    processes = dataclasses.make_dataclass("Processes", [("num_processes", int)])(4)
+    monkeypatch.setattr("longtake.train.imitate.start_processes", lambda fit: processes)
+    with pytest.raises(LongtakeError, match="batch is 6; it must be a multiple of 4, the number of processes"):
+        run_imitation(tmp_path, batch=6)

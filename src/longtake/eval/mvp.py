@@ -56,10 +56,13 @@ def _parts(record: PuzzleRecord, answer: Sequence[int]) -> Parts:
 
 
 def report(puzzles: Sequence[MvpPuzzle], asked: Sequence[Asked], rules: Sequence[str]) -> dict[str, Any]:
-    """Figures by level and row, JSON-ready. rules: the baselines' rows; the best of them in each measure is added."""
+    """Figures by level, and over all where there are several, and by row; JSON-ready.
+
+    rules: the baselines' rows; the best of them in each measure is added.
+    """
     levels: dict[str, dict[str, dict[str, float]]] = {}
     names = sorted({puzzle.level for puzzle in puzzles})
-    for level in (*names, "all"):
+    for level in (*names, "all") if len(names) > 1 else names:
         chosen = [number for number, puzzle in enumerate(puzzles) if level in (puzzle.level, "all")]
         rows = {
             one.row: figures([puzzles[number] for number in chosen], [one.parts[number] for number in chosen])
@@ -68,8 +71,8 @@ def report(puzzles: Sequence[MvpPuzzle], asked: Sequence[Asked], rules: Sequence
         shown = {row: {m: round(found[m], 4) for m in ("valid", *MEASURES)} for row, found in rows.items()}
         best = {m: max(shown[row][m] for row in rules) for m in MEASURES}
         levels[level] = {CHANCE: shown.pop(CHANCE), BEST: {"valid": 1.0, **best}, **shown}
-    counts = {level: sum(puzzle.level == level for puzzle in puzzles) for level in names}
-    return {"puzzles": counts | {"all": len(puzzles)}, "baselines": list(rules), "levels": levels}
+    counts = {level: sum(level in (puzzle.level, "all") for puzzle in puzzles) for level in levels}
+    return {"puzzles": counts, "baselines": list(rules), "levels": levels}
 
 
 def table(told: Mapping[str, Any]) -> str:

@@ -82,24 +82,26 @@ class MvpRecipe:
 def mvp() -> MvpRecipe:
     """A thousand steps of eight puzzles. For a large model take LoRA: grpo.lora_rank=64, grpo.fit.lr=1e-5."""
     fit = Fit(lr=3e-5, batch=8, steps=1000, eval_every=100, save_every=50)
-    learn = Fit(lr=1e-4, batch=16, micro_batch=4, steps=1000, eval_every=100, save_every=50)
+    learn = replace(fit, lr=1e-4, micro_batch=4)
+    warm = replace(learn, lr=5e-4, steps=150, warmup=0.1)
     return MvpRecipe(
         name="mvp",
-        warm=ImitateRecipe(fit=replace(learn, steps=100), target="form", max_new_tokens=40),
+        warm=ImitateRecipe(fit=warm, target="form", max_new_tokens=40),
         grpo=GrpoRecipe(fit=fit, draw=Draw(group=8, max_new_tokens=40)),
         supervised=ImitateRecipe(fit=learn, max_new_tokens=40),
     )
 
 
 def mvp_debug() -> MvpRecipe:
-    """A few steps on the easiest level, in seconds on a CPU; it learns next to nothing."""
+    """A few steps on the easiest level, in seconds on a CPU; it learns the answer's form and next to nothing more."""
     recipe = mvp()
     fit = Fit(lr=1e-4, batch=2, steps=4, precision="fp32", log_every=1, eval_every=2, save_every=2)
+    warm = replace(fit, lr=2e-3, batch=4, micro_batch=4, steps=24, warmup=0.1, log_every=4, eval_every=24)
     return replace(
         recipe,
         name="mvp_debug",
         puzzles=Choice(levels=("L1",), watched=2, most_held=4, controls=("blind",)),
-        warm=replace(recipe.warm, fit=replace(fit, batch=8, micro_batch=8, steps=20, eval_every=20), max_new_tokens=20),
+        warm=replace(recipe.warm, fit=warm, max_new_tokens=20),
         grpo=GrpoRecipe(fit=fit, draw=Draw(group=4, max_new_tokens=20), samples_every=2),
         supervised=replace(recipe.supervised, fit=fit, max_new_tokens=20),
     )

@@ -96,7 +96,7 @@ def mvp_debug() -> MvpRecipe:
     """A few steps on the easiest level, in seconds on a CPU; it learns the answer's form and next to nothing more."""
     recipe = mvp()
     fit = Fit(lr=1e-4, batch=2, steps=4, precision="fp32", log_every=1, eval_every=2, save_every=2)
-    warm = replace(fit, lr=2e-3, batch=4, micro_batch=4, steps=24, warmup=0.1, log_every=4, eval_every=24)
+    warm = replace(fit, lr=2e-3, batch=4, micro_batch=4, steps=40, warmup=0.1, log_every=4, eval_every=40)
     return replace(
         recipe,
         name="mvp_debug",

@@ -157,6 +157,7 @@ def examine(recipe: MvpRecipe, material: Material, output: Path) -> dict[str, An
     for stage in PUZZLE_STAGES:
         if (output / stage / "model").exists():
             backbone = load_backbone(str(output / stage / "model"), processes.device, torch.float32)
+            backbone.model.requires_grad_(False)  # so that pictures' tokens are kept
             sets = {stage: material.held}
             if stage != "warm":
                 sets |= {f"{stage}, {control}": puzzles for control, puzzles in material.controls.items()}

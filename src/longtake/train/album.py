@@ -27,9 +27,9 @@ Key = tuple[str, str, bool]  # frame file, name, whether the parts behind the to
 class Album:
     """Pictures by frame file and name. folder: of the synthesis. room_bytes: of what is kept for each backbone.
 
-    What is kept stands on the CPU: a picture's tokens, or while the parts behind the tower learn its tower features,
-    which then pass those parts each time with their gradient. A picture is encoded by itself, so that its tokens depend
-    on it alone: missing frames and distractors are made alike, and a run that goes on sees the same as before.
+    What is kept stands on the CPU: a picture's tokens, or while the parts behind the tower learn (a weight of theirs
+    needs a gradient) its tower features, which then pass those parts each time. A picture is encoded by itself, so that
+    its tokens depend on it alone: missing frames and distractors are made alike, and a run that goes on sees the same.
     """
 
     folder: Path

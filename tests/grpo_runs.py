@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import tiny
@@ -13,6 +14,7 @@ from longtake.backbones.qwen_vl import QwenVL
 from longtake.models.processor import VideoLLMProcessor
 from longtake.train.grpo import train_grpo
 from longtake.train.grpo_recipe import GrpoRecipe
+from longtake.train.imitate import ImitateRecipe, train_imitation
 from longtake.train.methods import METHODS, Method
 from longtake.train.rollouts import Draw
 from longtake.types import VisualTokens
@@ -38,6 +40,17 @@ class Letters:
         letters = sum("a" <= letter <= "z" for letter in completion)
         share = letters / max(1, len(completion))
         return {"letters": share, "exact": float(share > 0.5), "short": float(len(completion) < 6)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spelled(Letters):
+    """Letters with a completion that is right."""
+
+    def solution(self) -> str:
+        return self.name
+
+    def guess(self, rng: np.random.Generator) -> str:
+        return "".join(rng.permutation(list("abcdef")))
 
 
 def own(**changes: object) -> OwnVideoLLM:
@@ -94,3 +107,11 @@ def run_grpo(
     return backbone
 
 
+def run_imitation(output: Path, *, featured: bool = False, held: bool = False, **changes: object) -> Backbone:
+    """Six steps of supervised learning on spelled puzzles. changes: of the recipe, or of its fit."""
+    backbone = own()
+    made = [Spelled(**vars(puzzle)) for puzzle in puzzles(backbone, featured=featured)]
+    own_changes = {name: changes.pop(name) for name in list(changes) if name in ImitateRecipe.__dataclass_fields__}
+    recipe = ImitateRecipe(fit=fit(**changes), weights={"letters": 1.0}, max_new_tokens=6, **own_changes)
+    train_imitation(recipe, backbone, made, output, held=made[:3] if held else ())
+    return backbone

@@ -145,6 +145,10 @@ if __name__ == "__main__":
         from latent_runs import run_latent
 
         run_latent(output, **arguments)
+    elif stage == "imitate":
+        from grpo_runs import run_imitation
+
+        run_imitation(output, **arguments)
     else:
         run_stage(stage, Path(arguments.pop("data")), output, **arguments)
     end_processes()

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 import tiny
 from longtake.backbones import attention, language, load_backbone
 from longtake.backbones.attention import causal_attention
-from longtake.backbones.base import Inputs, Prompt
+from longtake.backbones.base import Inputs, Part, Prompt
 from longtake.backbones.language import DecoderBackbone
 from longtake.backbones.own import OwnVideoLLM
 from longtake.backbones.qwen_vl import QwenVL
@@ -120,6 +120,94 @@ def test_a_prompt_is_counted_without_embedding_it(
     lengths = [backbone.prepare([prompt]).ids.shape[1] for prompt in prompts]
     monkeypatch.delattr(DecoderBackbone, "embed")
     assert [backbone.prompt_tokens(prompt) for prompt in prompts] == lengths
+
+
+@pytest.fixture(scope="module")
+def parts(backbone: DecoderBackbone, tokens: VisualTokens) -> tuple[Part, ...]:
+    """A video, text, another video that lost some tokens, and two pictures with text before them."""
+    with torch.no_grad():
+        pictures = [backbone.encode(tiny.frames(1, 24, 40, seed=n)) for n in range(2)]
+    return (
+        Part(tokens=tokens),
+        Part(text="[3 missing]"),
+        Part(text="then", tokens=tokens[torch.tensor([1, 3, 9])]),
+        *(Part(text=f"{n}: ", tokens=picture, timed=False) for n, picture in enumerate(pictures, start=1)),
+    )
+
+
+def test_one_video_as_a_part_is_the_one_video(backbone: DecoderBackbone, tokens: VisualTokens) -> None:
+    for seen in (tokens, tokens[torch.tensor([0, 3, 9])], tokens[:0]):
+        plain = backbone.prepare([Prompt(question=QUESTIONS[0], tokens=seen)])
+        found = backbone.prepare([Prompt(question=QUESTIONS[0], parts=(Part(tokens=seen),))])
+        for name in ("embeddings", "positions", "mask", "source", "ids", "next_position"):
+            assert torch.equal(getattr(found, name), getattr(plain, name)), name
+        assert found.prefix == plain.prefix
+    with pytest.raises(ValueError, match="one video's tokens or parts, not both"):
+        Prompt(question=QUESTIONS[0], tokens=tokens, parts=(Part(text="a"),))
+
+
+def test_parts_stand_in_their_order(backbone: DecoderBackbone, parts: tuple[Part, ...]) -> None:
+    prompt = Prompt(question=QUESTIONS[0], parts=parts)
+    inputs = backbone.prepare([prompt])
+    assert backbone.prompt_tokens(prompt) == inputs.ids.shape[1]
+    seen = torch.cat([part.tokens.features for part in parts if part.tokens is not None])
+    columns = inputs.source[0] >= 0
+    assert inputs.source[0, columns].tolist() == list(range(len(seen)))
+    assert torch.equal(inputs.embeddings[0, columns], seen)
+    said = str(backbone.tokenizer.decode(inputs.ids[0, ~columns]))
+    places = [said.index(text) for text in ("[3 missing]", "then", "1: ", "2: ", QUESTIONS[0])]
+    assert places == sorted(places)
+    counts = [int((inputs.source[0, : inputs.prefix] >= 0).sum()), int((inputs.source[0, inputs.prefix :] >= 0).sum())]
+    assert counts == [len(seen), 0]
+
+
+def test_a_picture_has_no_stamp(parts: tuple[Part, ...]) -> None:
+    model = own()
+    picture = model.encode(tiny.frames(1, 24, 40))
+    timed, untimed = (
+        str(model.tokenizer.decode(model.prepare([prompt]).ids[0]))
+        for prompt in (
+            Prompt(question="q", parts=(Part(text="a ", tokens=picture, timed=on),)) for on in (True, False)
+        )
+    )
+    assert timed.replace("a 0:", "a ") == untimed != timed
+
+
+def test_a_published_selector_knows_one_video() -> None:
+    model = own(scorer="legacy", stamp_style="legacy")
+    seen = model.encode(tiny.frames(4, 24, 40))
+    assert model.prepare([Prompt(question="q", parts=(Part(text="a", tokens=seen),))]).prefix
+    with pytest.raises(LongtakeError, match="shows 2 videos and pictures, but a published checkpoint's selector knows"):
+        model.prepare([Prompt(question="q", parts=(Part(tokens=seen), Part(tokens=seen, timed=False)))])
+
+
+def test_a_prompt_of_parts_generates_caches_pads_and_is_scored(
+    backbone: DecoderBackbone,
+    tokens: VisualTokens,
+    parts: tuple[Part, ...],
+    naive: Callable[..., tuple[Tensor, tuple[Tensor, ...]]],
+) -> None:
+    prompts = [Prompt(question=question, parts=parts) for question in QUESTIONS]
+    asked = [backbone.prepare([prompt]) for prompt in prompts]
+    prefix = asked[0].prefix
+    assert all(torch.equal(inputs.ids[:, :prefix], asked[0].ids[:, :prefix]) for inputs in asked)
+    cache = backbone.prefill(asked[0], stop=prefix)
+    mixed = backbone.prepare([prompts[0], Prompt(question=QUESTIONS[1], tokens=tokens)])
+    together = backbone.generate(mixed, max_new_tokens=6)
+    for row, inputs in enumerate(asked):
+        (rollout,) = backbone.generate(inputs, cache, max_new_tokens=6)
+        ids: list[int] = []
+        for chosen, logprob in zip(rollout.ids, rollout.logprobs, strict=True):
+            logits = naive(inputs, ids)[0][-1]
+            logits[backbone._banned] = float("-inf")
+            assert chosen == int(logits.argmax())
+            assert logprob == pytest.approx(float(logits.log_softmax(-1)[chosen]), abs=1e-4)
+            ids.append(chosen)
+        given = backbone.logprobs(inputs, [rollout.ids, rollout.ids[:2]])
+        assert given[0].tolist() == pytest.approx(rollout.logprobs, abs=1e-4)
+        assert given[1, :2].tolist() == pytest.approx(rollout.logprobs[:2], abs=1e-4)
+        if not row:
+            assert together[0].ids == rollout.ids
 
 
 def test_one_prefix_cache_answers_several_questions(backbone: DecoderBackbone, tokens: VisualTokens) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 import tiny
-from longtake.backbones.base import Prompt
+from longtake.backbones.base import Part, Prompt
 from longtake.backbones.qwen_pixels import patches, smart_size
 from longtake.backbones.qwen_vl import QwenVL, seconds_per_group
 from longtake.types import Frames, LongtakeError
@@ -107,6 +107,41 @@ def test_generation_equals_stock_token_for_token(backbone: QwenVL, count: int, e
     (ours,) = backbone.generate(inputs, max_new_tokens=32)
     assert list(ours.ids) == expected
     assert len(set(expected)) > 8  # a model that repeats itself would not notice wrong positions
+
+
+@pytest.mark.parametrize("every_seconds", [0.5, 1.0])
+def test_videos_and_pictures_in_one_prompt_equal_stock(backbone: QwenVL, every_seconds: float) -> None:
+    """Two videos with a picture between them and one behind them, against transformers on the same pixels."""
+    videos = [tiny.frames(count, 24, 40, every_seconds=every_seconds, seed=count) for count in (6, 4)]
+    pictures = [tiny.frames(1, 24, 40, seed=seed) for seed in (7, 8)]
+    stock = [stock_inputs(video, QUESTION, 2 * every_seconds) for video in videos]
+    flat = [patches(torch.tensor(p.pixels), (24, 40), frames=2, patch=4, merge=2) for p in pictures]
+    parts = (
+        Part(tokens=backbone.encode(videos[0])),
+        Part(text="a gap", tokens=backbone.encode(pictures[0]), timed=False),
+        Part(tokens=backbone.encode(videos[1])),
+        Part(text="1: ", tokens=backbone.encode(pictures[1]), timed=False),
+    )
+    inputs = backbone.prepare([Prompt(question=QUESTION, parts=parts)])
+    types = torch.zeros_like(inputs.ids)
+    types[inputs.ids == tiny.ID["<|image_pad|>"]] = 1
+    types[inputs.ids == tiny.ID["<|video_pad|>"]] = 2
+    run = tiny.qwen_vl().generate(
+        input_ids=inputs.ids,
+        attention_mask=torch.ones_like(inputs.ids),
+        mm_token_type_ids=types,
+        pixel_values=torch.cat(flat),
+        image_grid_thw=torch.tensor([[1, 6, 10]] * 2),
+        pixel_values_videos=torch.cat([each["pixel_values_videos"] for each in stock]),
+        video_grid_thw=torch.cat([each["video_grid_thw"] for each in stock]),
+        second_per_grid_ts=torch.cat([torch.as_tensor(each["second_per_grid_ts"]) for each in stock]),
+        do_sample=False,
+        max_new_tokens=24,
+    )
+    (ours,) = backbone.generate(inputs, max_new_tokens=24)
+    assert list(ours.ids) == run[0, inputs.ids.shape[1] :].tolist()
+    assert len(set(ours.ids)) > 6
+    assert (types == 1).sum() == 30  # two pictures of 3 x 5 places
 
 
 def test_a_blind_prompt_equals_stock_text(backbone: QwenVL) -> None:

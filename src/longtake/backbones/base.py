@@ -26,12 +26,42 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A piece of a prompt: some text, and behind it a video or a picture.
+
+    timed: whether the tokens' times are told, as a video's are; a picture has none.
+    """
+
+    text: str = ""
+    tokens: VisualTokens | None = None
+    timed: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """One question about one video (or about none), with the answer when it is to be learned."""
+    """One question about one video (or about none), with the answer when it is to be learned.
+
+    parts: what stands before the question instead of one video: texts, videos and pictures in their order.
+    """
 
     question: str
     tokens: VisualTokens | None = None
     answer: str | None = None
+    parts: tuple[Part, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.parts and self.tokens is not None:
+            raise ValueError("a prompt has one video's tokens or parts, not both")
+
+    @property
+    def shown(self) -> tuple[Part, ...]:
+        """What stands before the question, the one video too as a part."""
+        return self.parts if self.tokens is None else (Part(tokens=self.tokens),)
+
+    @property
+    def visuals(self) -> tuple[VisualTokens, ...]:
+        """The tokens of all parts that have some."""
+        return tuple(part.tokens for part in self.shown if part.tokens is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +71,14 @@ class Inputs:
     embeddings: ``(batch, length, dim)``.
     positions: int64 ``(batch, length)``, or ``(3, batch, length)`` for multi-axis rotary embeddings.
     mask: bool ``(batch, length)``, False on padding.
-    source: int64 ``(batch, length)``: the index of the prompt's visual token in this column, -1 elsewhere.
+    source: int64 ``(batch, length)``: the index of the prompt's visual token in this column, -1 elsewhere; the tokens
+        of several parts are counted on.
     ids: int64 ``(batch, length)``: the token ids, a placeholder id where a visual token stands, -1 where a latent or a
         latents' marker does.
     labels: int64 ``(batch, length)``, each column's own id where it is to be learned (not shifted), -100 elsewhere;
         None when no prompt has an answer.
-    prefix: leading columns of an unpadded batch of one that do not depend on the question (system text and
-        video), so that a cache of them can be asked again; 0 when rows differ.
+    prefix: leading columns of an unpadded batch of one that do not depend on the question (system text, and all up to
+        the last video or picture), so that a cache of them can be asked again; 0 when rows differ.
     next_position: int64 ``(batch,)``: the position of the first generated token.
     """
 

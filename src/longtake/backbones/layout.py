@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from longtake.backbones.base import Inputs
+from longtake.types import VisualTokens
 
 NOT_LEARNED = -100  # the label that cross entropy ignores
 
@@ -34,6 +35,36 @@ class Layout:
     next_position: int
     learned: int = 0
     finish: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Some of a prompt's columns. ids: int64 ``(columns,)``.
+
+    source: which of the piece's own visual tokens stands in each column, -1 for text; None where all is text.
+    tokens: how many visual tokens it has.
+    """
+
+    ids: Tensor
+    source: Tensor | None = None
+    tokens: int = 0
+
+
+def in_a_row(pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
+    """Ids and sources of pieces one after the other; the visual tokens of later ones are counted on."""
+    sources, seen = [], 0
+    for piece in pieces:
+        own = torch.full_like(piece.ids, -1) if piece.source is None else piece.source
+        sources.append(own if not seen else torch.where(own >= 0, own + seen, own))
+        seen += piece.tokens
+    return torch.cat([piece.ids for piece in pieces]), torch.cat(sources)
+
+
+def features_of(visuals: Sequence[VisualTokens]) -> Tensor | None:
+    """What the sources of a prompt point into: the features of all its visual tokens; None without any."""
+    if len(visuals) < 2:
+        return visuals[0].features if visuals else None
+    return torch.cat([tokens.features for tokens in visuals])
 
 
 def with_answer(layout: Layout, ids: Sequence[int]) -> Layout:

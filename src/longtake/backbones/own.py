@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from longtake.backbones.base import Prompt
+from longtake.backbones.base import Part, Prompt
 from longtake.backbones.language import DecoderBackbone, load_weights, no_scorer, pixels_of
-from longtake.backbones.layout import Layout
+from longtake.backbones.layout import Layout, Piece, features_of, in_a_row
 from longtake.models import VideoLLM
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.processor import VIDEO_MARK, VideoLLMProcessor, stamp_text
@@ -114,53 +115,59 @@ class OwnVideoLLM(DecoderBackbone):
         return normalised_pixels(pixels_of(frames, self.device), self.frame_size).to(self.model.dtype)
 
     def layout(self, prompt: Prompt) -> Layout:
-        """The processor's chat text around the video; a group that lost all its tokens has no stamp either."""
-        content = [{"type": "text", "text": prompt.question.strip()}]
-        if prompt.tokens is not None:
-            content.insert(0, {"type": "video"})
-        messages: Any = [{"role": "user", "content": content}]  # transformers types the content as plain text
-        chat = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        if prompt.tokens is None:
-            ids = self.text_ids(chat)
-            return Layout(
-                ids=ids,
-                source=torch.full_like(ids, -1),
-                positions=torch.arange(len(ids), device=self.device),
-                features=None,
-                prefix=0,
-                next_position=len(ids),
-            )
-        before, _, after = (self.text_ids(piece) for piece in chat.partition(VIDEO_MARK))
-        video_ids, video_source = self._video(prompt.tokens)
-        ids = torch.cat([before, video_ids, after])
-        block = slice(len(before), len(before) + len(video_ids))
-        source = torch.full_like(ids, -1)
-        source[block] = video_source
-        finish = self._legacy_finish(prompt.tokens, block, video_source >= 0)
-        return Layout(
+        """The processor's chat text around videos and pictures; a group that lost all its tokens has no stamp."""
+        first, *rest = [Piece(ids=self.text_ids(text)) for text in self._texts(prompt)]
+        visible = [part for part in prompt.shown if part.tokens is not None]
+        pieces, prefix = [first], 0
+        for part, after in zip(visible, rest, strict=True):
+            block = self._block(part)
+            begin = sum(len(piece.ids) for piece in pieces)
+            prefix = begin + len(block.ids)
+            pieces += [block, after]
+        ids, source = in_a_row(pieces)
+        layout = Layout(
             ids=ids,
             source=source,
             positions=torch.arange(len(ids), device=self.device),
-            features=prompt.tokens.features,
-            prefix=block.stop if finish is None else block.start,
+            features=features_of(prompt.visuals),
+            prefix=prefix,
             next_position=len(ids),
-            finish=finish,
+        )
+        if not isinstance(self.model.scorer, LegacySelector) or not any(map(len, prompt.visuals)):
+            return layout
+        return replace(
+            layout, prefix=begin, finish=self._legacy_finish(prompt, slice(begin, prefix), source[begin:prefix] >= 0)
         )
 
-    def _legacy_finish(
-        self, tokens: VisualTokens, block: slice, is_visual: Tensor
-    ) -> Callable[[Tensor], Tensor] | None:
+    def _texts(self, prompt: Prompt) -> list[str]:
+        """The chat text, cut where videos and pictures stand; a mark within the question is text."""
+        content = []
+        for part in prompt.shown:
+            assert VIDEO_MARK not in part.text, f"a part's text holds {VIDEO_MARK}"
+            content += [{"type": "text", "text": part.text}] if part.text else []
+            content += [{"type": "video"}] if part.tokens is not None else []
+        content.append({"type": "text", "text": prompt.question.strip()})
+        messages: Any = [{"role": "user", "content": content}]  # transformers types the content as plain text
+        chat = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return str(chat).split(VIDEO_MARK, len(prompt.visuals))
+
+    def _legacy_finish(self, prompt: Prompt, block: slice, is_visual: Tensor) -> Callable[[Tensor], Tensor]:
         """What a published checkpoint's selector does to the video's columns: it turns them and adds their scores.
 
         It sees all text of the prompt, so that no part of the video can be read before the question is known.
 
-        Raises LongtakeError when a group kept some of its tokens only: the selector is defined on whole groups.
+        Raises LongtakeError for several videos or pictures, and when a group kept some of its tokens only: the selector
+        is defined on one video's whole groups.
         """
         scorer = self.model.scorer
-        if not isinstance(scorer, LegacySelector) or not len(tokens):
-            return None
+        assert isinstance(scorer, LegacySelector)
+        if len(prompt.visuals) > 1:
+            raise LongtakeError(
+                f"the prompt shows {len(prompt.visuals)} videos and pictures, but a published checkpoint's selector "
+                "knows one video only; give a model without one"
+            )
         whole = self.model.config.tokens_per_group
-        if bool((tokens.position[:, 0].bincount() % whole).any()):
+        if bool((prompt.visuals[0].position[:, 0].bincount() % whole).any()):
             raise LongtakeError(
                 f"a group of {whole} tokens lost some, but a published checkpoint's selector scores whole groups; "
                 "use uniform selection with a budget of at least a group, or watch at a lower fps"
@@ -173,18 +180,20 @@ class OwnVideoLLM(DecoderBackbone):
 
         return finish
 
-    def _video(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
-        """Ids and sources of the video's columns: for each group that kept a token its stamp, then its tokens."""
-        if not len(tokens):
-            return (empty := torch.zeros(0, dtype=torch.int64, device=self.device)), empty
+    def _block(self, part: Part) -> Piece:
+        """Columns of a video: for each group that kept a token its stamp, then its tokens; a picture has no stamp."""
+        tokens = part.tokens
+        if tokens is None or not len(tokens):
+            return Piece(ids=(empty := torch.zeros(0, dtype=torch.int64, device=self.device)), source=empty)
         _, counts = torch.unique_consecutive(tokens.position[:, 0], return_counts=True)
         ends = counts.cumsum(0)
         style = self.model.config.stamp_style
-        stamps = [stamp_text(t, style) for t in tokens.seconds[ends - counts].tolist()]
+        stamps = [stamp_text(t, style) if part.timed else "" for t in tokens.seconds[ends - counts].tolist()]
         ids: list[int] = []
         source: list[int] = []
         stamp_ids = self.tokenizer(stamps, add_special_tokens=False)["input_ids"]
         for stamp, count, end in zip(stamp_ids, counts.tolist(), ends.tolist(), strict=True):
             ids += [*stamp, *[self.model.config.video_token_id] * count]
             source += [*[-1] * len(stamp), *range(end - count, end)]
-        return torch.tensor(ids, device=self.device), torch.tensor(source, device=self.device)
+        made = (torch.tensor(values, device=self.device) for values in (ids, source))
+        return Piece(ids=next(made), source=next(made), tokens=len(tokens))

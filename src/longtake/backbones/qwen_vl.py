@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +11,16 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
-from longtake.backbones.base import Prompt
+from longtake.backbones.base import Part, Prompt
 from longtake.backbones.beside import load_beside, save_beside
 from longtake.backbones.language import DecoderBackbone, load_weights, no_scorer, pixels_of
-from longtake.backbones.layout import Layout
+from longtake.backbones.layout import Layout, Piece, features_of, in_a_row
 from longtake.backbones.qwen_pixels import patches, smart_size
 from longtake.types import Frames, Query, VisualTokens
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 ASSISTANT = "<|im_end|>\n<|im_start|>assistant\n"
-VIDEO_TYPE = 2  # transformers' mark of a video's columns in mm_token_type_ids
+IMAGE_TYPE, VIDEO_TYPE = 1, 2  # transformers' marks of their columns in mm_token_type_ids
 
 
 class QwenVL(DecoderBackbone):
@@ -141,54 +143,72 @@ class QwenVL(DecoderBackbone):
         return tokens.features.reshape(*tokens.grid, -1)
 
     def layout(self, prompt: Prompt) -> Layout:
-        """The family's chat template around the video. Positions are those of the prompt with nothing dropped.
+        """The family's chat template around videos and pictures. Positions are those with nothing dropped.
 
         The answer goes on from the last column, as in transformers' ``generate``.
         """
-        tokens, after = prompt.tokens, self.text_ids(prompt.question.strip() + ASSISTANT)
-        if tokens is None:
-            ids = torch.cat([self.text_ids(SYSTEM), after])
-            places = torch.arange(len(ids), device=self.device)
-            return Layout(
-                ids=ids,
-                source=torch.full_like(ids, -1),
-                positions=places.expand(3, -1),
-                features=None,
-                prefix=len(ids) - len(after),
-                next_position=len(ids),
-            )
-        before = self.text_ids(SYSTEM + "<|vision_start|>")
-        after = torch.cat([self.text_ids("<|vision_end|>"), after])
-        positions = self._positions(before, tokens, after)
-        strides = torch.tensor([tokens.grid[1] * tokens.grid[2], tokens.grid[2], 1], device=self.device)
-        kept = (tokens.position.to(self.device) * strides).sum(dim=1)  # CUDA has no product of integer matrices
-        first, last = len(before), positions.shape[1] - len(after)
-        text = torch.full_like(before, -1), torch.full_like(after, -1)
+        text, pieces, prefix = SYSTEM, list[Piece](), len(self.text_ids(SYSTEM))
+        for part in prompt.shown:
+            text += part.text
+            if part.tokens is None:
+                continue
+            pieces += [Piece(ids=self.text_ids(text + "<|vision_start|>")), self._block(part)]
+            pieces.append(Piece(ids=self.text_ids("<|vision_end|>")))
+            text, prefix = "", sum(len(piece.ids) for piece in pieces)
+        question = self.text_ids(prompt.question.strip() + ASSISTANT)
+        pieces += [Piece(ids=self.text_ids(text)), Piece(ids=question)] if text else [Piece(ids=question)]
+        ids, source = in_a_row(pieces)
+        visible = [(part, part.tokens) for part in prompt.shown if part.tokens is not None]
+        positions = self._positions(pieces, visible)
         return Layout(
-            ids=torch.cat([before, torch.full_like(kept, self.model.config.video_token_id), after]),
-            source=torch.cat([text[0], torch.arange(len(kept), device=self.device), text[1]]),
-            positions=torch.cat([positions[:, :first], positions[:, first + kept], positions[:, last:]], dim=1),
-            features=tokens.features,
-            prefix=first + len(kept) + 1,
+            ids=ids,
+            source=source,
+            positions=positions,
+            features=features_of(prompt.visuals),
+            prefix=prefix,
             next_position=int(positions[0, -1]) + 1,
         )
 
-    def _positions(self, before: Tensor, tokens: VisualTokens, after: Tensor) -> Tensor:
-        """transformers' own (t, h, w) of the prompt with nothing dropped, int64 ``(3, columns)``.
+    def _block(self, part: Part) -> Piece:
+        """The columns of a video or a picture."""
+        assert part.tokens is not None
+        config, kept = self.model.config, torch.arange(len(part.tokens), device=self.device)
+        mark = config.video_token_id if part.timed else config.image_token_id
+        return Piece(ids=torch.full_like(kept, mark), source=kept, tokens=len(kept))
+
+    def _positions(self, pieces: Sequence[Piece], visible: Sequence[tuple[Part, VisualTokens]]) -> Tensor:
+        """transformers' own (t, h, w) of the columns, where they would be with nothing dropped, int64 ``(3, columns)``.
 
         Asking transformers, and not restating its rule, keeps us equal to it where the rule changes with its version.
         """
-        groups, rows, columns = tokens.grid
-        types = torch.zeros(len(before) + groups * rows * columns + len(after), dtype=torch.int64, device=self.device)
-        types[len(before) : len(types) - len(after)] = VIDEO_TYPE
+        types, columns, waiting = list[Tensor](), list[Tensor](), iter(visible)
+        begin = 0
+        for piece in pieces:
+            kept, whole, kind = torch.arange(len(piece.ids), device=self.device), len(piece.ids), 0
+            if piece.source is not None:
+                part, tokens = next(waiting)
+                _, height, width = tokens.grid
+                strides = torch.tensor([height * width, width, 1], device=self.device)
+                kept = (tokens.position.to(self.device) * strides).sum(dim=1)  # CUDA has no product of int matrices
+                whole, kind = math.prod(tokens.grid), VIDEO_TYPE if part.timed else IMAGE_TYPE
+            types.append(torch.full((whole,), kind, dtype=torch.int64, device=self.device))
+            columns.append(begin + kept)
+            begin += whole
+        row = torch.cat(types)[None]
+        grids: dict[bool, list[Tensor]] = {True: [], False: []}
+        seconds = []
+        for part, tokens in visible:
+            grids[part.timed].append(self._patch_grid(tokens.grid))
+            seconds += [seconds_per_group(tokens)] if part.timed else []
         positions: Tensor
         positions, _ = self.model.model.get_rope_index(
-            types[None],  # only the number of ids counts
-            mm_token_type_ids=types[None],
-            video_grid_thw=self._patch_grid(tokens.grid),
-            second_per_grid_ts=torch.tensor([seconds_per_group(tokens)], device=self.device),
+            row,  # only the number of ids counts
+            mm_token_type_ids=row,
+            image_grid_thw=torch.cat(grids[False]) if grids[False] else None,
+            video_grid_thw=torch.cat(grids[True]) if grids[True] else None,
+            second_per_grid_ts=torch.tensor(seconds, device=self.device),
         )
-        return positions[:, 0]
+        return positions[:, 0, torch.cat(columns)]
 
     def _patch_grid(self, grid: tuple[int, int, int]) -> Tensor:
         merge = self._vision.spatial_merge_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ import typer
 from longtake.types import LongtakeError
 
 if TYPE_CHECKING:
+    from longtake.recipes.mvp import MvpRecipe
     from longtake.recipes.recipe import DataFiles
 
 RECIPES = {
@@ -19,41 +21,69 @@ RECIPES = {
     "latent": "longtake.recipes.latent",
     "video_xl_pro_3b": "longtake.recipes.video_xl_pro",
 }
+ON_PUZZLES = {"mvp": "longtake.recipes.mvp", "mvp_debug": "longtake.recipes.mvp"}
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help=f"One of: {', '.join(RECIPES)}.")],
+    recipe: Annotated[str, typer.Argument(help=f"One of: {', '.join(RECIPES | ON_PUZZLES)}.")],
+    puzzles: Annotated[
+        Path | None, typer.Argument(help="What longtake synth mvp wrote, for a recipe on puzzles.", show_default=False)
+    ] = None,
     stage: Annotated[
-        list[str] | None, typer.Option(help="recot, align, sft or latent; several times; else its own.")
+        list[str] | None,
+        typer.Option(help="recot, align, sft, latent; on puzzles warm, grpo, supervised; several times; else its own."),
     ] = None,
     data: Annotated[
         list[str] | None, typer.Option(help="JSON or JSONL of conversations, FILE or FILE=WEIGHT; several times.")
     ] = None,
     media: Annotated[Path | None, typer.Option(help="What media paths count from; else the first file's.")] = None,
     held: Annotated[Path | None, typer.Option(help="Conversations to measure on.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Where everything goes; else .cache/train/RECIPE.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where everything goes; else .cache/train/RECIPE.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="name=value of the recipe, as sft.fit.lr=1e-5; several times.")
     ] = None,
 ) -> None:
     """Train a model by a recipe; called again after an interruption, it continues."""
-    if recipe not in RECIPES:
-        raise LongtakeError(f"the recipe is {recipe!r}; it must be one of {', '.join(RECIPES)}")
+    if recipe not in RECIPES | ON_PUZZLES:
+        raise LongtakeError(f"the recipe is {recipe!r}; it must be one of {', '.join(RECIPES | ON_PUZZLES)}")
+    if (recipe in ON_PUZZLES) != (puzzles is not None):
+        rule = "takes no puzzles" if puzzles else "needs puzzles; give the folder that longtake synth mvp wrote"
+        raise LongtakeError(f"the recipe {recipe} {rule}")
+    if puzzles is not None and (data or media or held):
+        raise LongtakeError("--data, --media and --held are of conversations; leave them out with puzzles")
     from transformers.utils.logging import disable_progress_bar
 
     from longtake.recipes.settings import changed
-    from longtake.recipes.stages import run
     from longtake.train.run import end_processes
 
     disable_progress_bar()  # type: ignore[no-untyped-call]  # saving a model is no news
-    chosen = getattr(import_module(RECIPES[recipe]), recipe)()
+    chosen = getattr(import_module((RECIPES | ON_PUZZLES)[recipe]), recipe)()
     for assignment in settings or []:
         chosen = changed(chosen, assignment)
     target = output or Path(".cache/train") / recipe
     stages = stage or chosen.stages
-    if run(chosen, stages, data_files(data or [], media, held), target):
+    if puzzles is None:
+        from longtake.recipes.stages import run
+
+        speaks = run(chosen, stages, data_files(data or [], media, held), target)
+    else:
+        speaks = train_on_puzzles(chosen, stages, puzzles, target)
+    if speaks:
         print(f"{target}: done; a trained model answers with longtake ask VIDEO QUESTION --model {target}/STAGE/model")
     end_processes()
+
+
+def train_on_puzzles(recipe: MvpRecipe, stages: Sequence[str], puzzles: Path, output: Path) -> bool:
+    """Runs the stages and prints the report; whether this process is the one that speaks for all."""
+    from longtake.eval.mvp import table
+    from longtake.recipes.mvp_stages import run_on_puzzles
+
+    told = run_on_puzzles(recipe, stages, puzzles, output)
+    if told is not None:
+        print(table(told))
+    return told is not None
 
 
 def data_files(files: list[str], media: Path | None, held: Path | None) -> DataFiles | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,8 @@ def check_leaks(
             dates |= frames.entry_dates()
             looks += [record.id for record in group if len(encodings(record, frames)) != 1]
             sizes += [larger_share(record, frames) for record in group]
-            _answer(group, frames, embedders, scores)
+            for record, answers in baseline_answers(group, frames, embedders):
+                _score(record, answers, scores.setdefault(record.level, {}))
         if progress is not None:
             progress(done, len(by_file))
     checks = [*position_checks(records), *_file_checks(records, looks, dates)]
@@ -183,29 +184,30 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _answer(
-    group: Sequence[PuzzleRecord],
-    frames: FrameFile,
-    embedders: Mapping[str, Embed],
-    scores: dict[str, dict[str, list[PuzzleScore]]],
-) -> None:
-    """Every baseline's answers to the puzzles of one video, scored."""
+def baseline_answers(
+    group: Sequence[PuzzleRecord], frames: FrameFile, embedders: Mapping[str, Embed]
+) -> Iterator[tuple[PuzzleRecord, dict[str, list[int]]]]:
+    """The puzzles of one video, each with every baseline's answer."""
     wanted = [[*record.candidates, *record.beside()] for record in group]
     names = list(dict.fromkeys(name for row in wanted for name in row if name is not None))
     vectors = {name: _vectors(embed, frames, names) for name, embed in embedders.items()}
     row_of = {name: row for row, name in enumerate(names)}
     for record, used in zip(group, wanted, strict=True):
-        missing, pool = len(record.truth), len(record.candidates)
-        rows = scores.setdefault(record.level, {})
-        rows.setdefault("chance", []).append(chance(missing, pool))
+        missing = len(record.truth)
         answers = {"pool order": pool_order(np.empty((0, 0)), missing)}
         absent = [place for place, name in enumerate(used) if name is None]
         for embedder, found in vectors.items():
             apart = distances(found[[row_of.get(name or "", 0) for name in used]])
             apart[absent] = apart[:, absent] = np.nan
             answers |= {f"{name}, {embedder}": rule(apart, missing) for name, rule in BASELINES.items()}
-        for name, answer in answers.items():
-            rows.setdefault(name, []).append(score(answer, record.truth, pool))
+        yield record, answers
+
+
+def _score(record: PuzzleRecord, answers: Mapping[str, list[int]], rows: dict[str, list[PuzzleScore]]) -> None:
+    pool = len(record.candidates)
+    rows.setdefault("chance", []).append(chance(len(record.truth), pool))
+    for name, answer in answers.items():
+        rows.setdefault(name, []).append(score(answer, record.truth, pool))
 
 
 def _vectors(embed: Embed, frames: FrameFile, names: Sequence[str]) -> NDArray[np.float32]:

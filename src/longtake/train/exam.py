@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
+from accelerate import Accelerator
 
 from longtake.backbones.base import Backbone, Prompt
+from longtake.train.judging import gathered
 from longtake.train.puzzles import Puzzle
 from longtake.train.rewards import total
 from longtake.train.rollouts import answered, shuffled
 from longtake.train.run import Run
 
 Control = Literal["blind", "shuffled"]
+Parts = Mapping[str, float]  # of one completion's reward
+Summary = Callable[[Sequence[Puzzle], Sequence[Parts]], dict[str, float]]
 
 
 @torch.no_grad()
@@ -22,36 +26,55 @@ def held_figures(
     run: Run,
     backbone: Backbone,
     held: Sequence[Puzzle],
-    names: Sequence[str],
     weights: Mapping[str, float],
     max_new_tokens: int,
     controls: Sequence[Control] = (),
+    summary: Summary | None = None,
 ) -> dict[str, float]:
-    """Means over all held puzzles: the weighted reward, each part, and both again by control. All processes call it.
+    """Figures over all held puzzles: the weighted reward, each part, and both again by control. All processes call it.
 
     Rewards of a control stand under its name: ``blind_exact``. Blind: no video; shuffled: its groups in random order.
+    summary: of the answers' parts, "reward" among them; else ``means``.
     """
     run.module.eval()
     found: dict[str, float] = {}
     for control in ("held", *controls):
-        sums = dict.fromkeys(("reward", *names), 0.0)
-        for number in range(run.accelerator.process_index, len(held), run.accelerator.num_processes):
-            with run.accelerator.autocast():
-                prompt = changed(held[number].prompt(backbone), control, number)
-                rollout = answered(backbone, held[number], max_new_tokens, prompt)
-            sums["reward"] += total(rollout.rewards, weights)
-            for name in names:
-                sums[name] += rollout.rewards[name]
-        means = (value / len(held) for value in run.total(*sums.values()))
-        found |= {f"{control}_{name}": mean for name, mean in zip(sums, means, strict=True)}
+        parts = answers(run.accelerator, backbone, held, max_new_tokens, control)
+        rewarded = [{"reward": total(each, weights), **each} for each in parts]
+        found |= {f"{control}_{name}": value for name, value in (summary or means)(held, rewarded).items()}
     run.module.train()
     return found
+
+
+@torch.no_grad()
+def answers(
+    processes: Accelerator, backbone: Backbone, puzzles: Sequence[Puzzle], max_new_tokens: int, control: str = "held"
+) -> list[Parts]:
+    """The parts of each puzzle's greedy answer, spread over the processes. All of them must call it, in eval mode."""
+    own: dict[int, Parts] = {}
+    for number in range(processes.process_index, len(puzzles), processes.num_processes):
+        with processes.autocast():
+            prompt = changed(puzzles[number].prompt(backbone), control, number)
+            own[number] = answered(backbone, puzzles[number], max_new_tokens, prompt).rewards
+    return gathered(own)
+
+
+def means(puzzles: Sequence[Puzzle], parts: Sequence[Parts]) -> dict[str, float]:
+    """The mean of each part."""
+    return {name: sum(each[name] for each in parts) / len(puzzles) for name in parts[0]}
 
 
 def changed(prompt: Prompt, control: str, seed: int) -> Prompt:
     """A prompt under a control; "held" leaves it as it is."""
     if control == "blind":
-        return dataclasses.replace(prompt, tokens=None)
+        unseen = tuple(dataclasses.replace(part, tokens=None) for part in prompt.parts)
+        return dataclasses.replace(prompt, tokens=None, parts=unseen)
     if control == "shuffled" and prompt.tokens is not None:
         return dataclasses.replace(prompt, tokens=shuffled(prompt.tokens, (seed,)))
+    if control == "shuffled":
+        mixed = (
+            part if part.tokens is None else dataclasses.replace(part, tokens=shuffled(part.tokens, (seed, place)))
+            for place, part in enumerate(prompt.parts)
+        )
+        return dataclasses.replace(prompt, parts=tuple(mixed))
     return prompt

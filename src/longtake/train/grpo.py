@@ -22,8 +22,8 @@ from longtake.train import lora, viewer
 from longtake.train.advantages import temporal_bonus
 from longtake.train.checkpoint import room_in
 from longtake.train.curriculum import Curriculum
-from longtake.train.exam import changed, held_figures
-from longtake.train.grpo_recipe import TEMPORAL, GrpoRecipe, check, names_of, prepare
+from longtake.train.exam import Summary, changed, held_figures
+from longtake.train.grpo_recipe import TEMPORAL, GrpoRecipe, check, prepare
 from longtake.train.judging import Verdict, experience, gathered, judge, taught
 from longtake.train.losses import count
 from longtake.train.policy import Policy
@@ -41,10 +41,11 @@ def train_grpo(
     *,
     held: Sequence[Puzzle] = (),
     teacher: Backbone | None = None,
+    summary: Summary | None = None,
 ) -> None:
     """Train, resuming from ``folder``; the model is saved in ``folder/model``, LoRA merged.
 
-    teacher: for a method with teaching; it must have the student's vocabulary.
+    teacher: for a method with teaching; it must have the student's vocabulary. summary: of the held puzzles' answers.
     """
     fit, accelerator = recipe.fit, start_processes(recipe.fit)
     torch.manual_seed(fit.seed)
@@ -74,10 +75,9 @@ def train_grpo(
             if run.is_main and (step + 1) % recipe.samples_every == 0:
                 show(folder, step + 1, backbone, groups[0], verdict)
             if held and fit.is_due(fit.eval_every, step + 1, steps):
-                longest = recipe.draw.max_new_tokens
+                longest, controls = recipe.draw.max_new_tokens, recipe.controls
                 log.tell(
-                    step + 1,
-                    **held_figures(run, backbone, held, names_of(puzzles), recipe.weights, longest, recipe.controls),
+                    step + 1, **held_figures(run, backbone, held, recipe.weights, longest, controls, summary=summary)
                 )
             if fit.is_due(fit.save_every, step + 1, steps):
                 run.save(step + 1, curriculum=curriculum.state())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from longtake.backbones.base import Backbone
 from longtake.train import lora
@@ -94,7 +95,23 @@ def check(
     return (*names, TEMPORAL) if recipe.contrast else names
 
 
-def prepare(recipe: GrpoRecipe, backbone: Backbone) -> None:
+class Tuning(Protocol):
+    """What a recipe says of the weights that learn."""
+
+    @property
+    def fit(self) -> Fit: ...
+
+    @property
+    def lora_rank(self) -> int: ...
+
+    @property
+    def lora_alpha(self) -> float: ...
+
+    @property
+    def train_video(self) -> bool: ...
+
+
+def prepare(recipe: Tuning, backbone: Backbone) -> None:
     """Freeze what is not trained and put LoRA's weights beside the decoder's."""
     lora.train_language_model(
         backbone, recipe.lora_rank, recipe.lora_alpha, checkpointing=recipe.fit.checkpointing

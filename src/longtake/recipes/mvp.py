@@ -1,0 +1,107 @@
+"""Teach a model on puzzles from unlabelled footage: a warm-up on the answer's form, then policy optimisation.
+
+Run: longtake train mvp PUZZLES -o FOLDER [--set start.folder=FOLDER]
+
+PUZZLES is what ``longtake synth mvp`` wrote. Task and policy optimisation on it: MVP, arXiv 2601.03781, whose figures
+are not public; all sizes and rates here are ours, for a model of the size of the one in the package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from longtake.backbones import load_backbone
+from longtake.backbones.base import Backbone
+from longtake.model import EMBEDDED
+from longtake.train.grpo_recipe import GrpoRecipe
+from longtake.train.imitate import ImitateRecipe
+from longtake.train.mvp import Control
+from longtake.train.rewards import Form, Order, PuzzleReward
+from longtake.train.rollouts import Draw
+from longtake.train.run import Fit
+from longtake.types import LongtakeError
+
+PUZZLE_STAGES = ("warm", "grpo", "supervised")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which puzzles, and how they are asked.
+
+    levels: by name; none: all. control, times: see ``train.mvp.MvpPuzzle``; control holds for training and held-out
+    puzzles alike. form: of the answer; order: how its order is rewarded.
+    watched: held-out puzzles that are asked while a stage runs; most_held: in the end; as many of each level.
+    controls: under which the models are asked too in the end, where ``control`` is "none".
+    """
+
+    levels: tuple[str, ...] = ()
+    control: Control = "none"
+    times: bool = True
+    form: Form = "answer"
+    order: Order = "pairs"
+    watched: int = 60
+    most_held: int = 300
+    controls: tuple[Control, ...] = ("blind", "candidates", "foreign", "shuffled")
+
+    def __post_init__(self) -> None:
+        if self.watched < 1 or self.most_held < 1:
+            raise LongtakeError(f"watched is {self.watched} and most_held {self.most_held}; both must be at least 1")
+        self.scoring()
+
+    def scoring(self) -> PuzzleReward:
+        """How answers are rewarded."""
+        return PuzzleReward(form=self.form, order=self.order)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartModel:
+    """A saved model of any family. folder: empty for the model in the package."""
+
+    folder: str = ""
+
+    def backbone(self) -> Backbone:
+        """Its weights in float32."""
+        return load_backbone(self.folder or str(EMBEDDED), dtype=torch.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MvpRecipe:
+    """Stages on puzzles; "grpo" and "supervised" both begin from "warm", where that was run."""
+
+    name: str
+    start: StartModel = field(default_factory=StartModel)
+    puzzles: Choice = field(default_factory=Choice)
+    warm: ImitateRecipe
+    grpo: GrpoRecipe
+    supervised: ImitateRecipe
+    stages: tuple[str, ...] = ("warm", "grpo")
+
+
+def mvp() -> MvpRecipe:
+    """A thousand steps of eight puzzles. For a large model take LoRA: grpo.lora_rank=64, grpo.fit.lr=1e-5."""
+    fit = Fit(lr=3e-5, batch=8, steps=1000, eval_every=100, save_every=50)
+    learn = replace(fit, lr=1e-4, micro_batch=4)
+    warm = replace(learn, lr=5e-4, steps=150, warmup=0.1)
+    return MvpRecipe(
+        name="mvp",
+        warm=ImitateRecipe(fit=warm, target="form", max_new_tokens=40),
+        grpo=GrpoRecipe(fit=fit, draw=Draw(group=8, max_new_tokens=40)),
+        supervised=ImitateRecipe(fit=learn, max_new_tokens=40),
+    )
+
+
+def mvp_debug() -> MvpRecipe:
+    """A few steps on the easiest level, in seconds on a CPU; it learns the answer's form and next to nothing more."""
+    recipe = mvp()
+    fit = Fit(lr=1e-4, batch=2, steps=4, precision="fp32", log_every=1, eval_every=2, save_every=2)
+    warm = replace(fit, lr=2e-3, batch=4, micro_batch=4, steps=40, warmup=0.1, log_every=4, eval_every=40)
+    return replace(
+        recipe,
+        name="mvp_debug",
+        puzzles=Choice(levels=("L1",), watched=2, most_held=4, controls=("blind",)),
+        warm=replace(recipe.warm, fit=warm, max_new_tokens=20),
+        grpo=GrpoRecipe(fit=fit, draw=Draw(group=4, max_new_tokens=20), samples_every=2),
+        supervised=replace(recipe.supervised, fit=fit, max_new_tokens=20),
+    )

@@ -1,0 +1,187 @@
+"""Runs the stages on puzzles in an output folder, and asks held-out puzzles of what they left.
+
+``split.json`` says which sources are held out; each stage's folder holds its settings, log, checkpoints and model;
+``report.json`` all figures by level, and ``answers.jsonl`` the score of every answer in it, for intervals over sources.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from longtake.backbones import load_backbone
+from longtake.backbones.base import Backbone
+from longtake.data.puzzle_file import PUZZLES, PuzzleRecord, read_records
+from longtake.data.puzzle_split import Split, split_by_source
+from longtake.data.sheets import choose
+from longtake.data.whole import replaced
+from longtake.eval.leaks import embedders_of
+from longtake.eval.mvp import Asked, baselines, report
+from longtake.recipes.mvp import PUZZLE_STAGES, MvpRecipe
+from longtake.recipes.settings import flat
+from longtake.recipes.stages import check_settings
+from longtake.train.album import Album
+from longtake.train.exam import answers
+from longtake.train.grpo import train_grpo
+from longtake.train.imitate import train_imitation
+from longtake.train.mvp import Control, MvpPuzzle, figures, under
+from longtake.train.run import start_processes
+from longtake.types import LongtakeError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """The puzzles of a run. held: of other sources than train; watched: some of them; controls: the same once more.
+
+    digest: of the file they were read from. sources: by a video's identity.
+    """
+
+    folder: Path
+    digest: str
+    train: list[MvpPuzzle]
+    watched: list[MvpPuzzle]
+    held: list[MvpPuzzle]
+    controls: dict[Control, list[MvpPuzzle]]
+    sources: dict[str, str]
+
+
+def run_on_puzzles(
+    recipe: MvpRecipe, stages: Sequence[str], puzzles: Path, output: Path
+) -> dict[str, Any] | None:
+    """Run these stages; one that was stopped goes on. The report, on the one process that speaks for all.
+
+    puzzles: the folder that ``longtake synth mvp`` wrote.
+
+    Raises LongtakeError for an unknown stage, for puzzles that cannot be split, and for an output folder that holds a
+    run of other settings or puzzles.
+    """
+    if unknown := [stage for stage in stages if stage not in PUZZLE_STAGES]:
+        raise LongtakeError(f"the stage is {unknown[0]!r}; it must be one of {', '.join(PUZZLE_STAGES)}")
+    processes = start_processes(recipe.grpo.fit)
+    with processes.main_process_first():
+        material = gather(recipe, puzzles, output)
+    for stage in [stage for stage in PUZZLE_STAGES if stage in stages]:
+        run_stage(recipe, stage, material, output, processes)
+    return examine(recipe, material, output)
+
+
+def gather(recipe: MvpRecipe, folder: Path, output: Path) -> Material:
+    """Puzzles of the recipe's levels, split by source; the split is written down, and read again by whoever goes on."""
+    choice = recipe.puzzles
+    records = list(read_records(folder))
+    digest = hashlib.blake2b((folder / PUZZLES).read_bytes(), digest_size=8).hexdigest()
+    known = {record.level for record in records}
+    if unknown := [level for level in choice.levels if level not in known]:
+        raise LongtakeError(f"there are no puzzles of level {unknown[0]}; {folder} has {', '.join(sorted(known))}")
+    split = split_of(folder, records, digest, output / "split.json")
+    chosen = [record for record in records if not choice.levels or record.level in choice.levels]
+    train = [record for record in chosen if not split.is_held(record)]
+    held = choose([record for record in chosen if split.is_held(record)], choice.most_held)
+    if not train or not held:
+        side = "to learn from" if not train else "held out"
+        raise LongtakeError(f"{folder} has no puzzles {side} at these levels; give more footage or other levels")
+    album = Album(folder=folder)
+    plain = [
+        [MvpPuzzle(record=r, album=album, shown=r, scoring=choice.scoring(), times=choice.times) for r in side]
+        for side in (train, held)
+    ]
+    own = [
+        under(puzzles, choice.control, pool, split.sources)
+        for puzzles, pool in zip(plain, (train, records), strict=True)
+    ]
+    others = choice.controls if choice.control == "none" else ()
+    ids = {record.id for record in choose(held, choice.watched)}
+    return Material(
+        folder=folder,
+        digest=digest,
+        train=own[0],
+        watched=[puzzle for puzzle in own[1] if puzzle.name in ids],
+        held=own[1],
+        controls={control: under(plain[1], control, records, split.sources) for control in others},
+        sources=split.sources,
+    )
+
+
+def split_of(folder: Path, records: Sequence[PuzzleRecord], digest: str, file: Path) -> Split:
+    """The split of all puzzles in the folder, of whatever level; kept in ``file``."""
+    if file.exists():
+        told = json.loads(file.read_text())
+        if told["puzzles"] == digest:
+            return Split(sources=told["sources"], held=frozenset(told["held"]))
+        raise LongtakeError(f"{file.parent} holds a run on other puzzles than {folder}; give another --output")
+    split = split_by_source(folder, records)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(file) as scratch:
+        told = {"puzzles": digest, "held": sorted(split.held), "sources": split.sources}
+        scratch.write_text(json.dumps(told, indent=1) + "\n")
+    return split
+
+
+def run_stage(recipe: MvpRecipe, stage: str, material: Material, output: Path, processes: Accelerator) -> None:
+    """One stage, from the model before it."""
+    folder, own = output / stage, getattr(recipe, stage)
+    backbone, origin = model_before(recipe, stage, output)
+    if processes.is_main_process:
+        settings = flat(own) | flat(recipe.puzzles, "puzzles") | {"file": material.digest}
+        settings |= {"from": origin, "start": backbone.name}
+        check_settings(folder, settings)
+    processes.wait_for_everyone()
+    if stage == "grpo":
+        train_grpo(recipe.grpo, backbone, material.train, folder, held=material.watched, summary=figures)
+    else:
+        train_imitation(own, backbone, material.train, folder, held=material.watched, summary=figures)
+
+
+def model_before(recipe: MvpRecipe, stage: str, output: Path) -> tuple[Backbone, str]:
+    """The model a stage begins from, and which stage left it."""
+    warm = output / "warm" / "model"
+    if stage == "warm" or not warm.exists():
+        return recipe.start.backbone(), "start"
+    return load_backbone(str(warm), dtype=torch.float32), "warm"
+
+
+def examine(recipe: MvpRecipe, material: Material, output: Path) -> dict[str, Any] | None:
+    """Ask held-out puzzles of every model that is there, those after the warm-up under the controls too.
+
+    Writes ``report.json`` and ``answers.jsonl``. Every process must call it; None on those that don't speak.
+    """
+    processes = start_processes(recipe.grpo.fit)
+    asked: list[Asked] = []
+    for stage in PUZZLE_STAGES:
+        if (output / stage / "model").exists():
+            backbone = load_backbone(str(output / stage / "model"), processes.device, torch.float32)
+            backbone.model.requires_grad_(False)  # so that pictures' tokens are kept
+            sets = {stage: material.held}
+            if stage != "warm":
+                sets |= {f"{stage}, {control}": puzzles for control, puzzles in material.controls.items()}
+            for row, puzzles in sets.items():
+                parts = answers(processes, backbone, puzzles, recipe.grpo.draw.max_new_tokens)
+                asked.append(Asked(row=row, parts=parts))
+    if not processes.is_main_process:
+        return None
+    backbone = recipe.start.backbone()
+    backbone.model.to(processes.device)
+    records = [puzzle.record for puzzle in material.held]
+    told = [*baselines(material.folder, records, embedders_of(backbone)), *asked]
+    rules = [one.row for one in told[1 : len(told) - len(asked)]]
+    found = report(material.held, told, rules)
+    with replaced(output / "report.json") as scratch:
+        scratch.write_text(json.dumps(found, indent=1) + "\n")
+    with replaced(output / "answers.jsonl") as scratch, scratch.open("w") as sink:
+        sink.writelines(lines(told, records, material.sources))
+    return found
+
+
+def lines(told: Sequence[Asked], records: Sequence[PuzzleRecord], sources: Mapping[str, str]) -> Iterator[str]:
+    """A JSON line for each row and puzzle."""
+    for one in told:
+        for record, parts in zip(records, one.parts, strict=True):
+            about = {"row": one.row, "puzzle": record.id, "level": record.level, "source": sources[record.identity]}
+            yield json.dumps({**about, **parts}) + "\n"

@@ -1,0 +1,149 @@
+"""Supervised learning on puzzles, for policy optimisation to begin from or to be compared with.
+
+One visible loop on the adapter, so that both families learn, whole or by LoRA. Ours, as are its defaults.
+"""
+
+# mypy: disable-error-code="no-untyped-call"
+# (PyTorch's own methods are only partly typed.)
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from longtake.backbones.base import Backbone
+from longtake.train.curriculum import Curriculum, CurriculumRecipe
+from longtake.train.exam import Summary, held_figures
+from longtake.train.grpo import write
+from longtake.train.grpo_recipe import prepare
+from longtake.train.puzzles import Puzzle
+from longtake.train.rewards import WEIGHTS
+from longtake.train.run import Fit, Run, start_processes
+from longtake.train.runlog import RunLog
+from longtake.types import LongtakeError
+
+
+class Lesson(Puzzle, Protocol):
+    """A puzzle whose answer can be said."""
+
+    def solution(self) -> str:
+        """The right completion."""
+
+    def guess(self, rng: np.random.Generator) -> str:
+        """A completion of the asked form that knows nothing of the answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImitateRecipe:
+    """Hyper-parameters of supervised learning.
+
+    fit: ``batch`` is puzzles a step over all processes, ``micro_batch`` those of one pass.
+    target: "form": random answers of the asked form, which teach how to answer and no more. "truth": the right ones.
+    lora_rank, lora_alpha, train_video: as in ``GrpoRecipe``. weights: of the reward that held puzzles are measured by.
+    max_new_tokens: of their answers.
+    """
+
+    fit: Fit
+    target: Literal["form", "truth"] = "truth"
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    train_video: bool = False
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))
+    max_new_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        if self.target not in ("form", "truth"):
+            raise LongtakeError(f"target is {self.target!r}; it must be 'form' or 'truth'")
+        if self.lora_rank < 0 or self.max_new_tokens < 1:
+            raise LongtakeError(
+                f"lora_rank is {self.lora_rank}, max_new_tokens {self.max_new_tokens}; lora_rank must not be negative, "
+                "max_new_tokens at least 1"
+            )
+        if self.fit.shard or self.fit.zero:
+            name = "shard" if self.fit.shard else "zero"
+            raise LongtakeError(f"{name} is true; held puzzles are sampled from whole weights: set {name}=false")
+
+
+Taught = tuple[Lesson, tuple[int, ...]]  # a puzzle, and the tokens of what is to be said
+
+
+def train_imitation(
+    recipe: ImitateRecipe,
+    backbone: Backbone,
+    puzzles: Sequence[Lesson],
+    folder: Path,
+    *,
+    held: Sequence[Puzzle] = (),
+    summary: Summary | None = None,
+) -> None:
+    """Train, resuming from ``folder``; the model is saved in ``folder/model``, LoRA merged.
+
+    summary: of the held puzzles' answers. Raises LongtakeError for a batch that does not divide among the processes.
+    """
+    fit, accelerator = recipe.fit, start_processes(recipe.fit)
+    if fit.batch % accelerator.num_processes:
+        raise LongtakeError(
+            f"batch is {fit.batch}; it must be a multiple of {accelerator.num_processes}, the number of processes"
+        )
+    torch.manual_seed(fit.seed)
+    order = CurriculumRecipe(by_success=False)
+    curriculum = Curriculum(recipe=order, levels=[puzzle.level for puzzle in puzzles], seed=fit.seed)
+    prepare(recipe, backbone)
+    backbone.model.to(accelerator.device)
+    run = Run(fit, accelerator, Imitation(backbone), folder)
+    start = run.resume()
+    if start:
+        curriculum.load(run.more["curriculum"])
+    steps = fit.steps or math.ceil(fit.epochs * len(puzzles) / fit.batch)
+    with RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main) as log:
+        for step in range(start, steps):
+            numbers = curriculum.draw(step, fit.batch)
+            places = range(accelerator.process_index, fit.batch, accelerator.num_processes)
+            lessons = [
+                taught(recipe, backbone, puzzles[numbers[place]], (fit.seed, step, place)) for place in places
+            ]
+            log.step(step + 1, **learn(run, lessons, fit.rate(step, steps)))
+            if held and fit.is_due(fit.eval_every, step + 1, steps):
+                longest = recipe.max_new_tokens
+                log.tell(step + 1, **held_figures(run, backbone, held, recipe.weights, longest, summary=summary))
+            if fit.is_due(fit.save_every, step + 1, steps):
+                run.save(step + 1, curriculum=curriculum.state())
+    write(run, backbone, folder / "model")
+
+
+class Imitation(nn.Module):
+    """The summed negative log-probability of what is to be said, as one module that can be spread over processes."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.model = backbone.model
+        self.backbone = backbone
+
+    def forward(self, lessons: Sequence[Taught]) -> Tensor:
+        """A scalar. Every trained weight has a gradient afterwards, zero where no prompt uses it."""
+        inputs = self.backbone.prepare([puzzle.prompt(self.backbone) for puzzle, _ in lessons])
+        loss = -self.backbone.logprobs(inputs, [ids for _, ids in lessons]).sum()
+        idle = sum(p.sum() * 0.0 for part in self.backbone.video_parts for p in part.parameters() if p.requires_grad)
+        return loss + idle
+
+
+def taught(recipe: ImitateRecipe, backbone: Backbone, puzzle: Lesson, seed: tuple[int, ...]) -> Taught:
+    """A puzzle and the tokens that it is taught with, the end token behind them."""
+    said = puzzle.solution() if recipe.target == "truth" else puzzle.guess(np.random.default_rng(seed))
+    ids = backbone.tokenizer(said, add_special_tokens=False)["input_ids"]
+    return puzzle, (*ids, int(backbone.tokenizer.eos_token_id))
+
+
+def learn(run: Run, lessons: Sequence[Taught], rate: float) -> dict[str, float]:
+    """One optimiser step on this process's lessons; figures for the log. Every process must call it."""
+    size = run.fit.micro_batch
+    parts = [lessons[begin : begin + size] for begin in range(0, len(lessons), size)]
+    done = run.update(parts, lambda part: run.module(part), sum(len(ids) for _, ids in lessons), rate)
+    return {"loss": done.loss, "norm": done.norm, "rate": rate, "learned": done.counted}

@@ -1,0 +1,196 @@
+"""Masked Video Prediction as puzzles to train on: context with its gap, numbered candidates, the answer's form.
+
+Paper: MVP, arXiv 2601.03781, of which only the task is known: the prompt's words and forms are ours. Every picture is
+shown by itself, in the context too: a group of several would join what is compared with single candidates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Literal
+
+import numpy as np
+
+from longtake.backbones.base import Backbone, Part, Prompt
+from longtake.data.puzzle_file import PuzzleRecord
+from longtake.train.album import Album, one_video
+from longtake.train.puzzles import Puzzle
+from longtake.train.rewards import PuzzleReward, parse
+from longtake.types import LongtakeError
+
+Control = Literal["none", "blind", "candidates", "foreign", "shuffled"]
+
+FORMS = {
+    "direct": "{list}, and nothing else",
+    "answer": "<answer>{list}</answer>",
+    "think": "<think>your reasons</think><answer>{list}</answer>",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MvpPuzzle:
+    """One record as a puzzle.
+
+    shown: the record whose context stands in the prompt: its own, or another video's as a control. times: whether the
+    context's times are told; candidates never have any.
+    control: "blind": the question alone. "candidates": no context. "foreign": another video's context, in ``shown``.
+    "shuffled": the context's frames in another order, across the gap too, while times and gap stay.
+    """
+
+    record: PuzzleRecord
+    album: Album
+    shown: PuzzleRecord
+    scoring: PuzzleReward = field(default_factory=PuzzleReward)
+    control: Control = "none"
+    times: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.control == "foreign") != (self.shown.identity != self.record.identity):
+            raise ValueError(f"{self.record.id}: control {self.control!r} with the context of {self.shown.id}")
+
+    @property
+    def name(self) -> str:
+        """The record's."""
+        return self.record.id
+
+    @property
+    def level(self) -> str:
+        """The record's."""
+        return self.record.level
+
+    def prompt(self, backbone: Backbone) -> Prompt:
+        """The frames before the gap, how many are missing, the frames after it; then the numbered candidates."""
+        return Prompt(question=self.question, parts=tuple(self._parts(backbone)))
+
+    @property
+    def question(self) -> str:
+        """What is asked, with how many are missing and the form of the answer."""
+        missing, pool = len(self.record.truth), len(self.record.candidates)
+        form = FORMS[self.scoring.form].format(list=", ".join(["number"] * missing))
+        return (
+            f"{missing} frames are missing. Which of the frames 1 to {pool} are they, in the order of time? "
+            f"Answer with {missing} different numbers: {form}"
+        )
+
+    def reward(self, completion: str) -> dict[str, float]:
+        """The parts of ``PuzzleReward``, and two measures of the order of what was rightly chosen.
+
+        pairs: share of the truth's pairs of which both are chosen. kendall: tau-a over the truth's pairs, those not
+        chosen counting as ties: from -1 (all reversed) to 1, and 0 on average for an order drawn at random.
+        """
+        parts = self.scoring.parts(completion, self.record.truth, len(self.record.candidates))
+        numbers = parse(completion, self.scoring.form).numbers if parts["valid"] else ()
+        return parts | order_measures(numbers or (), self.record.truth)
+
+    def solution(self) -> str:
+        """The right answer, in the asked form."""
+        return self._said(self.record.truth)
+
+    def guess(self, rng: np.random.Generator) -> str:
+        """A valid answer drawn at random: it has the form and knows nothing."""
+        drawn = rng.permutation(len(self.record.candidates))[: len(self.record.truth)] + 1
+        return self._said(drawn.tolist())
+
+    def _said(self, numbers: Sequence[int]) -> str:
+        listed = ", ".join(map(str, numbers))
+        thought = "I compare the frames." if self.scoring.form == "think" else ""
+        form = FORMS[self.scoring.form].replace("your reasons", thought).removesuffix(", and nothing else")
+        return form.format(list=listed)
+
+    def _parts(self, backbone: Backbone) -> Iterator[Part]:
+        if self.control == "blind":
+            return
+        if self.control != "candidates":
+            yield from self._context(backbone)
+        pool = self.album.tokens(backbone, self.record.frames, self.record.candidates)
+        for number, picture in enumerate(pool, start=1):
+            yield Part(text=f"Frame {number}: ", tokens=picture, timed=False)
+
+    def _context(self, backbone: Backbone) -> Iterator[Part]:
+        """Runs of shown frames, each as one video of single frames, and between them how many are missing."""
+        record, hidden = self.shown, set(self.shown.masked)
+        names = mixed(record) if self.control == "shuffled" else record.context
+        pictures = iter(self.album.tokens(backbone, record.frames, names))
+        seconds = iter(record.context_seconds)
+        for missing, places in groupby(range(len(names) + len(hidden)), key=hidden.__contains__):
+            count = sum(1 for _ in places)
+            if missing:
+                yield Part(text=f"[{count} missing]\n")
+            else:
+                run = [next(pictures) for _ in range(count)]
+                yield Part(tokens=one_video(run, [next(seconds) for _ in range(count)]), timed=self.times)
+
+
+def order_measures(numbers: Sequence[int], truth: Sequence[int]) -> dict[str, float]:
+    """ "pairs" and "kendall" of an answer; see ``MvpPuzzle.reward``. Both 0 for a truth of one."""
+    place = {number: at for at, number in enumerate(truth)}
+    chosen = np.array([place[number] for number in numbers if number in place])
+    apart = (chosen[None, :] - chosen[:, None])[np.triu_indices(len(chosen), 1)] if len(chosen) else chosen
+    pairs = max(1, len(truth) * (len(truth) - 1) // 2)
+    return {"pairs": len(apart) / pairs, "kendall": float(np.sign(apart).sum()) / pairs}
+
+
+def mixed(record: PuzzleRecord) -> tuple[str, ...]:
+    """The context's frames in another order, by the record's seed."""
+    drawn = np.random.default_rng(record.seed).permutation(len(record.context))
+    order = np.roll(drawn, 1) if (drawn == np.arange(len(drawn))).all() else drawn
+    return tuple(record.context[place] for place in order.tolist())
+
+
+def foreign(
+    records: Sequence[PuzzleRecord], pool: Sequence[PuzzleRecord], sources: Mapping[str, str]
+) -> list[PuzzleRecord]:
+    """For each record one of the pool from another source, of the same level where there is one, by the record's seed.
+
+    sources: by a video's identity. Raises LongtakeError where the pool has one source only.
+    """
+    others: dict[tuple[str, str], list[PuzzleRecord]] = {}
+    for level, source in {(record.level, sources[record.identity]) for record in records}:
+        apart = [one for one in pool if sources[one.identity] != source]
+        others[level, source] = [one for one in apart if one.level == level] or apart
+        if not apart:
+            raise LongtakeError(
+                f"all puzzles on this side are of {source}; another video's context needs a second source: "
+                "give more footage, or leave the control out"
+            )
+    found = []
+    for record in records:
+        own = others[record.level, sources[record.identity]]
+        found.append(own[record.seed % len(own)])
+    return found
+
+
+def under(
+    puzzles: Sequence[MvpPuzzle], control: Control, pool: Sequence[PuzzleRecord], sources: Mapping[str, str]
+) -> list[MvpPuzzle]:
+    """The same puzzles under a control. pool, sources: as in ``foreign``, which they are for."""
+    records = [puzzle.record for puzzle in puzzles]
+    shown = foreign(records, pool, sources) if control == "foreign" else records
+    return [
+        dataclasses.replace(puzzle, control=control, shown=other)
+        for puzzle, other in zip(puzzles, shown, strict=True)
+    ]
+
+
+def figures(puzzles: Sequence[Puzzle], parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over all puzzles, and again by level where there are several: ``L3_exact``.
+
+    "exact", "selection", "kendall", and "pairwise": of all pairs that were rightly chosen the share in the right order,
+    0.5 where there is none. Whatever of "reward", "valid" and "format" the parts have comes with them.
+    """
+    found = _figures(parts)
+    levels = sorted({puzzle.level for puzzle in puzzles})
+    for level in levels if len(levels) > 1 else ():
+        own = [each for puzzle, each in zip(puzzles, parts, strict=True) if puzzle.level == level]
+        found |= {f"{level}_{name}": value for name, value in _figures(own).items()}
+    return found
+
+
+def _figures(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    told = ("reward", "valid", "format", "exact", "selection", "pairs", "kendall")
+    found = {name: sum(each[name] for each in parts) / len(parts) for name in told if name in parts[0]}
+    pairs = found.pop("pairs")
+    return found | {"pairwise": 0.5 + found["kendall"] / pairs / 2 if pairs else 0.5}

@@ -1,0 +1,200 @@
+"""``longtake train mvp``: stages, figures and files, mistakes, an interruption, and the model in the package."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import tiny
+from footage_puzzles import make_puzzles
+from longtake.cli import app
+from longtake.data.puzzle_file import read_records
+from longtake.recipes import settings
+from longtake.recipes.mvp import mvp_debug
+from longtake.recipes.mvp_stages import run_on_puzzles
+from longtake.train.rewards import parse
+from longtake.types import LongtakeError
+from processes import PATIENCE_SECONDS, environment
+from stage_runs import logged
+
+SHORT = ["warm.fit.steps=2", "warm.fit.batch=2", "warm.fit.eval_every=2", "grpo.fit.steps=2", "supervised.fit.steps=2"]
+SHORT += ["grpo.draw.max_new_tokens=4", "warm.max_new_tokens=4", "supervised.max_new_tokens=4"]
+SHORT += ["puzzles.controls=blind,candidates,foreign,shuffled"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return make_puzzles(tmp_path_factory.mktemp("footage"))
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Path:
+    """A tiny model."""
+    return tiny.save_video_llm(tmp_path_factory.mktemp("start"), scorer=None)
+
+
+def arguments(folder: Path, start: Path, output: Path, *more: str, stages: tuple[str, ...] = ()) -> list[str]:
+    sets = [f"start.folder={start}", *SHORT, *more]
+    named = [part for stage in stages for part in ("--stage", stage)]
+    return ["train", "mvp_debug", str(folder), "-o", str(output), *named, *(p for s in sets for p in ("--set", s))]
+
+
+@pytest.fixture(scope="module")
+def finished(folder, start, tmp_path_factory):
+    """A short run of all stages: its folder, and what was printed."""
+    output = tmp_path_factory.mktemp("run") / "out"
+    stages = ("warm", "grpo", "supervised")
+    found = CliRunner().invoke(app, arguments(folder, start, output, stages=stages))
+    assert found.exit_code == 0, found.output
+    return output, found.stdout
+
+
+def test_the_report_has_models_controls_baselines_and_chance(finished, folder):
+    output, printed = finished
+    told = json.loads((output / "report.json").read_text())
+    assert told["puzzles"] == {"L1": 4}
+    rows = told["levels"]["L1"]
+    trained = [f"{stage}{control}" for stage in ("grpo", "supervised") for control in (
+        "", ", blind", ", candidates", ", foreign", ", shuffled"
+    )]
+    assert [row for row in rows if row not in told["baselines"]] == ["chance", "best baseline", "warm", *trained]
+    assert {"pool order", "shortest path, pixels", "nearest to the boundary, own tower"} <= set(told["baselines"])
+    best = max(rows[name]["selection"] for name in told["baselines"])
+    assert rows["best baseline"]["selection"] == best
+    assert all(set(found) == {"valid", "exact", "selection", "pairwise", "kendall"} for found in rows.values())
+    assert "L1, 4 held-out puzzles" in printed
+    assert "supervised, shuffled" in printed
+    assert "pool order" not in printed
+    split = json.loads((output / "split.json").read_text())
+    answers = [json.loads(line) for line in (output / "answers.jsonl").read_text().splitlines()]
+    assert len(answers) == 4 * len(rows) - 4  # all but the best of each measure
+    assert {answer["source"] for answer in answers} == set(split["held"])
+    sources = {record.id: split["sources"][record.identity] for record in read_records(folder)}
+    assert all(sources[answer["puzzle"]] == answer["source"] for answer in answers)
+
+
+def test_stages_begin_after_the_warm_up_and_log_figures(finished):
+    output, _ = finished
+    origins = [json.loads((output / stage / "settings.json").read_text())["from"] for stage in ("grpo", "supervised")]
+    assert origins == ["warm", "warm"]
+    assert list(logged(output / "grpo", "held_kendall")) == [2]
+    assert list(logged(output / "warm", "loss")) == [1, 2]
+    assert list(logged(output / "grpo", "reward_selection")) == [1, 2]
+    weights = [load_file(output / stage / "model" / "model.safetensors") for stage in ("warm", "supervised")]
+    changed = [name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])]
+    assert changed
+    assert all(name.startswith("language_model") for name in changed)
+
+
+def test_samples_of_the_run_are_shown(finished):
+    output, _ = finished
+    found = CliRunner().invoke(app, ["samples", str(output / "grpo")])
+    assert found.exit_code == 0
+    assert "2 frames are missing" in found.stdout
+    assert "selection" in found.stdout
+
+
+def test_a_finished_run_is_left_as_it_is(finished, folder, start):
+    output, _ = finished
+    before = {file: file.read_bytes() for file in output.rglob("*.json*")}
+    assert CliRunner().invoke(app, arguments(folder, start, output, "grpo.fit.log_every=3")).exit_code == 0
+    assert before == {file: file.read_bytes() for file in output.rglob("*.json*")} | {
+        output / "grpo/settings.json": before[output / "grpo/settings.json"]
+    }
+
+
+def test_runs_of_other_settings_and_puzzles_are_refused(finished, folder, start, tmp_path):
+    output, _ = finished
+    with pytest.raises(LongtakeError, match=r"warm holds a run with puzzles\.times = True, not False"):
+        run_again(folder, start, output, "puzzles.times=false")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "puzzles.jsonl").write_text("".join((folder / "puzzles.jsonl").read_text().splitlines(True)[:-1]))
+    with pytest.raises(LongtakeError, match="out holds a run on other puzzles than .*other; give another --output"):
+        run_again(other, start, output)
+
+
+def run_again(folder: Path, start: Path, output: Path, *more: str) -> None:
+    recipe = mvp_debug()
+    for assignment in (f"start.folder={start}", *SHORT, *more):
+        recipe = settings.changed(recipe, assignment)
+    run_on_puzzles(recipe, recipe.stages, folder, output)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["puzzles.levels=L7"], "there are no puzzles of level L7; .* has L1, L2"),
+        (["puzzles.watched=0"], "watched is 0"),
+        (["puzzles.form=letters"], "it must be one of direct, answer, think"),
+        (["puzzles.control=deaf"], "it must be one of none, blind, candidates, foreign, shuffled"),
+    ],
+)
+def test_wrong_choices_are_told(folder, start, tmp_path, more, said):
+    with pytest.raises(LongtakeError, match=said):
+        run_again(folder, start, tmp_path / "out", *more)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["mvp"], "the recipe mvp needs puzzles; give the folder that longtake synth mvp wrote"),
+        (["debug", "FOLDER"], "the recipe debug takes no puzzles"),
+        (["mvp", "FOLDER", "--data", "x.jsonl"], "--data, --media and --held are of conversations"),
+        (["mvp", "FOLDER", "--stage", "sft"], "the stage is 'sft'; it must be one of warm, grpo, supervised"),
+        (["mvp", "nowhere"], "no such file; give the folder that longtake synth mvp wrote"),
+    ],
+)
+def test_mistakes_of_the_command_line(folder, tmp_path, given, said):
+    given = [str(folder) if word == "FOLDER" else word for word in given]
+    found = CliRunner().invoke(app, ["train", *given, "--output", str(tmp_path / "out")])
+    assert isinstance(found.exception, LongtakeError)
+    assert said in str(found.exception)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_weights(folder, start, tmp_path):
+    more = ["grpo.fit.steps=6", "puzzles.controls=blind"]
+    commands = {
+        name: [sys.executable, "-m", "longtake.cli", *arguments(folder, start, tmp_path / name, *more)]
+        for name in ("whole", "killed")
+    }
+    subprocess.run(commands["whole"], env=environment(), check=True, capture_output=True, timeout=PATIENCE_SECONDS)
+    running = subprocess.Popen(commands["killed"], env=environment(), stderr=subprocess.DEVNULL)
+    log, until = tmp_path / "killed" / "grpo" / "log.jsonl", time.monotonic() + PATIENCE_SECONDS
+    while not (log.exists() and log.read_text().count('"norm"') >= 3):
+        assert running.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < until
+        time.sleep(0.002)
+    running.kill()
+    assert running.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed/grpo/model").exists()
+    subprocess.run(commands["killed"], env=environment(), check=True, capture_output=True, timeout=PATIENCE_SECONDS)
+    for stage in ("warm", "grpo"):
+        one, other = (load_file(tmp_path / name / stage / "model/model.safetensors") for name in ("whole", "killed"))
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    for name in ("report.json", "answers.jsonl"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    for name in ("reward", "loss", "held_kendall", "p_L1"):
+        assert logged(tmp_path / "killed/grpo", name) == logged(tmp_path / "whole/grpo", name)
+
+
+@pytest.mark.slow
+def test_the_model_in_the_package_learns_the_form(folder, tmp_path):
+    """The smallest size as it ships: after the warm-up most answers are lists of the asked form."""
+    found = CliRunner().invoke(app, ["train", "mvp_debug", str(folder), "-o", str(tmp_path)])
+    assert found.exit_code == 0, found.output
+    told = json.loads((tmp_path / "report.json").read_text())["levels"]["L1"]
+    assert told["warm"]["valid"] > 0.5
+    rows = [json.loads(line) for line in (tmp_path / "grpo/samples.jsonl").read_text().splitlines()]
+    said = [completion["text"] for row in rows for completion in row["completions"]]
+    assert sum(parse(text).numbers is not None for text in said) > len(said) / 2

@@ -341,7 +341,7 @@ def test_the_supervised_loss_is_that_of_the_answer_alone(backbone, folder, recor
     for puzzle, ids in lessons:
         prompt = dataclasses.replace(puzzle.prompt(backbone), answer=puzzle.solution())
         inputs = backbone.prepare([prompt])
-        states = backbone._run(inputs.embeddings, inputs.positions, None)
+        states = backbone.run(inputs.embeddings, inputs.positions, None)
         logits = backbone.head(states[0, -len(ids) - 1 : -1]).double()
         logits[:, backbone._banned] = float("-inf")
         chosen = logits.log_softmax(-1)[range(len(ids)), list(ids)]

@@ -151,14 +151,13 @@ class Bench:
         self.recipe = recipe_of(options)
         path, question, answer = write_film(options.folder, num_frames, options.film_fps)
         read = reader(path, num_frames, self.backbone)
-        frames = read()
         asked = QuestionPuzzle(name="film", question=question, answers=(answer,))
-        kept = dataclasses.replace(asked, tokens=tokens_of(self.backbone, frames))
-        live = {
-            name: FilmPuzzle(asked=asked, read=read, frames=frames if name == "frames" else None, phases=self.phases)
-            for name in ("frames", "decoded")
-        }
-        self.puzzles: dict[str, Puzzle] = {"package": kept, "features": kept, **live}
+        tokens = tokens_of(self.backbone, read, path.with_suffix(f".{options.size}.pt"))
+        kept = dataclasses.replace(asked, tokens=tokens)
+        self.puzzles: dict[str, Puzzle] = {"package": kept, "features": kept}
+        self.puzzles["decoded"] = FilmPuzzle(asked=asked, read=read, frames=None, phases=self.phases)
+        if options.one in (None, "frames"):
+            self.puzzles["frames"] = FilmPuzzle(asked=asked, read=read, frames=read(), phases=self.phases)
         self.names = check(self.recipe, self.backbone, [kept], None, 1)
         prepare(self.recipe, self.backbone)
         torch.manual_seed(1)
@@ -251,15 +250,18 @@ def recipe_of(options: argparse.Namespace) -> GrpoRecipe:
 
 
 def write_film(folder: Path, num_frames: int, fps: float) -> tuple[Path, str, str]:
-    """A video of the probe world as a file, a question about it and the answer."""
-    folder.mkdir(parents=True, exist_ok=True)
-    clips = load_clips("test", None, folder)[:3]
-    film = make_video(7, split="test", clips=clips, num_frames=round(num_frames * fps), fps=fps, size=FILE_SIZE)
+    """A video of the probe world as a file, a question about it and the answer; made once."""
     path = folder / f"film-{num_frames}-{fps:g}.mp4"
-    if not path.exists():
+    told = path.with_suffix(".json")
+    if not told.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        clips = load_clips("test", None, folder)[:3]
+        film = make_video(7, split="test", clips=clips, num_frames=round(num_frames * fps), fps=fps, size=FILE_SIZE)
         video.write(path, film.frames(), fps)
-    asked = next(question for question in ask_all(film, np.random.default_rng(0), 40) if question.task == "what")
-    return path, asked.text, asked.answer
+        asked = next(question for question in ask_all(film, np.random.default_rng(0), 40) if question.task == "what")
+        told.write_text(json.dumps([asked.text, asked.answer]))
+    question, answer = json.loads(told.read_text())
+    return path, question, answer
 
 
 def reader(path: Path, num_frames: int, backbone: Backbone) -> Callable[[], Frames]:
@@ -278,9 +280,13 @@ def reader(path: Path, num_frames: int, backbone: Backbone) -> Callable[[], Fram
 
 
 @torch.no_grad()
-def tokens_of(backbone: Backbone, frames: Frames) -> VisualTokens:
-    """What a memory would hold."""
-    return backbone.encode(frames)
+def tokens_of(backbone: Backbone, read: Callable[[], Frames], file: Path) -> VisualTokens:
+    """What a memory would hold; kept in a file, so that processes that measure memory need not encode."""
+    names = ("features", "position", "seconds", "weight")
+    if not file.exists():
+        tokens = backbone.encode(read())
+        torch.save({name: getattr(tokens, name) for name in names} | {"grid": tokens.grid}, file)
+    return VisualTokens(**torch.load(file, map_location=backbone.device, weights_only=True))
 
 
 def compare(bench: Bench, repeats: int) -> dict[str, Any]:

@@ -24,8 +24,13 @@ VISION = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "n
 
 
 def recipe(**changes) -> EyesRecipe:
-    settings = {"vision": SiglipVisionConfig(**VISION), "steps": 4, "stretches": 2, "frames": 10, "every": 2}
+    settings = {"steps": 4, "stretches": 2, "frames": 10, "every": 2, "warmup": 2}
     return EyesRecipe(**(settings | changes))
+
+
+def tower(seed: int = 0) -> SiglipVisionModel:
+    torch.manual_seed(seed)
+    return SiglipVisionModel(SiglipVisionConfig(**VISION))
 
 
 def counting_clip(count: int, name: str = "count") -> Clip:
@@ -60,7 +65,7 @@ def test_a_stretch_is_in_the_order_of_time_at_one_stride():
     rng = np.random.default_rng(0)
     strides = set()
     for _ in range(20):
-        frames = draw_stretch(recipe(strides=(1, 2, 3)), [counting_clip(100)], rng)
+        frames = draw_stretch(recipe(strides=(1, 2, 3)), [counting_clip(100)], 32, rng)
         assert frames.shape == (10, 3, 32, 32)
         levels = frames[:, :, 16, 16].float()
         assert (frames == frames[:, :, :1, :1]).all()
@@ -72,8 +77,8 @@ def test_a_stretch_is_in_the_order_of_time_at_one_stride():
 
 def test_short_clips_give_what_they_have():
     rng = np.random.default_rng(0)
-    assert len(draw_stretch(recipe(strides=(3,)), [counting_clip(9)], rng)) == 9
-    assert len(draw_stretch(recipe(strides=(3,)), [counting_clip(16)], rng)) == 8
+    assert len(draw_stretch(recipe(strides=(3,)), [counting_clip(9)], 32, rng)) == 9
+    assert len(draw_stretch(recipe(strides=(3,)), [counting_clip(16)], 32, rng)) == 8
 
 
 def test_frames_of_a_stretch_share_crop_flip_and_tint():
@@ -81,7 +86,7 @@ def test_frames_of_a_stretch_share_crop_flip_and_tint():
     ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[None, None, :, None] * 3, (12, 48, 64, 3))
     clip = Clip(name="ramp", pixels=ramp, fps=3.0)
     rng = np.random.default_rng(1)
-    drawn = [draw_stretch(recipe(), [clip], rng) for _ in range(8)]
+    drawn = [draw_stretch(recipe(), [clip], 32, rng) for _ in range(8)]
     assert all((frames == frames[:1]).all() for frames in drawn)
     assert len({frames[0].numpy().tobytes() for frames in drawn}) == 8
     rising = [int(frames[0, 0, 16, 31]) > int(frames[0, 0, 16, 0]) for frames in drawn]
@@ -90,12 +95,12 @@ def test_frames_of_a_stretch_share_crop_flip_and_tint():
 
 def test_a_batch_depends_on_seed_and_step_alone():
     clips = world.clips(70, 2, 12.0)
-    pixels, stretch, place = draw_batch(recipe(), clips, 3)
+    pixels, stretch, place = draw_batch(recipe(), clips, 32, 3)
     assert stretch.tolist() == [0] * 10 + [1] * 10
     assert place.tolist() == [*range(10)] * 2
-    assert torch.equal(draw_batch(recipe(), clips, 3)[0], pixels)
-    assert not torch.equal(draw_batch(recipe(), clips, 4)[0], pixels)
-    assert not torch.equal(draw_batch(recipe(seed=1), clips, 3)[0], pixels)
+    assert torch.equal(draw_batch(recipe(), clips, 32, 3)[0], pixels)
+    assert not torch.equal(draw_batch(recipe(), clips, 32, 4)[0], pixels)
+    assert not torch.equal(draw_batch(recipe(seed=1), clips, 32, 3)[0], pixels)
 
 
 def test_a_tower_by_itself_sees_what_the_model_does(tmp_path):
@@ -103,14 +108,14 @@ def test_a_tower_by_itself_sees_what_the_model_does(tmp_path):
     model = tiny.video_llm(seed=2)
     model.vision_tower.save_pretrained(tmp_path)
     frames = tiny.frames(3, 40, 60)
-    tower = Tower.load(tmp_path, "cpu")
+    own = Tower.load(tmp_path, "cpu")
     with torch.no_grad():
         wanted = model.encode_frames(normalised_pixels(torch.from_numpy(frames.pixels), (32, 32)))
         normed = model.vision_tower.post_layernorm(wanted)
-    assert torch.equal(tower.features(frames), wanted if model.config.vision_norm else normed)
-    assert tower.name.startswith("siglip_vision_model-")
-    assert np.array_equal(placed(tower.features, frames), on_places(tower.features(frames)).numpy())
-    assert tower.side == 32
+    assert torch.equal(own.features(frames), wanted if model.config.vision_norm else normed)
+    assert own.name.startswith("siglip_vision_model-")
+    assert np.array_equal(placed(own.features, frames), on_places(own.features(frames)).numpy())
+    assert own.side == 32
 
 
 def test_a_broken_tower_is_one_line(tmp_path):
@@ -126,11 +131,12 @@ def rows_of(folder: Path) -> list[dict[str, float]]:
 
 def test_a_stopped_run_goes_on_to_the_same_tower(tmp_path):
     clips, held = world.clips(70, 2, 8.0), world.clips(90, 1, 10.0)
-    whole = train_eyes(recipe(), clips, held, tmp_path / "whole")
-    train_eyes(recipe(), clips, held, tmp_path / "parts")
+    whole, again = tower(), tower(seed=1)  # where it goes on it does not matter what it is given
+    train_eyes(recipe(), whole, clips, held, tmp_path / "whole")
+    train_eyes(recipe(), tower(), clips, held, tmp_path / "parts")
     (tmp_path / "parts" / "checkpoint-00000004.pt").unlink()  # as if killed after the second step
     (tmp_path / "parts" / "model.safetensors").unlink()
-    again = train_eyes(recipe(), clips, held, tmp_path / "parts")
+    train_eyes(recipe(), again, clips, held, tmp_path / "parts")
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
     rows = rows_of(tmp_path / "whole")
@@ -143,15 +149,14 @@ def test_a_stopped_run_goes_on_to_the_same_tower(tmp_path):
 
 def test_clips_too_short_to_learn_from_are_said(tmp_path):
     with pytest.raises(LongtakeError, match="no clip has 8 stored frames"):
-        train_eyes(recipe(), [counting_clip(5)], [], tmp_path)
+        train_eyes(recipe(), tower(), [counting_clip(5)], [], tmp_path)
 
 
 @pytest.mark.slow
 def test_training_tells_frames_apart_better_than_a_random_tower(tmp_path):
     """On the clips it learns from."""
     clips = world.clips(70, 3, 20.0)
-    tiny_recipe = recipe(steps=60, stretches=3, frames=16, every=60, warmup=5)
-    torch.manual_seed(tiny_recipe.seed)
-    before = found_share(SiglipVisionModel(tiny_recipe.vision).eval(), clips)
-    trained = train_eyes(tiny_recipe, clips, clips, tmp_path)
-    assert found_share(trained.eval(), clips) > before + 0.1
+    learns = tower()
+    before = found_share(learns.eval(), clips)
+    train_eyes(recipe(steps=60, stretches=3, frames=16, every=60, warmup=5), learns, clips, clips, tmp_path)
+    assert found_share(learns, clips) > before + 0.1

@@ -1,5 +1,8 @@
 """A vision tower by itself, as ``train/eyes.py`` leaves it: for comparing frames, without a language model."""
 
+# mypy: disable-error-code="no-untyped-call"
+# (PyTorch's own methods are only partly typed.)
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -56,4 +59,5 @@ def on_grid(model: SiglipVisionModel, pixels: Tensor) -> Tensor:
     """Normalised frames ``(frames, 3, side, side)`` to ``(frames, rows, columns, dim)``; differentiable."""
     patches = cast(int, model.config.image_size) // cast(int, model.config.patch_size)
     states: Tensor = model(pixels).last_hidden_state
-    return states.unflatten(1, (patches, patches))
+    grid: Tensor = states.unflatten(1, (patches, patches))
+    return grid

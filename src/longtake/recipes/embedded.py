@@ -95,7 +95,7 @@ def tower() -> TowerRecipe:
 
 def eyes() -> EyesRecipe:
     """A tower that tells frames of unlabelled footage apart."""
-    return EyesRecipe(vision=vision_config())
+    return EyesRecipe()
 
 
 def bank(seed: int = 0, videos: int = 14_000) -> BankRecipe:
@@ -187,10 +187,11 @@ def run_tower(footage: Path | None, work: Path, device: torch.device) -> None:
 
 
 def run_eyes(footage: Path | None, work: Path, device: torch.device) -> None:
-    """Apart from the others; ends in ``work/eyes``."""
+    """From the tower of the model in the package; apart from the other stages. Measured on real footage if there is."""
     _on_cpu("eyes", device)
-    train, test = (clips(split, footage, work) for split in ("train", "test"))
-    train_eyes(eyes(), train, test, work / "eyes")
+    tower = VideoLLM.from_pretrained(EMBEDDED, dtype=torch.float32).vision_tower
+    held_out = load_clips("test", footage, work / "haystack")
+    train_eyes(eyes(), tower, clips("train", footage, work), held_out, work / "eyes")
 
 
 def _on_cpu(stage: str, device: torch.device) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -130,7 +131,7 @@ def train_eyes(
     begin = checkpoint.resume(folder, modules, optimiser)
     log = checkpoint.Log(folder / "log.jsonl", recipe.steps, begin)
     for step in range(begin, recipe.steps):
-        pixels, stretch, place = draw_batch(recipe, long, tower.config.image_size, step)
+        pixels, stretch, place = draw_batch(recipe, long, cast(int, tower.config.image_size), step)
         with torch.autocast("cpu", torch.bfloat16):
             vectors = on_places(on_grid(tower, normalise(pixels)))
         loss = neighbour_loss(vectors, stretch, place, recipe.temperature)

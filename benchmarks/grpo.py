@@ -10,8 +10,9 @@ A step is that of ``train/grpo.py`` on one question puzzle: rollouts, rewards, l
 ``package``   the puzzle holds the video's tokens; the prompt is run once for its group, in each of the three passes.
 ``features``  the puzzle holds the tokens; every completion has a prompt of its own.
 ``frames``    the puzzle holds the frames and encodes them at every pass; every completion has a prompt of its own.
-``decoded``   the puzzle reads the file and encodes it at every pass, as peers do (Video-R1, EasyR1; they encode it once
-              for every completion, so that this arm flatters them); every completion has a prompt of its own.
+``decoded``   the puzzle reads the file and encodes it at every pass, as peers do (EasyR1 reads anew at every pass; with
+              TRL every completion has its own copy of the pixels to encode, while this arm encodes once for all);
+              every completion has a prompt of its own.
 
 The file is H.264, 640x360, 25 frames a second, one second for each frame that is seen; answers are exactly ``--answer``
 tokens long. Before anything is timed, losses and gradients of all arms are compared on the same completions, in float32

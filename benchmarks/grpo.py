@@ -133,8 +133,10 @@ class FilmPuzzle:
 
     def prompt(self, backbone: Backbone) -> Prompt:
         """The question after the video's tokens as they are now."""
-        with self.phases("read"):
-            frames = self.read() if self.frames is None else self.frames
+        frames = self.frames
+        if frames is None:
+            with self.phases("read"):
+                frames = self.read()
         with self.phases("encode"), torch.no_grad():
             tokens = backbone.encode(frames)
         return Prompt(question=self.asked.question, tokens=tokens)

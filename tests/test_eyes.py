@@ -152,11 +152,17 @@ def test_clips_too_short_to_learn_from_are_said(tmp_path):
         train_eyes(recipe(), tower(), [counting_clip(5)], [], tmp_path)
 
 
+def flickering(clip: Clip, seed: int) -> Clip:
+    """With another light in every frame, which is what a random tower sees first."""
+    light = np.random.default_rng(seed).uniform(0.4, 1.0, (len(clip.pixels), 1, 1, 1))
+    return Clip(name=clip.name, pixels=(clip.pixels * light).astype(np.uint8), fps=clip.fps)
+
+
 @pytest.mark.slow
 def test_training_tells_frames_apart_better_than_a_random_tower(tmp_path):
     """On the clips it learns from."""
-    clips = world.clips(70, 3, 20.0)
+    clips = [flickering(clip, seed) for seed, clip in enumerate(world.clips(70, 3, 20.0))]
     learns = tower()
     before = found_share(learns.eval(), clips)
     train_eyes(recipe(steps=60, stretches=3, frames=16, every=60, warmup=5), learns, clips, clips, tmp_path)
-    assert found_share(learns, clips) > before + 0.1
+    assert found_share(learns, clips) > before + 0.15

@@ -14,7 +14,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -218,8 +218,8 @@ def in_own_process(script: str, *options: object) -> dict[str, Any]:
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """What both benchmarks of the two arms are told."""
+def add_options(parser: argparse.ArgumentParser, arms: Sequence[str] = ARMS) -> None:
+    """What the benchmarks of arms are told."""
     parser.add_argument("--size", choices=SIZES, default="embedded")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--frames", type=int, nargs="+", default=[64, 256, 1024])
@@ -227,4 +227,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--budget-gb", type=float, help="stay below this on the accelerator")
     parser.add_argument("--json", action="store_true", help="print JSON objects")
-    parser.add_argument("--one", choices=[*ARMS, "both"], help=argparse.SUPPRESS)  # measure in this process
+    parser.add_argument("--one", choices=[*arms, "both"], help=argparse.SUPPRESS)  # measure in this process

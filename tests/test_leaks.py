@@ -250,6 +250,11 @@ def test_the_command(made, copy, tmp_path, monkeypatch, capsys):
     assert code == 0
     assert "shortest path, own tower" in out
     assert "LEAK" not in out
+    assert "given tower" not in out
+    tiny.video_llm(seed=3).vision_tower.save_pretrained(tmp_path / "tower")
+    code, out, _ = run(made, "--tower", str(tmp_path / "tower"))
+    assert code == 0
+    assert "shortest path, given tower" in out
     rewrite(copy, lambda record: dataclasses.replace(record, truth=tuple(sorted(record.truth))))
     code, out, _ = run(copy, "--json")
     assert code == 1

@@ -10,6 +10,9 @@ from types import ModuleType
 import pytest
 import torch
 
+import grpo_runs
+from longtake.train.rollouts import Draw, roll
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -18,12 +21,12 @@ def benchmark(name: str) -> ModuleType:
     if str(FOLDER) not in sys.path:
         sys.path.append(str(FOLDER))
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-infer, train = benchmark("infer"), benchmark("train")
+infer, train, grpo = benchmark("infer"), benchmark("train"), benchmark("grpo")
 arms = sys.modules["arms"]
 LEARNS = ["dts", "projector", "decoder"]
 
@@ -126,6 +129,48 @@ def test_training_at_real_size_has_the_ratios_worked_by_hand():
     cost["compressed"] += 256 * DTS
     assert step == pytest.approx(cost["plain"] / cost["compressed"], rel=0.01)
     assert whole == pytest.approx((cost["plain"] + 256 * TOWER) / (cost["compressed"] + 256 * TOWER), rel=0.01)
+
+
+def test_what_is_timed_within_another_is_not_counted_there(monkeypatch):
+    clock = iter([0, 1, 4, 6, 7, 10])
+    monkeypatch.setattr(grpo.time, "process_time", lambda: next(clock))
+    phases = grpo.Phases("cpu")
+    with phases("outer"):
+        with phases("inner"):
+            pass
+        with phases("inner"):
+            pass
+    assert phases.spent == {"outer": 10 - 3 - 1, "inner": 3 + 1}
+
+
+def test_a_prompt_run_anew_gives_what_a_shared_one_does():
+    backbone = grpo_runs.own()
+    (puzzle,) = grpo_runs.puzzles(backbone, 1)
+    each, draw = grpo.RowEach(backbone), Draw(group=3, max_new_tokens=5)
+    ours, theirs = (roll(adapter, puzzle, draw, (4,)) for adapter in (backbone, each))
+    ids = [rollout.ids for rollout in ours.rollouts]
+    assert [rollout.ids for rollout in theirs.rollouts] == ids
+    inputs = backbone.prepare([puzzle.prompt(backbone)])
+    torch.testing.assert_close(
+        each.logprobs(inputs, ids, temperature=1.0), backbone.logprobs(inputs, ids), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.slow
+def test_a_step_has_the_same_gradients_in_all_arms(tmp_path, capsys):
+    grpo.main(["--small", "--json", "--folder", str(tmp_path)])
+    _, found = map(json.loads, capsys.readouterr().out.splitlines())
+    assert set(found["arms"]) == set(grpo.ARMS)
+    assert found["checked"]["norm"] > 0
+    assert found["checked"]["gradients_apart"] < 1e-4
+    assert found["losses_apart"] < 1e-4
+    for row in found["arms"].values():
+        assert set(row["phases"]) == set(grpo.PHASES)
+        assert sum(row["shares"].values()) == pytest.approx(1)
+        assert row["peak_mb"] > 100
+    assert found["arms"]["package"]["ratio"] == 1
+    assert found["arms"]["decoded"]["phases"]["read"] > 0
+    assert found["arms"]["frames"]["phases"]["read"] == found["arms"]["features"]["phases"]["encode"] == 0
 
 
 @pytest.mark.slow

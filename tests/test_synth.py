@@ -23,8 +23,9 @@ import make_videos
 import tiny
 from fakes import write_video
 from longtake import cli
+from longtake.backbones import load_backbone
 from longtake.cli.synth import make_gatherer, read_levels
-from longtake.data.footage import find_footage, fps_of, pixel_features, source_of
+from longtake.data.footage import find_footage, fps_of, frames_folder, pixel_features, source_of
 from longtake.data.framefile import FrameFile, encoded
 from longtake.data.mvp import LEVELS
 from longtake.data.puzzle_file import PuzzleRecord, read_records
@@ -272,6 +273,23 @@ def test_real_towers_embed(save, media, tmp_path):
     assert done.statistics["kappa"] <= 0.999999
 
 
+def test_a_tower_by_itself_embeds_as_in_its_model(media, tmp_path):
+    """Frame files are the same but for the name."""
+    tiny.save_video_llm(tmp_path / "model", vision_norm=True)
+    model = load_backbone(str(tmp_path / "model"), "cpu").model
+    model.vision_tower.save_pretrained(tmp_path / "tower")
+    held = {}
+    for name, folder in (("model", None), ("tower", tmp_path / "tower")):
+        frames_folder(tmp_path / name).mkdir(parents=True)
+        make = make_gatherer(str(tmp_path / "model"), "cpu", "tower", tmp_path / name, 1.0, 64, "jpeg", folder)
+        gathered = make(find_footage([media / "b.mp4"])[0])
+        with FrameFile(gathered.file) as frames:
+            held[name] = frames.embeddings(), frames.index.settings["model"]
+    assert np.array_equal(held["tower"][0], held["model"][0])
+    assert held["tower"][1].startswith("siglip_vision_model-")
+    assert held["model"][1] != held["tower"][1]
+
+
 def test_pixel_features_of_grey_have_a_direction():
     grey = Frames(pixels=np.full((1, 3, 20, 30), 128, np.uint8), seconds=np.zeros(1))
     assert float(pixel_features(grey).norm()) >= 1
@@ -370,6 +388,7 @@ def test_the_commands_say_what_they_did(command, media, tmp_path):
         (["--per-minute", "0"], "--per-minute is 0; it must be above 0"),
         (["--quantile", "70"], "--quantile is 70; it must be a share, 0 to 1"),
         (["--kappa", "2"], "the kappa threshold is 2; it must be a cosine"),
+        (["--tower", "eyes"], "--tower is eyes, but pixels compare frames"),
         (["--engine", "ray"], "--engine ray needs Ray: pip install"),
     ],
 )

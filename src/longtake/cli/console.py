@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,11 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    from longtake.backbones.tower import Tower
     from longtake.model import Model
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 ModelOption = Annotated[str | None, typer.Option("--model", help="Folder of a model; else the one in the package.")]
+TowerOption = Annotated[
+    Path | None, typer.Option("--tower", help="Folder of a vision tower by itself, which compares frames instead.")
+]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; the accelerator if there is one.")]
 WorkersOption = Annotated[int, typer.Option("--workers", help="Processes, one thread each.", min=1)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -38,6 +43,15 @@ def load_model(path: str | None, device: str | None) -> Model:
 
     disable_progress_bar()  # type: ignore[no-untyped-call]  # the bar of loading weights is no news
     return load(path, device=device)
+
+
+def load_tower(folder: Path, device: str | None) -> Tower:
+    from transformers.utils.logging import disable_progress_bar
+
+    from longtake.backbones.tower import Tower
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    return Tower.load(folder, device)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from longtake.cli.console import DeviceOption, JsonOption, ModelOption, load_model, progress
+from longtake.cli.console import DeviceOption, JsonOption, ModelOption, TowerOption, load_model, load_tower, progress
 
 evaluations = typer.Typer(help="Measure a model.", no_args_is_help=True)
 
@@ -78,6 +78,7 @@ def leaks(
     folder: Annotated[Path, typer.Argument(help="What longtake synth mvp wrote.")],
     samples: Annotated[int, typer.Option(help="Puzzles of each level whose pictures are looked at.", min=1)] = 100,
     model: ModelOption = None,
+    tower: TowerOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -86,8 +87,34 @@ def leaks(
     from longtake.eval.leaks import table as leak_table
 
     embedders = embedders_of(load_model(model, device).backbone)
+    if tower is not None:
+        embedders["given tower"] = load_tower(tower, device).features
     with progress("looking at puzzles") as report:
         result = check_leaks(folder, embedders, samples=samples, progress=report)
     print(json.dumps(result) if as_json else leak_table(result))
     if not result["passed"]:
         raise typer.Exit(1)
+
+
+@evaluations.command()
+def neighbours(
+    fps: Annotated[float, typer.Option(help="Frames a second that are compared.")] = 1.0,
+    haystack: Annotated[Path | None, typer.Option(help="Folder of footage; drawn scenes without it.")] = None,
+    cache: Annotated[Path, typer.Option(help="Where decoded footage is kept.")] = Path(".cache/haystack"),
+    tower: TowerOption = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Whether a frame's nearest stands beside it in time, on the test split's footage: towers, pixels and chance."""
+    from longtake.data.haystack import load_clips
+    from longtake.eval.leaks import embedders_of
+    from longtake.eval.neighbours import evaluate
+    from longtake.eval.neighbours import table as neighbour_table
+
+    embedders = embedders_of(load_model(model, device).backbone)
+    if tower is not None:
+        embedders["given tower"] = load_tower(tower, device).features
+    with progress("looking for neighbours") as report:
+        result = evaluate(embedders, load_clips("test", haystack, cache), fps=fps, progress=report)
+    print(json.dumps(result) if as_json else neighbour_table(result))

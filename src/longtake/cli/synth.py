@@ -15,8 +15,10 @@ from longtake.cli.console import (
     EngineChoice,
     JsonOption,
     ModelOption,
+    TowerOption,
     WorkersOption,
     load_model,
+    load_tower,
     show_named,
     stages_progress,
 )
@@ -82,6 +84,7 @@ def mvp(
     workers: WorkersOption = 1,
     engine: Annotated[EngineChoice, typer.Option(help="What runs the workers.")] = EngineChoice.process,
     model: ModelOption = None,
+    tower: TowerOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -99,7 +102,9 @@ def mvp(
         near=near,
         seed=seed,
     )
-    make = partial(make_gatherer, model, device, embedder.value, output, fps, size, encoding.value)
+    if tower is not None and embedder is EmbedderChoice.pixels:
+        raise LongtakeError(f"--tower is {tower}, but pixels compare frames; leave --tower or --embedder out")
+    make = partial(make_gatherer, model, device, embedder.value, output, fps, size, encoding.value, tower)
     with stages_progress() as report:
         done = synthesise(
             find_footage(videos), output, settings, make, engine=engine.value, workers=workers, progress=report
@@ -115,14 +120,25 @@ def mvp(
 
 
 def make_gatherer(
-    model: str | None, device: str | None, embedder: str, output: Path, fps: float, size: int, encoding: Encoding
+    model: str | None,
+    device: str | None,
+    embedder: str,
+    output: Path,
+    fps: float,
+    size: int,
+    encoding: Encoding,
+    tower: Path | None = None,
 ) -> Gatherer:
-    """What reads videos, with a model's tower; called once in each process."""
+    """What reads videos, with a model's tower or one by itself; called once in each process."""
     from longtake.data.footage import PLACES, Gatherer, frames_folder, pixel_features
 
     seen: dict[str, Any] = {"model": "pixels", "device": "cpu"}
     embed = pixel_features
-    if embedder == "tower":
+    if tower is not None:
+        eyes = load_tower(tower, device)
+        seen = {"model": eyes.name, "device": eyes.model.device.type}
+        embed = eyes.features
+    elif embedder == "tower":
         backbone = load_model(model, device).backbone
         seen = {"model": backbone.name, "device": backbone.device.type}
         embed = backbone.tower_features

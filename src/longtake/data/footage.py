@@ -174,9 +174,14 @@ def fps_of(duration_seconds: float, own_fps: float, fps: float) -> float:
 def placed(embed: Callable[[Frames], Tensor], frames: Frames) -> NDArray[np.float32]:
     """Features on a grid of ``PLACES`` by ``PLACES``, laid end to end: float32 ``(frames, dim)``; on one thread."""
     with one_thread(), torch.no_grad():
-        features = embed(frames).float().permute(0, 3, 1, 2)
-        on_grid = features if min(features.shape[2:]) < PLACES else F.adaptive_avg_pool2d(features, PLACES)
-        return np.asarray(on_grid.flatten(1).cpu().numpy(), np.float32)
+        return np.asarray(on_places(embed(frames).float()).cpu().numpy(), np.float32)
+
+
+def on_places(features: Tensor) -> Tensor:
+    """``(frames, rows, columns, dim)`` averaged to ``PLACES`` by ``PLACES``, ``(frames, dim)``; differentiable."""
+    by_channel = features.permute(0, 3, 1, 2)
+    on_grid = by_channel if min(by_channel.shape[2:]) < PLACES else F.adaptive_avg_pool2d(by_channel, PLACES)
+    return on_grid.flatten(1)
 
 
 def pixel_features(frames: Frames) -> Tensor:

@@ -3,7 +3,8 @@
 Run: python -m longtake.recipes.embedded STAGE --footage FOLDER --work FOLDER
 with STAGE one after the other: school, tower, bank, compressor, polish, tokens, decoder, export. Every stage resumes
 where it was stopped. Where the work folder of an earlier training is gone, `unpack` takes its place: training then goes
-on from the model in the package, with `bank`, `polish` if wanted, `tokens` and `decoder` next.
+on from the model in the package, with `bank`, `polish` if wanted, `tokens` and `decoder` next. `eyes` stands apart: it
+makes a tower for comparing frames, which no other stage uses.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from longtake.train import checkpoint
 from longtake.train.checkpoint import Cycle
 from longtake.train.compressor import CompressorRecipe, FeatureBank, encode_groups, train_compressor
 from longtake.train.decoder import DecoderRecipe, Phase, decoder_parts, train_decoder
+from longtake.train.eyes import EyesRecipe, train_eyes
 from longtake.train.lookback import keep_looking_back, look_back
 from longtake.train.school import SchoolRecipe, train_school
 from longtake.train.tokenizer import VIDEO, kept_tokenizer
@@ -89,6 +91,11 @@ def school() -> SchoolRecipe:
 def tower() -> TowerRecipe:
     """Stage 1: read needles on single frames."""
     return TowerRecipe(vision=vision_config())
+
+
+def eyes() -> EyesRecipe:
+    """A tower that tells frames of unlabelled footage apart."""
+    return EyesRecipe()
 
 
 def bank(seed: int = 0, videos: int = 14_000) -> BankRecipe:
@@ -177,6 +184,14 @@ def run_tower(footage: Path | None, work: Path, device: torch.device) -> None:
     train, test = (clips(split, footage, work) for split in ("train", "test"))
     print("train", describe(train), "test", describe(test), flush=True)
     train_tower(tower(), train, test, work / "tower", work / "school")
+
+
+def run_eyes(footage: Path | None, work: Path, device: torch.device) -> None:
+    """From the tower of the model in the package; apart from the other stages. Measured on real footage if there is."""
+    _on_cpu("eyes", device)
+    tower = VideoLLM.from_pretrained(EMBEDDED, dtype=torch.float32).vision_tower
+    held_out = load_clips("test", footage, work / "haystack")
+    train_eyes(eyes(), tower, clips("train", footage, work), held_out, work / "eyes")
 
 
 def _on_cpu(stage: str, device: torch.device) -> None:
@@ -277,6 +292,7 @@ STAGES: dict[str, Callable[[Path | None, Path, torch.device], None]] = {
     "tokens": run_tokens,
     "decoder": run_decoder,
     "export": run_export,
+    "eyes": run_eyes,
 }
 
 
@@ -290,7 +306,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the bank")
     parser.add_argument("--videos", type=int, default=bank().videos, help="in the bank")
     parser.add_argument("--workers", type=int, default=1, help="processes that render the bank")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="not for school and tower")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="not for school, tower, eyes")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.stage == "bank":

@@ -1,0 +1,63 @@
+"""A vision tower by itself, as ``train/eyes.py`` leaves it: for comparing frames, without a language model."""
+
+# mypy: disable-error-code="no-untyped-call"
+# (PyTorch's own methods are only partly typed.)
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import SiglipVisionModel
+
+from longtake.backbones.identity import weights_hash
+from longtake.backbones.language import load_weights, pixels_of
+from longtake.models.preprocess import normalised_pixels
+from longtake.types import Frames, LongtakeError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tower:
+    """A SigLIP tower; its verb is ``features``. name: architecture and a hash of the weights, for provenance."""
+
+    model: SiglipVisionModel
+    name: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"{self.model.config.model_type}-{weights_hash(self.model)}")
+
+    @classmethod
+    def load(cls, folder: Path, device: str | None = None) -> Tower:
+        """From the folder that ``save_pretrained`` wrote, in float32; device None means the accelerator if there is
+        one. Raises LongtakeError for a folder that holds no such tower."""
+        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if not (folder / "config.json").is_file():
+            raise LongtakeError(f"{folder}: there is no config.json in it; give the folder that a tower was saved in")
+        try:
+            return cls(model=load_weights(SiglipVisionModel, str(folder), place, torch.float32))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            told = str(error).strip().split("\n")[0].rstrip(".")
+            raise LongtakeError(f"{folder}: the tower cannot be loaded ({told}); copy or train it again") from error
+
+    @property
+    def side(self) -> int:
+        """Height and width of a picture, pixels."""
+        return cast(int, self.model.config.image_size)
+
+    @torch.no_grad()
+    def features(self, frames: Frames) -> Tensor:
+        """Each frame alone: ``(frames, rows, columns, dim)``."""
+        pixels = normalised_pixels(pixels_of(frames, self.model.device), (self.side, self.side))
+        return on_grid(self.model, pixels)
+
+
+def on_grid(model: SiglipVisionModel, pixels: Tensor) -> Tensor:
+    """Normalised frames ``(frames, 3, side, side)`` to ``(frames, rows, columns, dim)``; differentiable."""
+    patches = cast(int, model.config.image_size) // cast(int, model.config.patch_size)
+    states: Tensor = model(pixels).last_hidden_state
+    grid: Tensor = states.unflatten(1, (patches, patches))
+    return grid

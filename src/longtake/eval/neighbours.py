@@ -1,0 +1,105 @@
+"""Which embedding tells a video's frames apart: retrieval of temporal neighbours, with pixels and chance beside it.
+
+Every source of footage counts once, whatever its length; intervals are 95%, from resampling sources, because frames of
+one source are not independent. Differences are from raw pixels, over the same draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from longtake.data.footage import CHUNK_FRAMES, placed
+from longtake.data.haystack import Clip, group_by_source
+from longtake.data.neighbours import FEWEST_FRAMES, chance, hits, stills
+from longtake.types import Frames, LongtakeError
+
+RESAMPLES = 2000
+PIXELS = "pixels"  # the embedder that the others are compared with
+
+Embed = Callable[[Frames], Tensor]
+
+
+def evaluate(
+    embedders: Mapping[str, Embed],
+    clips: Sequence[Clip],
+    *,
+    fps: float = 1.0,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Each embedder's share of frames whose nearest stands beside them in time, as one JSON-ready object.
+
+    embedders: by name, frames to features ``(frames, rows, columns, dim)``; one is called "pixels". Clips of fewer than
+    ``FEWEST_FRAMES`` frames are left out. Raises LongtakeError where none is left.
+    """
+    shown = [(clip, frames) for clip in clips if len(frames := stills(clip, fps)) >= FEWEST_FRAMES]
+    if not shown:
+        raise LongtakeError(f"no clip has {FEWEST_FRAMES} frames at {fps:g} fps; give longer footage or a higher --fps")
+    sources = group_by_source([clip for clip, _ in shown])
+    found: dict[str, dict[str, list[NDArray[np.float64]]]] = {name: {} for name in ("chance", *embedders)}
+    for done, (clip, frames) in enumerate(shown, start=1):
+        rows = {"chance": np.full(len(frames), chance(len(frames)))}
+        rows |= {name: hits(_vectors(embed, frames)) for name, embed in embedders.items()}
+        for name, row in rows.items():
+            found[name].setdefault(sources[clip.name], []).append(row)
+        if progress is not None:
+            progress(done, len(shown))
+    return {
+        "fps": fps,
+        "clips": len(shown),
+        "sources": len(set(sources.values())),
+        "frames": sum(len(frames) for _, frames in shown),
+        "rows": summary({name: [np.concatenate(rows) for rows in by.values()] for name, by in found.items()}, seed),
+    }
+
+
+def summary(found: Mapping[str, Sequence[NDArray[np.float64]]], seed: int) -> dict[str, dict[str, float]]:
+    """By embedder the mean over sources, its interval, the same of its difference from pixels, and the mean by frame.
+
+    found: by embedder, each source's hits, sources in one order.
+    """
+    by_source = {name: np.array([row.mean() for row in rows]) for name, rows in found.items()}
+    count = len(by_source[PIXELS])
+    drawn = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+    table = {}
+    for name, means in by_source.items():
+        low, high = np.percentile(means[drawn].mean(axis=1), [2.5, 97.5])
+        apart = means - by_source[PIXELS]
+        apart_low, apart_high = np.percentile(apart[drawn].mean(axis=1), [2.5, 97.5])
+        figures = {
+            "mean": means.mean(),
+            "low": low,
+            "high": high,
+            "over_pixels": apart.mean(),
+            "over_pixels_low": apart_low,
+            "over_pixels_high": apart_high,
+            "by_frame": np.concatenate(found[name]).mean(),
+        }
+        table[name] = {key: round(float(value), 4) for key, value in figures.items()}
+    return table
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """A line an embedder."""
+    lines = [
+        f"{result['frames']} frames at {result['fps']:g} fps of {result['clips']} clips ({result['sources']} sources)",
+        f"{'nearest frame is a neighbour':32}{'mean over sources':>26}{'over pixels':>28}{'by frame':>10}",
+    ]
+    for name, row in result["rows"].items():
+        mean = f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        apart = f"{row['over_pixels']:+.3f} [{row['over_pixels_low']:+.3f}, {row['over_pixels_high']:+.3f}]"
+        lines.append(f"{name:32}{mean:>26}{apart:>28}{row['by_frame']:10.3f}")
+    return "\n".join(lines)
+
+
+def _vectors(embed: Embed, frames: Frames) -> NDArray[np.float32]:
+    parts = []
+    for begin in range(0, len(frames), CHUNK_FRAMES):
+        chunk = slice(begin, begin + CHUNK_FRAMES)
+        parts.append(placed(embed, Frames(pixels=frames.pixels[chunk], seconds=frames.seconds[chunk])))
+    return np.concatenate(parts)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from transformers import SiglipVisionConfig
+from transformers import SiglipVisionConfig, SiglipVisionModel
 
 import tiny
 import world
@@ -41,6 +41,7 @@ from longtake.train.reading import (
     reading_loss,
 )
 from longtake.train.school import SchoolRecipe, draw_pool, train_school, windows
+from longtake.train.sharpen import SharpenRecipe, distance, sharpen
 from longtake.train.tower import SingleFrames, TowerRecipe, normalise, train_tower
 
 X = IGNORE
@@ -217,6 +218,47 @@ def test_pictures_carry_needles_where_patches_are_covered():
     assert torch.minimum(down, across).min() == 1
     assert torch.maximum(down, across).min() == 3
     assert torch.maximum(down, across).max() in (7, 8)
+
+
+def test_small_cards_are_small():
+    sizes = []
+    for share in (0.0, 1.0):
+        _, targets, covered = next(iter(SingleFrames(world.clips(), "train", 32, 200, 1, small=share)))
+        cards = covered[(targets[:, 0] > 0) & (targets[:, 0] < 4)]
+        sizes.append(cards.float().mean(1))
+    # of a square frame at least 0.55 squared; of a wide one less: 144 of 256 in width
+    assert sizes[1].max() <= (5 / 8) ** 2
+    assert sizes[0].max() > 0.6
+    assert sizes[1].mean() < 0.6 * sizes[0].mean()
+
+
+def test_the_distance_from_another_tower_by_hand():
+    before = torch.tensor([[[0.0, 2.0], [4.0, 6.0]]])  # variance 20 / 3
+    states = before + torch.tensor([[[1.0, 1.0], [0.0, 2.0]]])
+    found = distance(states, before, torch.tensor([[1.0, 0.1]]))
+    assert found.item() == pytest.approx((1.0 + 0.1 * 2.0) / (20 / 3) / 2)
+
+
+def test_sharpened_bit_equal_and_heads_first(tmp_path):
+    recipe = SharpenRecipe(cycles=CYCLES, batch=4, warmup=1, log_every=5, save_every=2, held_out=6, workers=1)
+    torch.manual_seed(4)
+    begin = SiglipVisionModel(VISION)
+    as_it_was = {name: weight.clone() for name, weight in begin.state_dict().items()}
+
+    def train(r: SharpenRecipe, folder: Path = tmp_path / "parts") -> torch.nn.Module:
+        begin.load_state_dict(as_it_was)
+        return sharpen(r, begin, world.clips(), world.clips(90), folder)
+
+    train(recipe, tmp_path / "whole")
+    interrupted(recipe, 2, train)
+    resting = checkpoint.modules_of(tmp_path / "parts")["tower"]
+    assert all(torch.equal(as_it_was[name], resting[name]) for name in as_it_was)  # up to step 3 heads learn alone
+    trained = train(recipe)
+    assert any(not torch.equal(as_it_was[name], weight) for name, weight in trained.state_dict().items())
+    assert_equal_weights(tmp_path / "whole", tmp_path / "parts")
+    last = json.loads((tmp_path / "whole" / "log.jsonl").read_text().splitlines()[-1])
+    assert {"test_kind", "small_kind"} <= set(last)
+    assert (tmp_path / "parts" / "model.safetensors").is_file()
 
 
 def test_normalising_is_siglips():

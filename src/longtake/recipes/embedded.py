@@ -3,8 +3,8 @@
 Run: python -m longtake.recipes.embedded STAGE --footage FOLDER --work FOLDER
 with STAGE one after the other: school, tower, bank, compressor, polish, tokens, decoder, export. Every stage resumes
 where it was stopped. Where the work folder of an earlier training is gone, `unpack` takes its place: training then goes
-on from the model in the package, with `bank`, `polish` if wanted, `tokens` and `decoder` next. `eyes` stands apart: it
-makes a tower for comparing frames, which no other stage uses.
+on from the model in the package, with `sharpen` if wanted, `bank`, `polish` if wanted, `tokens` and `decoder` next.
+`eyes` stands apart: it makes a tower for comparing frames, which no other stage uses.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from longtake.train.decoder import DecoderRecipe, Phase, decoder_parts, train_de
 from longtake.train.eyes import EyesRecipe, train_eyes
 from longtake.train.lookback import keep_looking_back, look_back
 from longtake.train.school import SchoolRecipe, train_school
+from longtake.train.sharpen import SharpenRecipe, sharpen
 from longtake.train.tokenizer import VIDEO, kept_tokenizer
 from longtake.train.tower import PATCHES, TowerRecipe, normalise, train_tower
 from longtake.types import LongtakeError
@@ -91,6 +92,11 @@ def school() -> SchoolRecipe:
 def tower() -> TowerRecipe:
     """Stage 1: read needles on single frames."""
     return TowerRecipe(vision=vision_config())
+
+
+def sharpening() -> SharpenRecipe:
+    """Stage 1 once more, on small cards."""
+    return SharpenRecipe()
 
 
 def eyes() -> EyesRecipe:
@@ -184,6 +190,16 @@ def run_tower(footage: Path | None, work: Path, device: torch.device) -> None:
     train, test = (clips(split, footage, work) for split in ("train", "test"))
     print("train", describe(train), "test", describe(test), flush=True)
     train_tower(tower(), train, test, work / "tower", work / "school")
+
+
+def run_sharpen(footage: Path | None, work: Path, device: torch.device) -> None:
+    """Stage 1 once more, from the tower as it is."""
+    _on_cpu("sharpen", device)
+    begin = SiglipVisionModel.from_pretrained(work / "tower", dtype=torch.float32)
+    trained = sharpen(
+        sharpening(), begin, clips("train", footage, work), clips("test", footage, work), work / "sharpen"
+    )
+    trained.save_pretrained(work / "tower")
 
 
 def run_eyes(footage: Path | None, work: Path, device: torch.device) -> None:
@@ -285,6 +301,7 @@ def run_export(footage: Path | None, work: Path, device: torch.device) -> None:
 STAGES: dict[str, Callable[[Path | None, Path, torch.device], None]] = {
     "school": run_school,
     "tower": run_tower,
+    "sharpen": run_sharpen,
     "unpack": run_unpack,
     "bank": run_bank,
     "compressor": run_compressor,
@@ -306,7 +323,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the bank")
     parser.add_argument("--videos", type=int, default=bank().videos, help="in the bank")
     parser.add_argument("--workers", type=int, default=1, help="processes that render the bank")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="not for school, tower, eyes")
+    device = "not for school, tower, sharpen and eyes"
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help=device)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.stage == "bank":

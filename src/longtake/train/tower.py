@@ -32,6 +32,7 @@ from longtake.train.reading import IGNORE, AttributeHeads, ReadingHead, labels, 
 
 PATCHES = 8  # on a side
 OLD_BATCHES = 400  # kept to be seen again
+CARD_SIZE, LARGE, SMALL = (0.4, 0.9), (0.75, 1.0), (0.38, 0.55)  # a card's height as a share of the shorter side
 Pictures = tuple[Tensor, Tensor, Tensor]  # as SingleFrames yields them
 
 
@@ -71,6 +72,7 @@ class SingleFrames(IterableDataset[Pictures]):
     """Batches of single pictures: a card on 70% of them, a mover on 15%, nothing on the rest.
 
     Over the first ``easy`` batches cards are large more often than not: reading emerges several times sooner.
+    small: share of the cards that are small.
 
     Yields uint8 ``(batch, 3, side, side)``, int64 ``(batch, attributes)`` and which patches are to tell what there is,
     bool ``(batch, patches)``: those whose middle a card or mover covers; where there is nothing, some at random. Batch
@@ -78,10 +80,18 @@ class SingleFrames(IterableDataset[Pictures]):
     """
 
     def __init__(
-        self, clips: list[Clip], split: Split, side: int, batch: int, seed: int, start: int = 0, easy: int = 0
+        self,
+        clips: list[Clip],
+        split: Split,
+        side: int,
+        batch: int,
+        seed: int,
+        start: int = 0,
+        easy: int = 0,
+        small: float = 0.0,
     ) -> None:
         self.clips, self.split, self.side, self.batch = clips, split, side, batch
-        self.seed, self.start, self.easy = seed, start, easy
+        self.seed, self.start, self.easy, self.small = seed, start, easy, small
 
     def __iter__(self) -> Iterator[Pictures]:
         worker = torch.utils.data.get_worker_info()
@@ -90,13 +100,21 @@ class SingleFrames(IterableDataset[Pictures]):
         while True:
             rng = np.random.default_rng([self.seed, number, 11])
             share = max(0.0, 1 - number / self.easy) if self.easy else 0.0
-            rows = [self._one(rng, rng.random() < share) for _ in range(self.batch)]
+            rows = [self._one(rng, self._card_size(rng, share)) for _ in range(self.batch)]
             pixels = torch.from_numpy(np.stack([row[0] for row in rows])).permute(0, 3, 1, 2)
             telling = torch.from_numpy(np.stack([row[2] for row in rows]))
             yield pixels, torch.tensor([row[1] for row in rows]), telling
             number += step
 
-    def _one(self, rng: np.random.Generator, easy: bool) -> tuple[NDArray[np.uint8], list[int], NDArray[np.bool_]]:
+    def _card_size(self, rng: np.random.Generator, easy: float) -> tuple[float, float]:
+        """The range of a card's height. easy: the share of large ones."""
+        if rng.random() < easy:
+            return LARGE
+        return SMALL if self.small and rng.random() < self.small else CARD_SIZE
+
+    def _one(
+        self, rng: np.random.Generator, card_size: tuple[float, float]
+    ) -> tuple[NDArray[np.uint8], list[int], NDArray[np.bool_]]:
         """One picture, its labels, and which patches are to tell what there is."""
         height, width = SIZES[int(rng.integers(len(SIZES)))]
         draw_shot = vivid_shot if self.split == "train" else random_shot
@@ -108,7 +126,6 @@ class SingleFrames(IterableDataset[Pictures]):
             if isinstance(what, Card) and what.kind != "number" and rng.random() < 0.35:
                 what = draw_card_choice(rng, self.split)  # numbers are the hardest to read
             event = Event(what=what, start_seconds=0.0, stop_seconds=1.0, seed=int(rng.integers(2**31)))
-            card_size = (0.75, 1.0) if easy else (0.4, 0.9)
             drawn, x, y = place_event(event, float(rng.random()), (width, height), self.split, card_size)
             picture.paste(drawn, (x, y), drawn)
             middles = (np.arange(PATCHES) + 0.5) / PATCHES
@@ -172,11 +189,7 @@ def train_tower(
                 states, telling = some_states(tower, pixels, telling, recipe.part_patches)
             else:
                 states = tower(normalise(pixels)).last_hidden_state
-            some = (telling * torch.rand(telling.shape)).topk(PATCHES, dim=1).indices  # a fixed number: shapes stay
-            logits = head(states)
-            patch_logits = patch_head(states.gather(1, some[..., None].expand(-1, -1, states.shape[2])).flatten(0, 1))
-        patch_targets = torch.where(telling.gather(1, some)[..., None], targets[:, None], IGNORE).flatten(0, 1)
-        loss = reading_loss(logits, targets) + reading_loss(patch_logits, patch_targets)
+            loss, logits = told(head, patch_head, states, targets, telling)
         optimiser.update(loss, peak * checkpoint.cosine(within, length, recipe.warmup))
         log.add(loss=loss.item(), **reading_accuracy(logits, targets))
         if (step + 1) % recipe.log_every == 0:
@@ -186,6 +199,17 @@ def train_tower(
             log.write(step + 1, **{f"test_{k}": v for k, v in evaluate(tower, head, held_out).items()})
     tower.save_pretrained(folder)
     return tower
+
+
+def told(
+    head: ReadingHead, patch_head: AttributeHeads, states: Tensor, targets: Tensor, telling: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of what all patches together tell and of what some of those tell that are to; and the first's logits."""
+    some = (telling * torch.rand(telling.shape)).topk(PATCHES, dim=1).indices  # a fixed number: shapes stay
+    logits = head(states)
+    patch_logits = patch_head(states.gather(1, some[..., None].expand(-1, -1, states.shape[2])).flatten(0, 1))
+    patch_targets = torch.where(telling.gather(1, some)[..., None], targets[:, None], IGNORE).flatten(0, 1)
+    return reading_loss(logits, targets) + reading_loss(patch_logits, patch_targets), logits
 
 
 def _batches(recipe: TowerRecipe, clips: list[Clip], start: int) -> Iterator[Pictures]:

@@ -48,7 +48,7 @@ class EyesRecipe:
     every: steps between two lines of the log, each with a checkpoint.
     """
 
-    steps: int = 300
+    steps: int = 1500
     stretches: int = 4
     frames: int = 24
     strides: tuple[int, ...] = (1, 2, 3, 3)
@@ -60,7 +60,7 @@ class EyesRecipe:
     warmup: int = 20
     cooldown: float = 0.3
     seed: int = 0
-    every: int = 50
+    every: int = 100
 
 
 def neighbour_loss(vectors: Tensor, stretch: Tensor, place: Tensor, temperature: float) -> Tensor:

@@ -120,6 +120,16 @@ class VisualTokens:
             grid=self.grid,
         )
 
+    def cpu(self) -> VisualTokens:
+        """The same tokens in the machine's own memory."""
+        return VisualTokens(
+            features=self.features.cpu(),
+            position=self.position.cpu(),
+            seconds=self.seconds.cpu(),
+            weight=self.weight.cpu(),
+            grid=self.grid,
+        )
+
     def __repr__(self) -> str:
         return f"VisualTokens(features={tuple(self.features.shape)}, grid={self.grid})"
 

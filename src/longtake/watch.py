@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +21,7 @@ import torch
 import longtake.video
 from longtake.memory import save_memory, token_tensors, tokens_of
 from longtake.shards import Shard, Shards
-from longtake.types import Frames, LongtakeError, Memory, Provenance, Sampling, VideoError, VisualTokens
+from longtake.types import Frames, LongtakeError, Memory, Provenance, Sampling, VideoError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -159,16 +160,9 @@ def _continue(kept: _Kept, shards: Shards | None) -> None:
 @torch.no_grad()
 def _encode(backbone: Backbone, frames: Frames, first_group: int) -> Shard:
     """One chunk's tokens on the CPU, its groups numbered from ``first_group``."""
-    tokens = backbone.encode(frames)
-    position = tokens.position.cpu() + torch.tensor([first_group, 0, 0])
-    tokens = VisualTokens(
-        features=tokens.features.cpu(),
-        position=position,
-        seconds=tokens.seconds.cpu(),
-        weight=tokens.weight.cpu(),
-        grid=tokens.grid,
-    )
-    return Shard(tokens=tokens, frame_seconds=torch.from_numpy(frames.seconds.copy()))
+    tokens = backbone.encode(frames).cpu()
+    placed = replace(tokens, position=tokens.position + torch.tensor([first_group, 0, 0]))
+    return Shard(tokens=placed, frame_seconds=torch.from_numpy(frames.seconds.copy()))
 
 
 class _Length(NamedTuple):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -87,9 +86,7 @@ def encoded(backbone: Backbone, pixels: np.ndarray[tuple[int, ...], np.dtype[np.
         features = backbone.tower_features(Frames(pixels=pixels, seconds=np.zeros(1)))
         if learns:
             return features.cpu()
-        tokens = tokens_of(backbone, features)
-    named = {name: getattr(tokens, name).cpu() for name in ("features", "position", "seconds", "weight")}
-    return dataclasses.replace(tokens, **named)
+        return tokens_of(backbone, features).cpu()
 
 
 def tokens_of(backbone: Backbone, features: Tensor) -> VisualTokens:

@@ -42,12 +42,5 @@ def questions_of(
 def _tokens(conversation: Conversation, reader: MediaReader, backbone: Backbone) -> VisualTokens | None:
     for clip in reader.read(conversation, epoch=0):
         assert isinstance(clip, Frames), "a reader of features has no frames to encode"
-        made = backbone.encode(clip)
-        return VisualTokens(
-            features=made.features.cpu(),
-            position=made.position.cpu(),
-            seconds=made.seconds.cpu(),
-            weight=made.weight.cpu(),
-            grid=made.grid,
-        )
+        return backbone.encode(clip).cpu()
     return None

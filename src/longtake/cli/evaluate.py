@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from longtake.cli.console import DeviceOption, JsonOption, ModelOption, TowerOption, load_model, load_tower, progress
+
+if TYPE_CHECKING:
+    from longtake.eval.leaks import Embed
 
 evaluations = typer.Typer(help="Measure a model.", no_args_is_help=True)
 
@@ -83,12 +86,10 @@ def leaks(
     as_json: JsonOption = False,
 ) -> None:
     """Whether puzzles give their answers away, and baselines without understanding beside chance; exit code 1 if so."""
-    from longtake.eval.leaks import check_leaks, embedders_of
+    from longtake.eval.leaks import check_leaks
     from longtake.eval.leaks import table as leak_table
 
-    embedders = embedders_of(load_model(model, device).backbone)
-    if tower is not None:
-        embedders["given tower"] = load_tower(tower, device).features
+    embedders = compared(model, tower, device)
     with progress("looking at puzzles") as report:
         result = check_leaks(folder, embedders, samples=samples, progress=report)
     print(json.dumps(result) if as_json else leak_table(result))
@@ -108,13 +109,20 @@ def neighbours(
 ) -> None:
     """Whether a frame's nearest stands beside it in time, on the test split's footage: towers, pixels and chance."""
     from longtake.data.haystack import load_clips
-    from longtake.eval.leaks import embedders_of
     from longtake.eval.neighbours import evaluate
     from longtake.eval.neighbours import table as neighbour_table
+
+    embedders = compared(model, tower, device)
+    with progress("looking for neighbours") as report:
+        result = evaluate(embedders, load_clips("test", haystack, cache), fps=fps, progress=report)
+    print(json.dumps(result) if as_json else neighbour_table(result))
+
+
+def compared(model: str | None, tower: Path | None, device: str | None) -> dict[str, Embed]:
+    """What frames are compared by: pixels, random weights, a model's own tower, and one that is given."""
+    from longtake.eval.leaks import embedders_of
 
     embedders = embedders_of(load_model(model, device).backbone)
     if tower is not None:
         embedders["given tower"] = load_tower(tower, device).features
-    with progress("looking for neighbours") as report:
-        result = evaluate(embedders, load_clips("test", haystack, cache), fps=fps, progress=report)
-    print(json.dumps(result) if as_json else neighbour_table(result))
+    return embedders

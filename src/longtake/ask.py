@@ -88,11 +88,7 @@ def ask(
     the model does not have.
     """
     query = Query(text=question)
-    if memory.provenance.model != backbone.name:
-        raise LongtakeError(
-            f"this memory was made by {memory.provenance.model}, the model is {backbone.name}; "
-            "load that model or watch the video again with this one"
-        )
+    check_model(backbone, memory)
     check_video(memory)
     thinking = thinking_for(backbone, latents, show_latents)
     clock = _Clock(device=backbone.device)
@@ -103,8 +99,7 @@ def ask(
     clock.lap("select")
     prefix = _prefix(backbone, inputs, memory, kept, cache)
     clock.lap("prefill")
-    looks = None
-    prompt_tokens = int(inputs.mask.sum())
+    prompt_tokens, looks = int(inputs.mask.sum()), None
     if thinking is not None:
         thought = think(backbone, inputs, prefix, thinking=thinking, record=show_latents)
         inputs, prefix = thought.inputs, thought.cache
@@ -145,6 +140,15 @@ def _looks(backbone: Backbone, thought: Thought, tokens: VisualTokens, memory: M
         openness=float(backbone.latent.openness),
         times=tuple(zip(*_group_times(memory), strict=True)),
     )
+
+
+def check_model(backbone: Backbone, memory: Memory) -> None:
+    """Raises LongtakeError for a memory that another model made."""
+    if memory.provenance.model != backbone.name:
+        raise LongtakeError(
+            f"this memory was made by {memory.provenance.model}, the model is {backbone.name}; "
+            "load that model or watch the video again with this one"
+        )
 
 
 def check_video(memory: Memory) -> None:

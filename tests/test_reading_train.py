@@ -41,7 +41,7 @@ from longtake.train.reading import (
     reading_loss,
 )
 from longtake.train.school import SchoolRecipe, draw_pool, train_school, windows
-from longtake.train.sharpen import SharpenRecipe, distance, sharpen
+from longtake.train.sharpen import SharpenRecipe, distance, sharpen_tower
 from longtake.train.tower import SingleFrames, TowerRecipe, normalise, train_tower
 
 X = IGNORE
@@ -247,7 +247,7 @@ def test_sharpened_bit_equal_and_heads_first(tmp_path):
 
     def train(r: SharpenRecipe, folder: Path = tmp_path / "parts") -> torch.nn.Module:
         begin.load_state_dict(as_it_was)
-        return sharpen(r, begin, world.clips(), world.clips(90), folder)
+        return sharpen_tower(r, begin, world.clips(), world.clips(90), folder)
 
     train(recipe, tmp_path / "whole")
     interrupted(recipe, 2, train)

@@ -33,7 +33,7 @@ from longtake.train.decoder import DecoderRecipe, Phase, decoder_parts, train_de
 from longtake.train.eyes import EyesRecipe, train_eyes
 from longtake.train.lookback import keep_looking_back, look_back
 from longtake.train.school import SchoolRecipe, train_school
-from longtake.train.sharpen import SharpenRecipe, sharpen
+from longtake.train.sharpen import SharpenRecipe, sharpen_tower
 from longtake.train.tokenizer import VIDEO, kept_tokenizer
 from longtake.train.tower import PATCHES, TowerRecipe, normalise, train_tower
 from longtake.types import LongtakeError
@@ -94,7 +94,7 @@ def tower() -> TowerRecipe:
     return TowerRecipe(vision=vision_config())
 
 
-def sharpening() -> SharpenRecipe:
+def sharpen() -> SharpenRecipe:
     """Stage 1 once more, on small cards."""
     return SharpenRecipe()
 
@@ -196,10 +196,8 @@ def run_sharpen(footage: Path | None, work: Path, device: torch.device) -> None:
     """Stage 1 once more, from the tower as it is."""
     _on_cpu("sharpen", device)
     begin = SiglipVisionModel.from_pretrained(work / "tower", dtype=torch.float32)
-    trained = sharpen(
-        sharpening(), begin, clips("train", footage, work), clips("test", footage, work), work / "sharpen"
-    )
-    trained.save_pretrained(work / "tower")
+    train, test = (clips(split, footage, work) for split in ("train", "test"))
+    sharpen_tower(sharpen(), begin, train, test, work / "sharpen").save_pretrained(work / "tower")
 
 
 def run_eyes(footage: Path | None, work: Path, device: torch.device) -> None:

@@ -55,10 +55,13 @@ class SharpenRecipe:
         return self.cycles[-1].until_step
 
 
-def sharpen(
+def sharpen_tower(
     recipe: SharpenRecipe, tower: SiglipVisionModel, train: list[Clip], test: list[Clip], folder: Path
 ) -> SiglipVisionModel:
-    """Train the tower, resuming from ``folder``, where it is saved when done."""
+    """Train a tower from what it is, in place, resuming from ``folder``, where it is saved when done.
+
+    test: clips of other sources, for the log.
+    """
     torch.manual_seed(recipe.seed)
     tower.set_attn_implementation("eager")  # as ``new_tower`` has it
     before = copy.deepcopy(tower).requires_grad_(False)

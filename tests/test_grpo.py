@@ -27,12 +27,7 @@ from stage_runs import fit, logged
 DRAW = Draw(group=3, max_new_tokens=6)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def made_of(backbone, *, featured=False) -> Experience:

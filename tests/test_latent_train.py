@@ -23,13 +23,7 @@ from longtake.train.run import Run, start_processes
 from longtake.types import LongtakeError
 from stage_runs import logged
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def forcing(family="own", *, count=2, first=0, veiled=False, queue=None, **changes):

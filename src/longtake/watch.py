@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -161,7 +160,7 @@ def _continue(kept: _Kept, shards: Shards | None) -> None:
 def _encode(backbone: Backbone, frames: Frames, first_group: int) -> Shard:
     """One chunk's tokens on the CPU, its groups numbered from ``first_group``."""
     tokens = backbone.encode(frames).cpu()
-    placed = replace(tokens, position=tokens.position + torch.tensor([first_group, 0, 0]))
+    placed = dataclasses.replace(tokens, position=tokens.position + torch.tensor([first_group, 0, 0]))
     return Shard(tokens=placed, frame_seconds=torch.from_numpy(frames.seconds.copy()))
 
 

@@ -69,7 +69,7 @@ WORDINGS: dict[Split, dict[str, tuple[str, ...]]] = {
         "same as after second": (
             "What shape is on the other card in the colour of the card right after the second {colour} card?",
             "Which shape is on the other card in the colour of the card right after the second {colour} card?",
-            "In the colour of the card right after the second {colour} card there is an other card. Which shape is on it?",
+            "Which shape is on the other card that is in the colour of the card right after the second {colour} card?",
             "What shape was on the other card in the colour of the card right after the second {colour} card?",
         ),
     },

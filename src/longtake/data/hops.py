@@ -32,7 +32,7 @@ from longtake.types import LongtakeError
 CARD_FRAMES, MOVER_FRAMES = 2, 6
 PER_CARD = CARD_FRAMES + 1  # frames, with a gap behind it
 FEWEST_FRAMES = 5 * PER_CARD  # with fewer cards the four-hop answer is always on the last one
-TRIES = 2000  # for the second video of a pair, before its first is drawn anew
+TRIES = 3000  # for the second video of a pair, before its first is drawn anew with the same answer
 
 Thing = Card | Mover
 Words = dict[str, str]
@@ -59,6 +59,7 @@ class Hop:
     split: Split
     form: str
     things: tuple[Thing, ...]
+    wording: str
     text: str
     found: tuple[Thing, ...]
     answer: str
@@ -218,8 +219,23 @@ def form_of(number: int) -> str:
 
 def draw_hop(rng: np.random.Generator, split: Split, form: str, frames: int) -> Hop:
     """A question of a form about a video of ``frames`` frames; its answer is uniform among the form's."""
-    kind = FORMS[form]
-    answer = kind.answers[int(rng.integers(len(kind.answers)))]
+    answers = FORMS[form].answers
+    return _with_answer(rng, split, form, frames, answers[int(rng.integers(len(answers)))])
+
+
+def draw_pair(rng: np.random.Generator, split: Split, form: str, frames: int) -> tuple[Hop, Hop]:
+    """The same question about two videos, to which the answers differ; that of the first is uniform."""
+    first = draw_hop(rng, split, form, frames)
+    while True:
+        wording = WORDINGS[split][form].index(first.wording)
+        for _ in range(TRIES):
+            for hop in _drawn(rng, split, form, frames, wording):
+                if hop.text == first.text and hop.answer != first.answer:
+                    return first, hop
+        first = _with_answer(rng, split, form, frames, first.answer)
+
+
+def _with_answer(rng: np.random.Generator, split: Split, form: str, frames: int, answer: str) -> Hop:
     wording = int(rng.integers(len(WORDINGS[split][form])))
     while True:
         for hop in _drawn(rng, split, form, frames, wording):
@@ -227,27 +243,17 @@ def draw_hop(rng: np.random.Generator, split: Split, form: str, frames: int) -> 
                 return hop
 
 
-def draw_pair(rng: np.random.Generator, split: Split, form: str, frames: int) -> tuple[Hop, Hop]:
-    """The same question about two videos, to which the answers differ; each answer is uniform among the form's."""
-    answers = FORMS[form].answers
-    one, other = (answers[int(place)] for place in rng.permutation(len(answers))[:2])
-    wording = int(rng.integers(len(WORDINGS[split][form])))
-    while True:
-        first = next((hop for hop in _drawn(rng, split, form, frames, wording) if hop.answer == one), None)
-        for _ in range(TRIES if first else 0):
-            for hop in _drawn(rng, split, form, frames, wording):
-                if first is not None and (hop.text, hop.answer) == (first.text, other):
-                    return first, hop
-
-
 def _drawn(rng: np.random.Generator, split: Split, form: str, frames: int, wording: int) -> list[Hop]:
     """All questions of a form about things drawn at random, in random order."""
     things = draw_things(rng, split, frames, moves=FORMS[form].moves)
     sentence = WORDINGS[split][form][wording]
     every = [
-        Hop(split=split, form=form, things=things, text=sentence.format(**words), found=found, answer=answer)
+        Hop(
+            split=split, form=form, things=things, wording=sentence, text=sentence.format(**words), found=found,
+            answer=answer,
+        )
         for words, found, answer in FORMS[form].asked(things)
-    ]
+    ]  # fmt: skip
     return [every[place] for place in rng.permutation(len(every))]
 
 

@@ -21,7 +21,8 @@ from longtake.recipes.ablation_cost import Part
 from longtake.recipes.ablation_tables import picture, with_settings
 from longtake.recipes.ablations import estimate_text, finish, settings_of
 from longtake.recipes.latent_arms import LatentArm, base_arm, folder_of
-from longtake.recipes.latent_plans import LATENTS, PLANS, LatentCosts, LatentPlanned, video_seconds
+from longtake.recipes.latent_cost import LatentCosts, video_seconds
+from longtake.recipes.latent_plans import LATENTS, PLANS, LatentPlanned
 from longtake.recipes.latent_tables import CONTROLS, run_controls, run_plan, run_setting
 from longtake.recipes.latent_world import FULL, SHARD, SMALLEST, HopWorld, Setting
 from longtake.recipes.latent_world import Part as Videos

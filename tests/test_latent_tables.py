@@ -25,6 +25,7 @@ from longtake.recipes.latent_arms import (
     pausing,
     recipe_of,
     replies_of,
+    trained,
 )
 from longtake.recipes.latent_cost import LatentCosts, Operations
 from longtake.recipes.latent_plans import EIGHT, LATENTS, PLANS, LatentPlan
@@ -223,8 +224,6 @@ def test_controls_are_what_they_say(work, run):
     world = HopWorld(work, None, SMALLEST)
     setting, arm = world.setting(), replace(LATENTS, steps=1)
     asked = world.exam("exam", setting.frames)
-    from longtake.recipes.latent_arms import trained
-
     backbone = trained(world, setting, arm, 0)
     own = latents_of(backbone, asked.puzzles, arm.thinking)
     given = {name: controlled(world, setting, backbone, asked, arm.thinking, name) for name in CONTROLS}

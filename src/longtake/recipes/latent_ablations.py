@@ -67,7 +67,7 @@ def parts_of(
         arm = planned.arm
         folders = [folder_of(world, setting, arm, seed) for seed in planned.seeds(seeds)]
         untrained = sum(not (folder / "model").exists() for folder in folders)
-        named = f"{planned.name}, {arm.steps} steps"
+        named = planned.name if planned.name.endswith(" steps") else f"{planned.name}, {arm.steps} steps"
         parts.append(Part(name=named, times=untrained, seconds=arm.steps * costs.arm(arm).seconds))
         ways = ["replies", *CONTROLS] if table == "controls" else ["replies"]
         open_ways = [f for f in folders for way in ways if not (f / f"{way}-{videos}-{asked}.json").exists()]

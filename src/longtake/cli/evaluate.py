@@ -55,6 +55,28 @@ def probe(
 
 
 @evaluations.command()
+def hops(
+    frames: Annotated[int, typer.Option(help="Frames a video, 1 a second.", min=8)] = 16,
+    samples: Annotated[int, typer.Option(help="Questions, each about its own video.", min=1)] = 100,
+    seed: int = 0,
+    haystack: Annotated[Path | None, typer.Option(help="Folder of footage; drawn scenes without it.")] = None,
+    cache: Annotated[Path, typer.Option(help="Where decoded footage is kept.")] = Path(".cache/haystack"),
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask questions that take one to four hops about short videos of the test split, with controls beside them."""
+    from longtake.data.haystack import load_clips
+    from longtake.eval.hops import HopRun, evaluate, table
+
+    run = HopRun(questions=samples, frames=frames, seed=seed)
+    loaded = load_model(model, device)
+    with progress("questions") as report:
+        result = evaluate(loaded, run, load_clips("test", haystack, cache), report)
+    print(json.dumps(result) if as_json else table(result))
+
+
+@evaluations.command()
 def features(
     samples: Annotated[int, typer.Option(help="Training examples a task; half as many for the test.", min=10)] = 1000,
     seeds: Annotated[int, typer.Option(help="Repetitions, each with examples of its own.", min=1)] = 3,

@@ -59,9 +59,9 @@ def report(run: ProbeRun, asked: list[Asked], clips: list[Clip], others: Sequenc
     "majority"; those of the asked questions themselves, which no one could know before, "hindsight".
     """
     rng = np.random.default_rng(run.seed)
-    model = _right("model")
-    controls = {name: _right(name) for name in asked[0].answers if name != "model"}
-    controls |= {"majority": _always(others), "hindsight": _always([a.question for a in asked])}
+    model = right_by("model")
+    controls = {name: right_by(name) for name in asked[0].answers if name != "model"}
+    controls |= {"majority": always(others), "hindsight": always([a.question for a in asked])}
     by_control = {name: interval(asked, right, rng) for name, right in controls.items()}
     by_task: dict[str, Cell] = {}
     for task in TASKS:
@@ -85,11 +85,12 @@ def report(run: ProbeRun, asked: list[Asked], clips: list[Clip], others: Sequenc
     }
 
 
-def _right(condition: str) -> Right:
+def right_by(condition: str) -> Right:
+    """Whether a condition's answer is right."""
     return lambda asked: score(asked.question, asked.answers[condition])
 
 
-def _always(questions: Iterable[Question]) -> Right:
+def always(questions: Iterable[Question]) -> Right:
     """Giving every question the most frequent answer to its task in ``questions``."""
     counts: dict[str, Counter[str]] = {}
     for question in questions:
@@ -141,7 +142,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         lines.append("tokens kept".ljust(26) + "".join(f"{share or 1:.0%}".rjust(22) for share in shares))
 
     def row(name: str, cells: Iterable[Cell | None]) -> None:
-        lines.append(name.ljust(26) + "".join(_shown(cell).rjust(22) for cell in cells))
+        lines.append(name.ljust(26) + "".join(shown(cell).rjust(22) for cell in cells))
 
     row("all questions", (r["accuracy"] for r in results))
     for task in TASKS:
@@ -156,7 +157,8 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _shown(cell: Cell | None) -> str:
+def shown(cell: Cell | None) -> str:
+    """A share with its interval, where it has one."""
     if cell is None or cell["mean"] is None:
         return "-"
     return f"{cell['mean']:.3f}" + (f" [{cell['low']:.3f}, {cell['high']:.3f}]" if "low" in cell else "")

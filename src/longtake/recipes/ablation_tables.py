@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from longtake.eval.plot import bars
 from longtake.recipes.ablation_arms import Arm, run_arm, run_base
 from longtake.recipes.ablation_figures import Figures, figures_of
 from longtake.recipes.ablation_replies import Replies
-from longtake.recipes.ablation_world import Exam, World
+from longtake.recipes.ablation_world import World
 
 TOGETHER = "open tasks together"
 WHEN = "IoU of when"
@@ -59,11 +59,33 @@ class Plan:
         return list(seeds) if planned.starred else list(seeds[:1])
 
 
+class Titled(Protocol):
+    """What a table says of itself, and which of its arms it compares."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]: ...
+
+
+class Questions(Protocol):
+    """Questions in a row, and what is drawn again for intervals: each one's video."""
+
+    @property
+    def asked(self) -> list[Question]: ...
+    @property
+    def video_of(self) -> NDArray[np.int64]: ...
+
+
 @dataclass(frozen=True)
 class Measured:
     """An arm's replies and figures by seed, and the questions that were asked."""
 
-    exam: Exam
+    exam: Questions
     replies: dict[int, Replies]
     figures: dict[int, Figures]
 
@@ -101,7 +123,7 @@ def run_plan(world: World, plan: Plan, seeds: Sequence[int]) -> AblationTable:
     return table_of(plan, measured, tasks)
 
 
-def table_of(plan: Plan, measured: Mapping[str, Measured], tasks: Mapping[str, TaskStart]) -> AblationTable:
+def table_of(plan: Titled, measured: Mapping[str, Measured], tasks: Mapping[str, TaskStart]) -> AblationTable:
     """Rows of all arms, and findings of the pairs on what may be compared."""
     rows = tuple(Row(arm=name, cells=cells(found, tasks)) for name, found in measured.items())
     findings = []
@@ -132,7 +154,7 @@ def task_starts(asked: Sequence[Question], seen: Replies, unseen: Replies) -> di
     return starts
 
 
-def questions_of(exam: Exam, tasks: Sequence[str]) -> NDArray[np.bool_]:
+def questions_of(exam: Questions, tasks: Sequence[str]) -> NDArray[np.bool_]:
     """Which questions are of some tasks, ``(questions,)``."""
     return np.array([question.task in tasks for question in exam.asked])
 

@@ -124,11 +124,11 @@ def finish(table: AblationTable, folder: Path) -> None:
     write(table, folder)
 
 
-def settings_of(options: argparse.Namespace) -> dict[str, Any]:
-    """What it takes to run a table again, but for the machine's own paths."""
+def settings_of(options: argparse.Namespace, module: str = "ablations") -> dict[str, Any]:
+    """What it takes to run a table again, but for the machine's own paths. module: of the recipes, that is run."""
     seeds = " ".join(map(str, options.seeds))
     footage = " --footage FOLDER" if options.footage else ""
-    command = f"python -m longtake.recipes.ablations {options.table}{footage} --seeds {seeds} --size {options.size}"
+    command = f"python -m longtake.recipes.{module} {options.table}{footage} --seeds {seeds} --size {options.size}"
     versions = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}
     return {"command": command, "versions": versions}
 

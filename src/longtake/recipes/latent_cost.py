@@ -1,0 +1,147 @@
+"""What arms of the tables about latents cost: operations, counted, and core-seconds, measured, on one video's tokens.
+
+Operations are those of the passes forward and back of one batch, the rollout included; the tower's are left out, as
+tokens are made once for all arms. Seconds are the process's own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, shape_wrapper
+
+from longtake.data.haystack import drawn_clip
+from longtake.data.hops import draw_hop, form_of, hop_video
+from longtake.recipes.ablation_cost import ON_CPU, Cost
+from longtake.recipes.latent_arms import LatentArm, answers, recipe_of
+from longtake.recipes.latent_world import HopWorld, Setting, encoded
+from longtake.train.forcing import Forcing, Rows
+from longtake.train.latent_recipe import prepare
+from longtake.train.puzzles import QuestionPuzzle
+from longtake.types import VisualTokens
+
+COUNTED: Mapping[Any, Callable[..., int]] = {
+    **flop_registry,
+    **{name: shape_wrapper(count) for name, count in ON_CPU.items()},  # type: ignore[no-untyped-call]
+}
+
+
+class Operations(TorchDispatchMode):
+    """Counts floating-point operations with PyTorch's formulas.
+
+    PyTorch's own counter follows modules too, which it cannot do where gradients are switched off halfway, as a rollout
+    does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if count := COUNTED.get(func._overloadpacket):
+            self.total += count(*args, **(kwargs or {}), out_val=found)
+        return found
+
+
+class LatentCosts:
+    """What arms cost, each measured once."""
+
+    def __init__(self, world: HopWorld, setting: Setting) -> None:
+        self.world, self.setting = world, setting
+        self._arm = lru_cache(maxsize=None)(lambda arm: arm_cost(world, setting, arm))
+        self._asked = lru_cache(maxsize=None)(lambda arm: asking_seconds(world, setting, arm))
+
+    def arm(self, arm: LatentArm) -> Cost:
+        """Of a training step after the bottleneck."""
+        return self._arm(replace(arm, steps=0))
+
+    def asked(self, arm: LatentArm) -> float:
+        """Core-seconds of one question, with a trace of the longest kind where the arm says one."""
+        return self._asked(replace(arm, steps=0))
+
+    def operations(self, arm: LatentArm) -> float:
+        """Of an arm's whole training."""
+        return arm.steps * self.arm(arm).operations
+
+    def as_costly(self, arm: LatentArm, as_arm: LatentArm) -> LatentArm:
+        """An arm with as many steps as another's operations buy, at least one and at most ``most_steps``."""
+        steps = round(self.operations(as_arm) / self.arm(arm).operations)
+        return replace(arm, steps=min(self.world.size.most_steps, max(1, steps)))
+
+
+def made_up(world: HopWorld, setting: Setting) -> list[QuestionPuzzle]:
+    """A batch of questions with the tokens of one video, without the footage."""
+    tokens = drawn_tokens(world, setting)
+    rng = np.random.default_rng(0)
+    hops = [draw_hop(rng, "train", form_of(n), setting.frames) for n in range(world.size.batch)]
+    return [
+        QuestionPuzzle(name=str(n), question=hop.text, answers=(hop.answer, hop.trace), tokens=tokens)
+        for n, hop in enumerate(hops)
+    ]
+
+
+def drawn_tokens(world: HopWorld, setting: Setting) -> VisualTokens:
+    """Of one video over a drawn scene, float32."""
+    hop = draw_hop(np.random.default_rng(0), "train", form_of(0), setting.frames)
+    tokens = encoded(world.start(), hop_video(hop, [drawn_clip(0, 4.0)], setting.frames, 0))
+    return replace(tokens, features=tokens.features.float())
+
+
+def arm_cost(world: HopWorld, setting: Setting, arm: LatentArm) -> Cost:
+    """Of one step of an arm's training: operations counted, core-seconds measured."""
+    recipe, backbone = recipe_of(world, setting, arm, 0), world.start()
+    prepare(recipe, backbone)
+    forcing, puzzles = Forcing(backbone, recipe), made_up(world, setting)
+    slots = torch.zeros(0, 0) if backbone.latent is None else backbone.latent.slots.detach()
+    rows = Rows(
+        prompts=tuple(puzzle.prompt(backbone) for puzzle in puzzles),
+        answers=tuple(puzzle.answers[arm.traced] for puzzle in puzzles),
+        others=slots[None][:0],
+        counts=torch.zeros(len(puzzles), 0, dtype=torch.bool),
+        veiled=False,
+        dense=tuple(puzzle.tokens for puzzle in puzzles) if arm.teacher == "dense" else (),
+    )
+    return measured(lambda: forcing(rows)[0])
+
+
+def measured(loss: Callable[[], Tensor]) -> Cost:
+    """Of a pass forward and back."""
+
+    def once() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = loss()
+        found.backward()  # type: ignore[no-untyped-call]
+
+    with Operations() as counter:
+        once()
+    begun = time.process_time()
+    once()
+    return Cost(operations=counter.total, seconds=time.process_time() - begun)
+
+
+def asking_seconds(world: HopWorld, setting: Setting, arm: LatentArm) -> float:
+    """Of one question; the model in the package, untrained for it, says about as much as a trace."""
+    backbone, puzzles = world.start(), made_up(world, setting)
+    if arm.thinking.latents:
+        prepare(recipe_of(world, setting, arm, 0), backbone)
+    begun = time.process_time()
+    answers(backbone, puzzles, arm.thinking)
+    return (time.process_time() - begun) / len(puzzles)
+
+
+def video_seconds(world: HopWorld, setting: Setting) -> float:
+    """Of rendering and encoding one video, loading the model included."""
+    begun = time.process_time()
+    drawn_tokens(world, setting)
+    return time.process_time() - begun

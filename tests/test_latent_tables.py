@@ -1,0 +1,243 @@
+"""Tables about latents: questions in pairs, starts and slopes by hand, equal operations, and every command."""
+
+import json
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from longtake.data.hops import FORMS, MOST_HOPS, draw_pair, form_of
+from longtake.models.latent import Thinking
+from longtake.recipes import latent_ablations
+from longtake.recipes.ablation_cost import Cost
+from longtake.recipes.ablation_replies import Replies
+from longtake.recipes.ablation_tables import TOGETHER, Measured, table_of
+from longtake.recipes.latent_arms import (
+    LatentArm,
+    base_arm,
+    controlled,
+    folder_of,
+    latents_of,
+    pausing,
+    recipe_of,
+    replies_of,
+    trained,
+)
+from longtake.recipes.latent_cost import LatentCosts, Operations
+from longtake.recipes.latent_plans import EIGHT, LATENTS, PLANS, LatentPlan
+from longtake.recipes.latent_tables import CONTROLS, SINGLE, SLOPE, commonest, slope, starts, with_hops
+from longtake.recipes.latent_world import SMALLEST, HopExam, HopWorld, Setting
+from longtake.types import LongtakeError
+
+
+def exam(pairs: int = 24) -> HopExam:
+    """Questions alone; nobody looks at the videos."""
+    drawn = [draw_pair(np.random.default_rng([9, n]), "test", form_of(n), 16) for n in range(pairs)]
+    return HopExam(hops=tuple(hop for pair in drawn for hop in pair), puzzles=())
+
+
+def said(asked: HopExam, right_on: set[int]) -> Replies:
+    """Right on some numbers of hops, wrong on the others."""
+    answers = tuple(hop.answer if hop.hops in right_on else "nothing" for hop in asked.hops)
+    return Replies(answers=answers, spans=(None,) * len(answers))
+
+
+def test_pairs_ask_the_same_about_two_videos():
+    asked = exam()
+    assert len(asked.hops) == len(asked.asked) == 48
+    assert asked.video_of.tolist() == [n // 2 for n in range(48)]
+    for one, other in zip(asked.hops[::2], asked.hops[1::2], strict=True):
+        assert one.text == other.text
+        assert one.answer != other.answer
+    assert Counter(question.task for question in asked.asked) == dict.fromkeys(
+        ("1 hop", "2 hops", "3 hops", "4 hops"), 12
+    )
+
+
+def test_starts_by_hand():
+    asked = exam()
+    found = starts(asked, said(asked, {1, 2}), said(asked, set()))
+    assert [found[name].start for name in found] == [1, 1, 0, 0]
+    assert [found[name].standing for name in found] == ["ceiling", "ceiling", "floor", "floor"]
+    for hops in range(1, MOST_HOPS + 1):
+        own = [hop for hop in asked.hops if hop.hops == hops]
+        right = 0
+        for form in FORMS:
+            counts = Counter(hop.answer for hop in own if hop.form == form)
+            right += max(counts.values(), default=0)
+        assert list(found.values())[hops - 1].majority == right / len(own)
+    assert commonest(asked, np.ones(48, bool)) == sum(s.majority for s in found.values()) / 4  # as many of each
+
+
+def test_a_difference_that_grows_by_hand():
+    asked = exam()
+    hops = np.array([hop.hops for hop in asked.hops])
+    found = slope(np.stack([0.2 * hops, 0.2 * hops]), asked)
+    assert found.mean == pytest.approx(0.2)
+    assert slope(np.full((2, 48), 0.7), asked).mean == pytest.approx(0.0)
+
+
+def test_what_single_hops_lose_is_told_whatever_the_start():
+    asked = exam()
+    seeds = (0, 1, 2)
+    measured = {
+        "all": Measured(asked, {seed: said(asked, {1, 2, 3, 4}) for seed in seeds}, dict.fromkeys(seeds, {})),
+        "one": Measured(asked, {seed: said(asked, {1}) for seed in seeds}, dict.fromkeys(seeds, {})),
+    }
+    tasks = starts(asked, said(asked, {1}), said(asked, set()))
+    half = {name: replace(start, standing="open" if name == "4 hops" else start.standing)
+            for name, start in tasks.items()}  # fmt: skip
+    plan = LatentPlan(name="t", title="t", notes=(), arms=(), pairs=(("all", "one"),))
+    table = with_hops(table_of(plan, measured, half), asked, measured, plan.pairs)
+    found = {finding.measure: finding.found for finding in table.findings}
+    assert set(found) == {TOGETHER, "4 hops", SINGLE, SLOPE}
+    assert (found["4 hops"].mean, found["4 hops"].verdict) == (1, "holds")
+    assert (found[SINGLE].mean, found[SINGLE].verdict) == (0, "undetermined")
+    # differences 0, 1, 1, 1 at 1 to 4 hops: the slope is (-1.5 x 0 - 0.5 + 0.5 + 1.5) / 5
+    assert found[SLOPE].mean == pytest.approx(0.3)
+    again = with_hops(table_of(plan, measured, tasks | {"1 hop": replace(tasks["1 hop"], standing="open")}), asked,
+                      measured, plan.pairs)  # fmt: skip
+    assert Counter(finding.measure for finding in again.findings)[SINGLE] == 1
+
+
+class FixedCosts(LatentCosts):
+    """Known operations: 10 a step of answers alone, 20 with any latents."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.world, self.setting = HopWorld(None, None, replace(SMALLEST, most_steps=100)), setting
+
+    def arm(self, arm: LatentArm) -> Cost:
+        return Cost(operations=20.0 if arm.thinking.latents else 10.0, seconds=1.0)
+
+
+def test_equal_operations_by_hand():
+    costs = FixedCosts(Setting(steps=30))
+    eight = replace(LATENTS, steps=30)
+    assert costs.as_costly(LatentArm(), eight).steps == 60
+    assert costs.as_costly(pausing(8), eight).steps == 30
+    assert costs.as_costly(LatentArm(), replace(LATENTS, steps=99)).steps == 100
+
+
+@pytest.mark.parametrize("name", list(PLANS))
+def test_plans_pair_arms_that_exist_and_differ(tmp_path, name):
+    setting = Setting(steps=30)
+    plan = PLANS[name](FixedCosts(setting))
+    arms = {planned.name: planned for planned in plan.arms}
+    assert len(arms) == len(plan.arms)
+    assert arms[EIGHT].arm == replace(LATENTS, steps=30)
+    for one, other in plan.pairs:
+        assert arms[one].arm != arms[other].arm
+    world = HopWorld(tmp_path, None, SMALLEST)
+    for planned in plan.arms:
+        assert planned.arm.steps >= 1
+        recipe = recipe_of(world, setting, planned.arm, 0)
+        assert recipe.thinks == bool(planned.arm.thinking.latents)
+        assert recipe.fit.steps == planned.arm.steps
+    folders = {folder_of(world, setting, planned.arm, seed) for planned in plan.arms for seed in (0, 1)}
+    assert len(folders) == 2 * len(arms)
+    assert folder_of(world, setting, base_arm(setting), 0, forked=False) not in folders
+
+
+def test_operations_are_what_pytorch_counts():
+    layer, x = torch.nn.Linear(8, 4), torch.randn(3, 8)
+    with FlopCounterMode(display=False) as theirs:
+        layer(x).sum().backward()
+    with Operations() as ours:
+        layer(x).sum().backward()
+    assert ours.total == theirs.get_total_flops() == 2 * (2 * 3 * 8 * 4)  # forward, and the weights' gradient
+    query = torch.randn(1, 2, 5, 8)
+    with torch.no_grad(), Operations() as ours:
+        torch.nn.functional.scaled_dot_product_attention(query, query, query)
+    assert ours.total == 2 * (2 * 2 * 5 * 5 * 8)
+
+
+def test_tables_refuse_without_a_setting(tmp_path, monkeypatch):
+    world = HopWorld(tmp_path, None, SMALLEST)
+    with pytest.raises(LongtakeError, match="no setting .* find one first: latent_ablations setting"):
+        world.setting()
+    world.keep_setting(Setting(steps=7))
+    assert world.setting() == Setting(steps=7)
+    command = ["latent_ablations", "worth", "--work", str(tmp_path / "other"), "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match=r"^error: .*/other holds no setting"):
+        latent_ablations.main()
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("latents")
+
+
+@pytest.fixture
+def run(work, monkeypatch, capsys):
+    """A command at its smallest size; what it printed."""
+
+    def command(*words: str) -> str:
+        own = ["latent_ablations", *words, "--work", str(work), "--results", str(work / "results"), "--seeds", "0",
+               "--size", "smallest", "--threads", "1"]  # fmt: skip
+        monkeypatch.setattr(sys, "argv", own)
+        latent_ablations.main()
+        return capsys.readouterr().out
+
+    return command
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", ["setting", "worth", "controls", "parts"])
+def test_every_command_at_its_smallest(work, run, table):
+    pytest.importorskip("matplotlib")
+    if not HopWorld(work, None, SMALLEST).setting_file.exists():
+        run("setting")
+    first = run(table)
+    kept = json.loads((work / "results" / f"latent-{table}.json").read_text())
+    assert kept["title"] in first
+    assert kept["settings"]["command"].startswith(f"python -m longtake.recipes.latent_ablations {table} ")
+    assert (work / "results" / f"latent-{table}.md").read_text().startswith(f"# {kept['title']}")
+    assert (work / "results" / f"latent-{table}.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(work.glob("arm-*/checkpoint-*.pt"))
+    before = {file: file.stat().st_mtime_ns for file in work.rglob("*.pt")}
+    again = run(table)  # nothing is trained or asked anew
+    assert "about 0.00 core-hours still to be done" in again
+    assert {file: file.stat().st_mtime_ns for file in work.rglob("*.pt")} == before
+    assert json.loads((work / "results" / f"latent-{table}.json").read_text()) == kept
+
+
+@pytest.mark.slow
+def test_a_dry_run_makes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["latent_ablations", "controls", "--work", str(tmp_path), "--size", "smallest",
+                                      "--threads", "1", "--dry-run"])  # fmt: skip
+    latent_ablations.main()
+    told = capsys.readouterr().out
+    assert "the first one; none is found yet" in told
+    assert "latents, K = 8, 1 steps" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_controls_are_what_they_say(work, run):
+    if not HopWorld(work, None, SMALLEST).setting_file.exists():
+        run("setting")
+    world = HopWorld(work, None, SMALLEST)
+    setting, arm = world.setting(), replace(LATENTS, steps=1)
+    asked = world.exam("exam", setting.frames)
+    backbone = trained(world, setting, arm, 0)
+    own = latents_of(backbone, asked.puzzles, arm.thinking)
+    given = {name: controlled(world, setting, backbone, asked, arm.thinking, name) for name in CONTROLS}
+    assert given["markers"].shape[:2] == (8, 0)
+    assert all(given[name].shape == own.shape for name in CONTROLS if name != "markers")
+    assert torch.equal(given["swapped"][::2], own[1::2])
+    assert torch.equal(given["swapped"][1::2], own[::2])
+    assert (given["repeated"] == given["repeated"][0, 0]).all()
+    rms = [given[name].square().mean(-1).sqrt() for name in ("noise", "mean", "repeated")]
+    assert all(torch.allclose(found, backbone.latent.rms.expand_as(found), atol=1e-3) for found in rms)
+    assert torch.equal(given["mean"][0], given["mean"][1])
+    assert not torch.equal(given["mean"][0, 0], given["mean"][0, 1])
+    one_by_one = [latents_of(backbone, [puzzle], arm.thinking)[0] for puzzle in asked.puzzles]
+    assert torch.allclose(torch.stack(one_by_one), own, atol=1e-4)  # questions in a batch do not see one another
+    again = replies_of(world, setting, arm, 0, asked)
+    assert len(again.answers) == 8
+    assert Thinking() == arm.thinking

@@ -119,6 +119,21 @@ def mvp(
     show_named("copy", done.duplicates, "statistics.json")
 
 
+@synthesis.command()
+def scenes(
+    output: Annotated[Path, typer.Argument(help="Folder for the videos.")],
+    count: Annotated[int, typer.Option(help="Videos; the kinds take turns.")] = 40,
+    seconds: Annotated[float, typer.Option(help="Length of each.")] = 24.0,
+    fps: Annotated[float, typer.Option(help="Frames a second.")] = 5.0,
+    seed: int = 0,
+) -> None:
+    """Drawn scenes whose things fall, bounce, roll, grow and count down, as H.264 files for synth mvp."""
+    from longtake.data.dynamics import write_scenes
+
+    written = write_scenes(output, count=count, seconds=seconds, fps=fps, seed=seed)
+    print(f"{output}: {len(written)} scenes, {len(written) * seconds / 60:.1f} minutes")
+
+
 def make_gatherer(
     model: str | None,
     device: str | None,

@@ -15,6 +15,7 @@ import torch
 from longtake.backbones import load_backbone
 from longtake.backbones.base import Backbone
 from longtake.model import EMBEDDED
+from longtake.recipes.mvp_replay import Replay
 from longtake.train.grpo_recipe import GrpoRecipe
 from longtake.train.imitate import ImitateRecipe
 from longtake.train.mvp import Control
@@ -68,7 +69,10 @@ class StartModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MvpRecipe:
-    """Stages on puzzles; "grpo" and "supervised" both begin from "warm", where that was run."""
+    """Stages on puzzles; "grpo" and "supervised" both begin from "warm", where that was run.
+
+    replay: questions beside the puzzles of "grpo".
+    """
 
     name: str
     start: StartModel = field(default_factory=StartModel)
@@ -76,7 +80,15 @@ class MvpRecipe:
     warm: ImitateRecipe
     grpo: GrpoRecipe
     supervised: ImitateRecipe
+    replay: Replay = field(default_factory=Replay)
     stages: tuple[str, ...] = ("warm", "grpo")
+
+    def __post_init__(self) -> None:
+        if self.replay.count and self.grpo.train_video:
+            raise LongtakeError(
+                f"replay.count is {self.replay.count}, but grpo.train_video is true and replayed videos keep their "
+                "tokens; set one of them to 0 or false"
+            )
 
 
 def mvp() -> MvpRecipe:

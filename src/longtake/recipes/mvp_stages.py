@@ -25,6 +25,7 @@ from longtake.data.whole import replaced
 from longtake.eval.leaks import embedders_of
 from longtake.eval.mvp import Asked, baselines, report
 from longtake.recipes.mvp import PUZZLE_STAGES, MvpRecipe
+from longtake.recipes.mvp_replay import replay_beside
 from longtake.recipes.settings import flat
 from longtake.recipes.stages import check_settings
 from longtake.train.album import Album
@@ -131,10 +132,19 @@ def run_stage(recipe: MvpRecipe, stage: str, material: Material, output: Path, p
     if processes.is_main_process:
         settings = flat(own) | flat(recipe.puzzles, "puzzles") | {"file": material.digest}
         settings |= {"from": origin, "start": backbone.name}
+        if stage == "grpo" and recipe.replay.count:
+            settings |= flat(recipe.replay, "replay")
         check_settings(folder, settings)
     processes.wait_for_everyone()
     if stage == "grpo":
-        train_grpo(recipe.grpo, backbone, material.train, folder, held=material.watched, summary=figures)
+        beside = []
+        if recipe.replay.count:
+            backbone.model.to(processes.device).eval()
+            with processes.main_process_first():
+                beside = [replay_beside(recipe.replay, backbone, folder / "replay")]
+        train_grpo(
+            recipe.grpo, backbone, material.train, folder, held=material.watched, beside=beside, summary=figures
+        )
     else:
         train_imitation(own, backbone, material.train, folder, held=material.watched, summary=figures)
 

@@ -20,17 +20,18 @@ import torch
 from longtake.backbones.base import Backbone
 from longtake.train import lora, viewer
 from longtake.train.advantages import temporal_bonus
+from longtake.train.beside import Beside, Kind, draw, judge_each, kinds_of, learn_success, names_at, states
 from longtake.train.checkpoint import room_in
-from longtake.train.curriculum import Curriculum
 from longtake.train.exam import Summary, changed, held_figures
 from longtake.train.grpo_recipe import TEMPORAL, GrpoRecipe, check, prepare
-from longtake.train.judging import Verdict, experience, gathered, judge, taught
+from longtake.train.judging import Verdict, experience, gathered, joined, taught
 from longtake.train.losses import count
 from longtake.train.policy import Policy
 from longtake.train.puzzles import Puzzle
 from longtake.train.rollouts import Experience, Group, roll
 from longtake.train.run import Run, start_processes
 from longtake.train.runlog import RunLog, keep_until
+from longtake.types import LongtakeError
 
 
 def train_grpo(
@@ -40,47 +41,48 @@ def train_grpo(
     folder: Path,
     *,
     held: Sequence[Puzzle] = (),
+    beside: Sequence[Beside] = (),
     teacher: Backbone | None = None,
     summary: Summary | None = None,
 ) -> None:
     """Train, resuming from ``folder``; the model is saved in ``folder/model``, LoRA merged.
 
-    teacher: for a method with teaching; it must have the student's vocabulary. summary: of the held puzzles' answers.
+    beside: puzzles of other kinds, some at every step. teacher: for a method with teaching; it must have the student's
+    vocabulary. summary: of the held puzzles' answers.
     """
     fit, accelerator = recipe.fit, start_processes(recipe.fit)
     torch.manual_seed(fit.seed)
-    curriculum = Curriculum(recipe=recipe.curriculum, levels=[puzzle.level for puzzle in puzzles], seed=fit.seed)
-    weights = dict(recipe.weights) | ({TEMPORAL: recipe.contrast} if recipe.contrast else {})
+    if not puzzles:
+        raise LongtakeError("there are no puzzles; give at least one to learn from")
     names = check(recipe, backbone, puzzles, teacher, accelerator.num_processes)
+    kinds = kinds_of(recipe, puzzles, names, held, beside)
     prepare(recipe, backbone)
     backbone.model.to(accelerator.device)
     if teacher is not None:
         teacher.model.to(accelerator.device).eval().requires_grad_(False)
     run = Run(fit, accelerator, Policy(backbone, recipe.method.objective, recipe.draw), folder)
     start = run.resume()
-    if start:
-        curriculum.load(run.more["curriculum"])
+    for kind in kinds if start else ():
+        kind.curriculum.load(run.more["curricula"][kind.prefix])
     if run.is_main:
         keep_until(folder / viewer.FILE, start)
     steps = fit.steps or math.ceil(fit.epochs * len(puzzles) / fit.batch)
     with RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main) as log:
         for step in range(start, steps):
-            numbers = curriculum.draw(step, fit.batch)
-            groups = sample(recipe, run, backbone, [puzzles[number] for number in numbers], step)
-            verdict = judge(gathered(parts_of(groups, names)), names, weights, recipe.method)
-            curriculum.learn([puzzles[number].level for number in numbers], verdict.mean(recipe.success))
+            asked = draw(kinds, step)
+            groups = sample(recipe, run, backbone, asked, step)
+            verdicts = judge_each(kinds, gathered(parts_of(groups, kinds)), recipe)
+            learn_success(kinds, verdicts, asked)
+            verdict = joined(verdicts)
             made = experiences(recipe, run, backbone, teacher, groups, verdict)
-            figures = rollout_figures(run, groups, verdict, weights) | learn(recipe, run, made, verdict, step, steps)
-            log.step(step + 1, **figures, **{f"p_{level}": p for level, p in curriculum.success.items()})
+            figures = all_figures(run, groups, kinds, verdicts)
+            log.step(step + 1, **figures, **learn(recipe, run, made, verdict, step, steps), **chances(kinds))
             if run.is_main and (step + 1) % recipe.samples_every == 0:
                 show(folder, step + 1, backbone, groups[0], verdict)
-            if held and fit.is_due(fit.eval_every, step + 1, steps):
-                longest, controls = recipe.draw.max_new_tokens, recipe.controls
-                log.tell(
-                    step + 1, **held_figures(run, backbone, held, recipe.weights, longest, controls, summary=summary)
-                )
+            if fit.is_due(fit.eval_every, step + 1, steps) and any(kind.held for kind in kinds):
+                log.tell(step + 1, **held_of(recipe, run, backbone, kinds, summary))
             if fit.is_due(fit.save_every, step + 1, steps):
-                run.save(step + 1, curriculum=curriculum.state())
+                run.save(step + 1, curricula=states(kinds))
     write(run, backbone, folder / "model")
 
 
@@ -94,7 +96,7 @@ def sample(
         with run.accelerator.autocast():
             puzzle, seed = puzzles[place], (recipe.fit.seed, step, place)
             group = roll(backbone, puzzle, recipe.draw, seed)
-            if recipe.contrast:
+            if recipe.contrast and place < recipe.fit.batch:
                 group = contrasted(recipe, backbone, group, seed)
             groups[place] = group
     run.module.train()
@@ -117,9 +119,9 @@ def contrasted(recipe: GrpoRecipe, backbone: Backbone, group: Group, seed: tuple
     return Group(puzzle=group.puzzle, rollouts=tuple(rollouts))
 
 
-def parts_of(groups: Mapping[int, Group], names: Sequence[str]) -> dict[int, list[list[float]]]:
+def parts_of(groups: Mapping[int, Group], kinds: Sequence[Kind]) -> dict[int, list[list[float]]]:
     """Rewards by place, completion and part."""
-    return {place: group.parts(names) for place, group in groups.items()}
+    return {place: group.parts(names_at(kinds, place)) for place, group in groups.items()}
 
 
 def experiences(
@@ -184,6 +186,44 @@ def learn(
         "entropy": by_token(2),  # estimated by the mean of -log pi of what was sampled
         "learned": done[0].more[-1] * done[0].counted,
     } | ({"kl": by_token(1)} if objective.kl else {})
+
+
+def all_figures(
+    run: Run, groups: Mapping[int, Group], kinds: Sequence[Kind], verdicts: Sequence[Verdict]
+) -> dict[str, float]:
+    """``rollout_figures`` of each kind under its name; tokens are those of all kinds. Every process must call it."""
+    found: dict[str, float] = {}
+    tokens = 0.0
+    for kind, verdict in zip(kinds, verdicts, strict=True):
+        own = {place: group for place, group in groups.items() if place in kind.places}
+        figures = rollout_figures(run, own, verdict, kind.weights)
+        tokens += figures.pop("tokens")
+        found |= kind.named(figures)
+    return found | {"tokens": tokens}
+
+
+def chances(kinds: Sequence[Kind]) -> dict[str, float]:
+    """The running success of each kind's levels."""
+    return {
+        name: p
+        for kind in kinds
+        for name, p in kind.named({f"p_{level}": p for level, p in kind.curriculum.success.items()}).items()
+    }
+
+
+def held_of(
+    recipe: GrpoRecipe, run: Run, backbone: Backbone, kinds: Sequence[Kind], summary: Summary | None
+) -> dict[str, float]:
+    """Figures of the held puzzles of each kind that has some. summary: of the run's own. Every process must call it."""
+    found: dict[str, float] = {}
+    for kind in kinds:
+        if kind.held:
+            longest, own = recipe.draw.max_new_tokens, None if kind.prefix else summary
+            figures = held_figures(
+                run, backbone, kind.held, kind.held_weights, longest, recipe.controls, summary=own
+            )
+            found |= kind.named(figures)
+    return found
 
 
 def rollout_figures(

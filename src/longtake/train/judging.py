@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -63,6 +64,26 @@ def judge(parts: Sequence[Any], names: Sequence[str], weights: Mapping[str, floa
         before, flat = credit.advantages(rewards, first), flat & credit.is_flat(rewards, first)
     advantages = credit.advantages(rewards, main)
     return Verdict(names=tuple(names), parts=rewards, advantages=advantages, before=before, flat=flat)
+
+
+def joined(verdicts: Sequence[Verdict]) -> Verdict:
+    """Verdicts on several kinds of puzzles as one, in their order. A part that a kind's reward lacks is NaN there."""
+    if len(verdicts) == 1:
+        return verdicts[0]
+    names = tuple(dict.fromkeys(name for verdict in verdicts for name in verdict.names))
+    parts = []
+    for verdict in verdicts:
+        own = verdict.parts.new_full((*verdict.parts.shape[:2], len(names)), math.nan)
+        own[:, :, [names.index(name) for name in verdict.names]] = verdict.parts
+        parts.append(own)
+    before = [verdict.before for verdict in verdicts if verdict.before is not None]
+    return Verdict(
+        names=names,
+        parts=torch.cat(parts),
+        advantages=torch.cat([verdict.advantages for verdict in verdicts]),
+        before=torch.cat(before) if before else None,
+        flat=torch.cat([verdict.flat for verdict in verdicts]),
+    )
 
 
 def experience(

@@ -1,0 +1,138 @@
+"""Puzzles of other kinds beside a run's own, such as questions that a model must not forget. Ours.
+
+Each kind has its own reward, curriculum and figures; the groups of all kinds weigh the same in an update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from longtake.train.curriculum import Curriculum
+from longtake.train.grpo_recipe import TEMPORAL, GrpoRecipe, names_of
+from longtake.train.judging import Verdict, judge
+from longtake.train.puzzles import Puzzle
+from longtake.types import LongtakeError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """Puzzles of one kind beside the run's own.
+
+    name: stands before its figures in the log, as ``replay_reward_exact``. count: puzzles a step over all processes,
+    on top of ``fit.batch``. weights, success: as in ``GrpoRecipe``, of this kind's reward. held: asked when the run's
+    own held puzzles are.
+    """
+
+    name: str
+    puzzles: Sequence[Puzzle]
+    count: int
+    weights: Mapping[str, float] = field(default_factory=lambda: {"exact": 1.0})
+    success: str = "exact"
+    held: Sequence[Puzzle] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name or self.count < 1 or not self.puzzles or not any(self.weights.values()):
+            raise LongtakeError(
+                f"beside the puzzles stand {len(self.puzzles)} named {self.name!r}, {self.count} a step; there must be "
+                "a name, puzzles, at least 1 a step, and a weight that is not 0"
+            )
+        names = names_of(self.puzzles)
+        for asked in (*self.weights, self.success):
+            if asked not in names:
+                raise LongtakeError(f"{self.name} names {asked!r}; its rewards have the parts {', '.join(names)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One kind while it is trained on: the run's own puzzles, whose prefix is empty, or those beside them.
+
+    weights, names: of the reward's parts, T-GRPO's among them where the run's own have it. puzzles are asked at the
+    places of a step from ``first`` on.
+    """
+
+    prefix: str
+    puzzles: Sequence[Puzzle]
+    held: Sequence[Puzzle]
+    first: int
+    count: int
+    weights: Mapping[str, float]
+    names: tuple[str, ...]
+    success: str
+    curriculum: Curriculum
+
+    @property
+    def places(self) -> range:
+        """Of this kind's puzzles in a step."""
+        return range(self.first, self.first + self.count)
+
+    @property
+    def held_weights(self) -> dict[str, float]:
+        """Of what a single answer earns."""
+        return {name: weight for name, weight in self.weights.items() if name != TEMPORAL}
+
+    def named(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """With the kind before their names."""
+        return {f"{self.prefix}{name}": value for name, value in figures.items()}
+
+
+def kinds_of(
+    recipe: GrpoRecipe,
+    puzzles: Sequence[Puzzle],
+    names: tuple[str, ...],
+    held: Sequence[Puzzle],
+    beside: Sequence[Beside],
+) -> list[Kind]:
+    """The run's own kind first. names: of its reward's parts.
+
+    Raises LongtakeError for two kinds of one name, and for kinds beside where a teacher judges the run's own alone.
+    """
+    if beside and recipe.method.teaching is not None:
+        raise LongtakeError(f"{beside[0].name} stands beside puzzles that a teacher judges; choose one of them")
+    if len({kind.name for kind in beside}) < len(beside):
+        raise LongtakeError(f"kinds beside are {', '.join(kind.name for kind in beside)}; give each its own name")
+    weights = dict(recipe.weights) | ({TEMPORAL: recipe.contrast} if recipe.contrast else {})
+    settings: list[dict[str, Any]] = [
+        {"prefix": "", "puzzles": puzzles, "held": held, "count": recipe.fit.batch, "weights": weights}
+        | {"names": names, "success": recipe.success}
+    ]
+    settings += [
+        {"prefix": f"{kind.name}_", "puzzles": kind.puzzles, "held": kind.held, "count": kind.count}
+        | {"weights": kind.weights, "names": names_of(kind.puzzles), "success": kind.success}
+        for kind in beside
+    ]
+    found, first = [], 0
+    for own in settings:
+        levels = [puzzle.level for puzzle in own["puzzles"]]
+        curriculum = Curriculum(recipe=recipe.curriculum, levels=levels, seed=recipe.fit.seed)
+        found.append(Kind(first=first, curriculum=curriculum, **own))
+        first += own["count"]
+    return found
+
+
+def draw(kinds: Sequence[Kind], step: int) -> list[Puzzle]:
+    """A step's puzzles by their places."""
+    return [kind.puzzles[number] for kind in kinds for number in kind.curriculum.draw(step, kind.count)]
+
+
+def names_at(kinds: Sequence[Kind], place: int) -> tuple[str, ...]:
+    """The parts of the reward of what is asked at a place."""
+    return next(kind.names for kind in kinds if place in kind.places)
+
+
+def judge_each(kinds: Sequence[Kind], parts: Sequence[Any], recipe: GrpoRecipe) -> list[Verdict]:
+    """A verdict for each kind. parts: rewards by place, completion and part."""
+    return [judge([parts[place] for place in kind.places], kind.names, kind.weights, recipe.method) for kind in kinds]
+
+
+def learn_success(kinds: Sequence[Kind], verdicts: Sequence[Verdict], puzzles: Sequence[Puzzle]) -> None:
+    """Tell each kind's curriculum how a step's puzzles went."""
+    for kind, verdict in zip(kinds, verdicts, strict=True):
+        levels = [puzzles[place].level for place in kind.places]
+        kind.curriculum.learn(levels, verdict.mean(kind.success))
+
+
+def states(kinds: Sequence[Kind]) -> dict[str, Any]:
+    """Of all curricula, by prefix, to go on from."""
+    return {kind.prefix: kind.curriculum.state() for kind in kinds}

@@ -45,7 +45,7 @@ from longtake.data.haystack import load_clips
 from longtake.data.probe import make_video
 from longtake.data.questions import ask_all
 from longtake.model import EMBEDDED
-from longtake.train.grpo import experiences, learn, parts_of, sample
+from longtake.train.grpo import experiences, learn, sample
 from longtake.train.grpo_recipe import GrpoRecipe, check, prepare
 from longtake.train.judging import experience, gathered, judge
 from longtake.train.methods import METHODS
@@ -203,7 +203,8 @@ class Bench:
         with self.phases("sampling"):
             groups = sample(recipe, run, backbone, [puzzle], number)
         with self.phases("rewards"):
-            verdict = judge(gathered(parts_of(groups, self.names)), self.names, recipe.weights, recipe.method)
+            parts = gathered({place: group.parts(self.names) for place, group in groups.items()})
+            verdict = judge(parts, self.names, recipe.weights, recipe.method)
         with self.phases("log-probabilities"):
             made = experiences(recipe, run, backbone, None, groups, verdict)
         with self.phases("update"):

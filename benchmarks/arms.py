@@ -186,6 +186,15 @@ class Clock:
             torch.cuda.synchronize()
 
 
+def seconds_now(device: str) -> float:
+    """Processor seconds of this process, so that other work on the machine counts little; on an accelerator wall
+    seconds, once its work has ended."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def peaks() -> dict[str, float]:
     """The process's peak memory, and the device's since it was last reset, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -27,7 +27,6 @@ import dataclasses
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +34,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from arms import add_options, build_backbone, in_own_process, limit_device, peaks, surroundings
+from arms import add_options, build_backbone, in_own_process, limit_device, peaks, seconds_now, surroundings
 from torch import Tensor
 
 from longtake import video
@@ -80,10 +79,7 @@ class Phases:
         self._inner[-1] += whole
 
     def _now(self) -> float:
-        if self._device == "cpu":
-            return time.process_time()
-        torch.cuda.synchronize()
-        return time.perf_counter()
+        return seconds_now(self._device)
 
 
 class RowEach:

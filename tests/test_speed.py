@@ -133,7 +133,7 @@ def test_training_at_real_size_has_the_ratios_worked_by_hand():
 
 def test_what_is_timed_within_another_is_not_counted_there(monkeypatch):
     clock = iter([0, 1, 4, 6, 7, 10])
-    monkeypatch.setattr(grpo.time, "process_time", lambda: next(clock))
+    monkeypatch.setattr(arms.time, "process_time", lambda: next(clock))
     phases = grpo.Phases("cpu")
     with phases("outer"):
         with phases("inner"):

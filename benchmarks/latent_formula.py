@@ -7,7 +7,9 @@ Video-R1's lengths that is left out, as fused kernels do. Norms, activation func
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from transformers import Qwen2Config
@@ -25,6 +27,7 @@ CLAIMED = {"asked": 68.0, "learned": 6.0}  # in VideoLatent's abstract, of what 
 TOWER = {"layers": 32, "full": 4, "width": 1280, "inner": 3420, "patch": 3 * 2 * 14 * 14, "window": 64, "merged": 4}
 
 
+@lru_cache
 def seven_billion() -> Qwen2Config:
     """The shape of Qwen2.5-VL-7B's language model."""
     return Qwen2Config(
@@ -210,11 +213,12 @@ def at_video_r1s_lengths(settings: LatentSettings) -> dict[str, Any]:
         for frames in VISUAL for length in LENGTHS
     ]  # fmt: skip
     first: dict[int, dict[str, int | None]] = {frames: {} for frames in VISUAL}
+    lengths = range(ANSWER + 1, LENGTHS[-1] + 1)
     for frames, found in first.items():
-        lengths = range(ANSWER + 1, LENGTHS[-1] + 1)
-        every = [compared(settings, frames, length) for length in lengths]
         for kind, claimed in CLAIMED.items():
-            for name in every[0][kind]:
-                reached = (n for n, own in zip(lengths, every, strict=True) if own[kind][name] >= claimed)
-                found[f"{kind}: {name}"] = next(reached, None)
+            for name in rows[0][kind]:
+                place = bisect_left(
+                    lengths, claimed, key=lambda length: compared(settings, frames, length)[kind][name]
+                )
+                found[f"{kind}: {name}"] = lengths[place] if place < len(lengths) else None
     return {"rows": rows, "first": first}

@@ -26,8 +26,10 @@ def benchmark(name: str) -> ModuleType:
     return module
 
 
-infer, train, grpo = benchmark("infer"), benchmark("train"), benchmark("grpo")
-arms = sys.modules["arms"]
+infer, train, grpo, latent = map(benchmark, ("infer", "train", "grpo", "latent"))
+arms, latent_arms, latent_formula, latent_lessons = (
+    sys.modules[name] for name in ("arms", "latent_arms", "latent_formula", "latent_lessons")
+)
 LEARNS = ["dts", "projector", "decoder"]
 
 
@@ -171,6 +173,139 @@ def test_a_step_has_the_same_gradients_in_all_arms(tmp_path, capsys):
     assert found["arms"]["package"]["ratio"] == 1
     assert found["arms"]["decoded"]["phases"]["read"] > 0
     assert found["arms"]["frames"]["phases"]["read"] == found["arms"]["features"]["phases"]["encode"] == 0
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """A tiny model and four questions, of one to four hops."""
+    return latent_arms.Bench(latent_options(tmp_path_factory.mktemp("asked")), 16)
+
+
+def latent_options(folder: Path) -> Namespace:
+    return Namespace(
+        size="tiny", device="cpu", latents=8, passes=2, questions=1, batch=2, group=3, folder=folder, film_fps=1.0
+    )
+
+
+def test_a_thought_costs_what_the_formulas_say(asked):
+    """Passes are counted at the language model, and operations by PyTorch: the benchmark checks both itself."""
+    rows = latent.ask_in_turn(asked, 1)
+    assert [row["hops"] for row in rows] == [1, 2, 3, 4]
+    for case, row in zip(asked.cases, rows, strict=True):
+        thought, answer, own = len(case.thought), len(case.answer), row["arms"]
+        assert [own[arm]["tokens"] for arm in arms_of_latents] == [answer] * 3 + [thought + answer]
+        passes = [answer - 1, 2 + 1 + answer - 1, 8 + 1 + answer - 1, thought + answer - 1]
+        assert [own[arm]["passes"] for arm in arms_of_latents] == passes
+        for arm in arms_of_latents:
+            assert own[arm]["apart"] < 0.01
+            assert own[arm]["operations"]["read"] == 0
+            assert all(own[arm]["operations"][name] > 0 for name in ("encode", "prefill", "answer"))
+            assert (own[arm]["operations"]["thought"] > 0) == (arm != "answer")
+            (spent,) = own[arm]["seconds"]
+            assert spent["read"] == own["trace"]["seconds"][0]["read"] > 0
+    told = latent.ratios(rows[3:], "latents")
+    trace, ours = (rows[3]["arms"][arm] for arm in ("trace", "latents"))
+    assert told["passes"] == trace["passes"] / 4
+    assert told["tokens and latents"] == trace["tokens"] / (8 + ours["tokens"])
+    whole = [sum(own["operations"].values()) for own in (trace, ours)]
+    assert told["operations end to end"] == whole[0] / whole[1]
+    assert told["seconds after the prompt"] != told["seconds end to end"] > 0
+
+
+arms_of_latents = latent.ARMS
+
+
+def test_a_pass_too_many_is_found(asked, monkeypatch):
+    inner = asked.backbone.head.forward
+
+    def once_more(states):
+        if asked.stages._name == "answer":
+            asked.backbone.decoder(inputs_embeds=states[:, None], use_cache=False)
+        return inner(states)
+
+    monkeypatch.setattr(asked.backbone.head, "forward", once_more)
+    with pytest.raises(AssertionError, match="answer took 2 passes, not 1"):
+        latent.ask_in_turn(asked, 0)
+
+
+def test_batches_say_all_that_they_are_given(asked):
+    """Shorter rows wait for the longest; afterwards the model chooses by itself again."""
+    tokens = [latent_arms.kept_tokens(asked.backbone, asked.options, case) for case in asked.cases]
+    choose = asked.backbone._choose
+    for arm in arms_of_latents:
+        asked.stages.start()
+        asked.ask(arm, asked.cases, tokens)
+    longest = max(len(case.thought + case.answer) for case in asked.cases)
+    assert asked.stages.passes["thought"] + asked.stages.passes["answer"] == longest - 1
+    assert asked.backbone._choose == choose
+    assert set(latent.throughput(asked, asked.cases[3:], 1)) == set(arms_of_latents)
+
+
+def test_the_shortest_trace_of_four_hops_is_told(asked):
+    found = latent.shortest(asked.backbone, asked.settings.thinking, 16)
+    four = found[4]
+    # four things of a colour and a shape each, with a mark behind: 12 tokens, then the answer; against T + 1 + 1 passes
+    assert four["fewest_passes_words"] == 13 / 4
+    assert four["fewest_passes"] == (four["fewest_tokens"] - 1) / 4
+    assert four["fewest_tokens"] <= four["tokens"] <= four["most_tokens"]
+
+
+def test_steps_cost_what_the_formulas_say(asked):
+    school = latent_lessons.School(asked.options, 16)
+    found = latent_lessons.train_in_turn(school, 1, {"seconds": 1.0, "operations": 1e9})
+    lessons = found["lessons"]
+    assert set(lessons) == set(latent.LESSONS)
+    for own in lessons.values():
+        assert own["apart"] < 0.03
+        assert own["seconds_end_to_end"] == own["seconds"] + found["batch"] * 1.0
+    assert lessons["latents"]["ratio"] == lessons["latents"]["operations_ratio"] == 1
+    assert lessons["answer"]["operations"] < lessons["trace"]["operations"] < lessons["latents"]["operations"]
+
+
+def test_video_r1s_lengths_have_the_ratios_worked_by_hand():
+    """6.525e9 weights beside the embedding, and 2 x 28 x 3584 for a causal pair of positions."""
+    settings = latent_formula.LatentSettings()
+    found = latent_formula.at_video_r1s_lengths(settings)
+    row = found["rows"][0]
+    assert (row["frames"], row["length"]) == (16, 320)
+    assert row["asked"]["passes"] == 319 / 4
+    assert row["asked"]["tokens"] == 160
+
+    def weights(columns: int) -> float:
+        return columns * 2 * 6.525e9
+
+    def pairs(columns: int) -> float:
+        return columns**2 / 2 * 4 * 28 * 3584
+
+    head = 2 * 3584 * 152064
+    trace = weights(1174 + 319) + pairs(1174 + 319) + 320 * head
+    latents = weights(1175 + 16 + 9 + 1) + pairs(1201) + 3 * head
+    assert row["asked"]["operations of the language model"] == pytest.approx(trace / latents, rel=0.01)
+    first = found["first"][16]
+    assert first["asked: tokens"] == 68 * 2
+    assert first["asked: passes"] == 68 * 4 + 1
+    assert first["asked: operations of the language model"] is None
+    trained = (weights(1174 + 320) * 3 + pairs(1494) * 3.5) / (weights(1175) + weights(1186) * 3 + pairs(1186) * 4.5)
+    assert row["learned"]["trace"] == pytest.approx(trained, rel=0.05)
+
+
+@pytest.mark.slow
+def test_thinking_has_all_its_figures(tmp_path, capsys):
+    latent.main(["--small", "--size", "tiny", "--json", "--folder", str(tmp_path)])
+    _, found = map(json.loads, capsys.readouterr().out.splitlines())
+    assert list(found["groups"]) == ["1 hop", "2 hops", "3 hops", "4 hops", "all"]
+    for group in found["groups"].values():
+        assert set(group["arms"]) == set(latent.ARMS)
+        for row in group["arms"].values():
+            assert all(0 < row[span]["p50"] <= row[span]["p95"] for span in latent.SPANS)
+            assert row["a_second"]["of the language model"] > row["a_second"]["end to end"] > 0
+        assert all(ratio > 0 for own in group["a_trace_takes"].values() for ratio in own.values())
+    assert list(found["aims"].values()) == [True, True, False]
+    assert set(found["peaks"]) == set(latent.OWN)
+    assert all(row["peak_mb"] > 100 for row in found["peaks"].values())
+    assert set(found["training"]["lessons"]) == set(latent.LESSONS)
+    latent.show(found)
+    assert "aim: the same if each word and mark were one token: not met" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -21,6 +21,8 @@ Training: one step on ``--batch`` questions with their videos' tokens, by the fu
 traces, latents with their answers (after the bottleneck), and GRPO with ``--group`` completions as long as the mean
 trace with its answer. All learn the whole language model; GRPO has no reference.
 
+Batches are answered together, and end with the longest of what they say; a video is read and encoded alone.
+
 Arms take turns; medians count. On a CPU seconds are processor time of one process, so that other work counts little.
 Peak memory is that of one more process each. Weights of the latents are fresh: their values change no cost.
 """

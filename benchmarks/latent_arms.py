@@ -45,7 +45,10 @@ class Case:
 
 
 class Stages:
-    """Seconds, passes of the language model and operations by stage; a stage ends where the next one is entered."""
+    """Seconds, passes of the language model and operations by stage; a stage ends where the next one is entered.
+
+    Passes are counted at the decoder itself, whoever calls it.
+    """
 
     def __init__(self, backbone: Backbone, device: str) -> None:
         self._device, self._name, self._counter = device, "", None
@@ -158,9 +161,9 @@ def saying(backbone: Backbone, rows: Sequence[Sequence[int]], at: Callable[[int]
 def settings_of(options: argparse.Namespace) -> LatentSettings:
     """The recipe's module for the model in the package, the default one at real size."""
     thinking = Thinking(latents=options.latents, passes=options.passes)
-    return LatentSettings(thinking=thinking) if options.size == "3b" else LatentSettings(
-        thinking=thinking, width=128, heads=4
-    )  # fmt: skip
+    if options.size == "3b":
+        return LatentSettings(thinking=thinking)
+    return LatentSettings(thinking=thinking, width=128, heads=4)
 
 
 def spoken(backbone: Backbone, hop: Hop) -> tuple[list[int], list[int]]:

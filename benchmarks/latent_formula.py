@@ -141,11 +141,13 @@ def latent_flops(
     columns, of which ``learned`` are. What is read again and the last two makings have a backward pass.
     """
     count, passes, dim = settings.thinking.latents, settings.thinking.passes, decoder.config.hidden_size
-    rollout = decoder.run(prompt + 1) + decoder.head() + (passes - 1) * decoder.run(count, prompt + 1)
+    rollout = decoder.run(prompt + 1) + decoder.head()
+    if passes:
+        rollout += (passes - 1) * decoder.run(count, prompt + 1) + decoder.learn(count, prompt + 1)
     making = count * making_flops(settings, dim, visual)
     module = (passes + 2 * 3) * making + 2 * 3 * settings.reread * 4.0 * visual * dim * settings.width
     forced = sft_flops(decoder, prompt + count + 2 + answer, learned)
-    return rollout + decoder.learn(count, prompt + 1) + module + forced
+    return rollout + module + forced
 
 
 def grpo_flops(decoder: Decoder, prompt: int, length: int, group: int) -> float:

@@ -24,6 +24,7 @@ from longtake.data.bank import (
     read_events,
 )
 from longtake.data.needles import Card, Mover
+from longtake.data.probe import SMALL, place_event
 
 RECIPE = BankRecipe(videos=5, frames=24, seed=3, side=16)
 FEATURES = 2 * 3  # of a frame: tokens x dim
@@ -70,6 +71,20 @@ def test_a_kill_at_any_time_loses_no_video_that_is_counted(tmp_path):
 
     build_bank(RECIPE, world.clips(), looking, tmp_path, workers=0)
     assert len(done) == 5
+
+
+def test_a_share_of_a_banks_cards_is_small():
+    """Heights are pixels of the drawn cards, which are turned by up to 8 degrees: at most 1.13 times as high."""
+    shares = []
+    for number in range(20):
+        video = bank_video(BankRecipe(small=0.5), world.clips(), number)
+        for _, event in video.cards:
+            drawn, _, _ = place_event(event, event.start_seconds, video.size[::-1], "train")
+            shares.append((event.card_size == SMALL, drawn.height / min(video.size)))
+    small, rest = ([height for is_small, height in shares if is_small == wanted] for wanted in (True, False))
+    assert 0.35 < len(small) / len(shares) < 0.65
+    assert 0.38 <= min(small) <= max(small) < 0.55 * 1.15
+    assert max(rest) > 0.8
 
 
 def test_features_and_events_are_those_of_the_videos(tmp_path):

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from longtake.data.decoys import vivid_shot
 from longtake.data.haystack import Clip
 from longtake.data.needles import COLOURS, CONTENTS, Card, Mover, Split, draw_card_choice, draw_mover_choice
-from longtake.data.probe import SIZES, Event, ProbeVideo, centre
+from longtake.data.probe import CARD_SIZE, SIZES, SMALL, Event, ProbeVideo, centre
 
 GROUP = 4  # frames
 LATEST_STARTS = (250, 2500, 2500, 9000)  # groups; one of these, then uniform
@@ -39,6 +39,7 @@ class BankRecipe:
     seed: int = 0
     side: int = 128
     plain: float = 0.0  # share of pairs of groups that are left as they are, beside those that stay so by chance
+    small: float = 0.0  # share of events whose card is a small one
 
 
 class RenderedVideos(Dataset[tuple[Tensor, str]]):
@@ -73,7 +74,11 @@ def bank_video(recipe: BankRecipe, clips: list[Clip], number: int) -> ProbeVideo
             continue
         for plan in plan_pair(rng, recipe.split, with_movers=fps == 1.0):
             begin, end = (pair + plan.first - 0.5) / fps, (pair + plan.stop - 0.5) / fps
-            events.append(Event(what=plan.what, start_seconds=begin, stop_seconds=end, seed=int(rng.integers(2**31))))
+            seed = int(rng.integers(2**31))
+            size = SMALL if recipe.small and rng.random() < recipe.small else CARD_SIZE
+            events.append(
+                Event(what=plan.what, start_seconds=begin, stop_seconds=end, seed=seed, card_size=size)
+            )
     return ProbeVideo(
         seed=number,
         split=recipe.split,

@@ -32,16 +32,21 @@ from longtake.types import Frames
 
 SIZES = ((144, 256), (144, 192), (144, 144), (256, 144), (144, 256))  # (height, width), wide ones twice as often
 MAX_CARDS = 6
+CARD_SIZE, SMALL = (0.4, 0.9), (0.38, 0.55)  # a card's height as a share of the shorter side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What is put into the haystack for ``[start_seconds, stop_seconds)``: a card, a mover or a foreign cut."""
+    """What is put into the haystack for ``[start_seconds, stop_seconds)``: a card, a mover or a foreign cut.
+
+    card_size: the range that a card's height is drawn from, as a share of the frame's shorter side.
+    """
 
     what: Card | Mover | None  # None: a cut to other footage, with nothing on it
     start_seconds: float
     stop_seconds: float
     seed: int
+    card_size: tuple[float, float] = CARD_SIZE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,18 +163,14 @@ def draw_event(picture: Image.Image, event: Event, at_seconds: float, split: Spl
 
 
 def place_event(
-    event: Event,
-    at_seconds: float,
-    size: tuple[int, int],
-    split: Split,
-    card_size: tuple[float, float] = (0.4, 0.9),
+    event: Event, at_seconds: float, size: tuple[int, int], split: Split
 ) -> tuple[Image.Image, int, int]:
     """The picture of a card or a moving shape, and where its left upper corner stands at a time.
 
-    size: (width, height) of the frame. card_size: the range of a card's height as a share of the shorter side.
+    size: (width, height) of the frame.
     """
     if isinstance(event.what, Card):
-        return _place_card(event.what, event.seed, size, split, card_size)
+        return _place_card(event.what, event.seed, size, split, event.card_size)
     assert isinstance(event.what, Mover)
     rng = np.random.default_rng(event.seed)
     width, height = size

@@ -2,8 +2,9 @@
 
 Run: python -m longtake.recipes.embedded STAGE --footage FOLDER --work FOLDER
 with STAGE one after the other: school, tower, bank, compressor, polish, tokens, decoder, export. Every stage resumes
-where it was stopped. Where the work folder of an earlier training is gone, `unpack` takes its place: training then goes
-on from the model in the package, with `sharpen` if wanted, `bank`, `polish` if wanted, `tokens` and `decoder` next.
+where it was stopped. `sharpen`, another bank and `follow` mend the tower of a model that is there; `tokens` and
+`decoder` go on after them. Where the work folder of an earlier training is gone, `unpack` takes its place: training
+then goes on from the model in the package.
 `eyes` stands apart: it makes a tower for comparing frames, which no other stage uses.
 """
 
@@ -104,9 +105,9 @@ def eyes() -> EyesRecipe:
     return EyesRecipe()
 
 
-def bank(seed: int = 0, videos: int = 14_000) -> BankRecipe:
+def bank(seed: int = 0, videos: int = 14_000, small: float = 0.0) -> BankRecipe:
     """560,000 frames of training footage with needles."""
-    return BankRecipe(seed=seed, videos=videos)
+    return BankRecipe(seed=seed, videos=videos, small=small)
 
 
 def compressor() -> CompressorRecipe:
@@ -117,6 +118,11 @@ def compressor() -> CompressorRecipe:
 def polish() -> CompressorRecipe:
     """Stage 2 once more, on another bank, on a GPU: nearly four times as many windows."""
     return CompressorRecipe(cycles=(Cycle(until_step=5_000, peak=0.7),), batch=256, warmup=300, save_every=1000)
+
+
+def follow() -> CompressorRecipe:
+    """Stage 2 once more, on a tower that was sharpened since; the second cycle on a bank of small cards."""
+    return CompressorRecipe(cycles=(Cycle(until_step=1_800, peak=0.3), Cycle(until_step=2_700, peak=0.3)))
 
 
 def decoder() -> DecoderRecipe:
@@ -141,7 +147,11 @@ def decoder() -> DecoderRecipe:
             last_layers(until_step=7100),
             long(until_step=7500, groups=(4, 256), tokens=32_768, blind=0.1, stretch=16),
             long(until_step=8000, groups=(4, 256), blind=0.1, stretch=16),
-            last_layers(until_step=8400, blind=0.2),
+            last_layers(until_step=8700, blind=0.05),
+            long(until_step=9000, groups=(4, 256), blind=0.1, stretch=16),
+            last_layers(until_step=9500, blind=0.05),
+            long(until_step=9800, groups=(4, 256), blind=0.1, stretch=16),
+            last_layers(until_step=10_300, blind=0.05),
         ),
         cycles=(
             Cycle(until_step=2850),
@@ -153,7 +163,11 @@ def decoder() -> DecoderRecipe:
             Cycle(until_step=7100, peak=0.7),
             Cycle(until_step=7500, peak=0.5),
             Cycle(until_step=8000, peak=0.25),
-            Cycle(until_step=8400, peak=0.7),
+            Cycle(until_step=8700, peak=0.7),
+            Cycle(until_step=9000, peak=0.5),
+            Cycle(until_step=9500, peak=0.7),
+            Cycle(until_step=9800, peak=0.5),
+            Cycle(until_step=10_300, peak=0.7),
         ),
     )
 
@@ -237,8 +251,18 @@ def run_compressor(footage: Path | None, work: Path, device: torch.device) -> No
 def run_polish(footage: Path | None, work: Path, device: torch.device) -> None:
     """Stage 2 once more, from the DTS as it is."""
     del footage
+    _train_on("polish", polish(), work, device)
+
+
+def run_follow(footage: Path | None, work: Path, device: torch.device) -> None:
+    """Stage 2 once more, from the DTS as it is, on features of the sharpened tower."""
+    del footage
+    _train_on("follow", follow(), work, device)
+
+
+def _train_on(stage: str, recipe: CompressorRecipe, work: Path, device: torch.device) -> None:
     begin = torch.load(work / "dts.pt", weights_only=True)
-    trained = train_compressor(polish(), feature_bank(work), work / "polish", device, begin)
+    trained = train_compressor(recipe, feature_bank(work), work / stage, device, begin)
     torch.save(trained.cpu().state_dict(), work / "dts.pt")
 
 
@@ -304,6 +328,7 @@ STAGES: dict[str, Callable[[Path | None, Path, torch.device], None]] = {
     "bank": run_bank,
     "compressor": run_compressor,
     "polish": run_polish,
+    "follow": run_follow,
     "tokens": run_tokens,
     "decoder": run_decoder,
     "export": run_export,
@@ -320,13 +345,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="of the bank")
     parser.add_argument("--videos", type=int, default=bank().videos, help="in the bank")
+    parser.add_argument("--small", type=float, default=0.0, help="share of the bank's cards that are small")
     parser.add_argument("--workers", type=int, default=1, help="processes that render the bank")
     device = "not for school, tower, sharpen and eyes"
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help=device)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.stage == "bank":
-        recipe = bank(options.seed, options.videos)
+        recipe = bank(options.seed, options.videos, options.small)
         run_bank(options.footage, options.work, options.device, recipe, options.workers)
     else:
         STAGES[options.stage](options.footage, options.work, options.device)

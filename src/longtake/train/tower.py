@@ -24,7 +24,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from longtake.data.decoys import vivid_shot
 from longtake.data.haystack import Clip, random_shot
 from longtake.data.needles import Card, Split, draw_card_choice, draw_mover_choice
-from longtake.data.probe import SIZES, Event, place_event
+from longtake.data.probe import CARD_SIZE, SIZES, SMALL, Event, place_event
 from longtake.train import checkpoint
 from longtake.train.checkpoint import Cycle
 from longtake.train.optimiser import Optimiser
@@ -32,7 +32,7 @@ from longtake.train.reading import IGNORE, AttributeHeads, ReadingHead, labels, 
 
 PATCHES = 8  # on a side
 OLD_BATCHES = 400  # kept to be seen again
-CARD_SIZE, LARGE, SMALL = (0.4, 0.9), (0.75, 1.0), (0.38, 0.55)  # a card's height as a share of the shorter side
+LARGE = (0.75, 1.0)  # a card's height as a share of the shorter side
 Pictures = tuple[Tensor, Tensor, Tensor]  # as SingleFrames yields them
 
 
@@ -125,8 +125,9 @@ class SingleFrames(IterableDataset[Pictures]):
             what = draw_card_choice(rng, self.split) if dice < 0.7 else draw_mover_choice(rng, self.split)
             if isinstance(what, Card) and what.kind != "number" and rng.random() < 0.35:
                 what = draw_card_choice(rng, self.split)  # numbers are the hardest to read
-            event = Event(what=what, start_seconds=0.0, stop_seconds=1.0, seed=int(rng.integers(2**31)))
-            drawn, x, y = place_event(event, float(rng.random()), (width, height), self.split, card_size)
+            seed = int(rng.integers(2**31))
+            event = Event(what=what, start_seconds=0.0, stop_seconds=1.0, seed=seed, card_size=card_size)
+            drawn, x, y = place_event(event, float(rng.random()), (width, height), self.split)
             picture.paste(drawn, (x, y), drawn)
             middles = (np.arange(PATCHES) + 0.5) / PATCHES
             rows, columns = middles * height, middles * width

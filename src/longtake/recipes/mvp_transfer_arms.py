@@ -1,0 +1,139 @@
+"""The arms that are asked what policy optimisation does to other questions: what each learns from, and what it costs.
+
+All arms have the same replay: with one seed the same questions in the same order, as many at every step, about what is
+on a card, whether there is one, and when. They are not of the tasks that are asked in the end: replay is learned by
+policy optimisation, too, and would else be what is measured. Ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from longtake.backbones.base import Backbone
+from longtake.data.haystack import drawn_clip
+from longtake.recipes.ablation_cost import Cost
+from longtake.recipes.ablation_world import named
+from longtake.recipes.latent_world import encoded
+from longtake.recipes.mvp_exam import FRAMES, ROWS, exam_video, replies_to
+from longtake.recipes.mvp_replay import Replay, questions_of
+from longtake.recipes.mvp_site import Lessons, Site, arm_model, kept_costs, one_step
+from longtake.recipes.mvp_stages import Material
+from longtake.recipes.settings import flat
+from longtake.train.beside import Beside
+from longtake.train.curriculum import CurriculumRecipe
+from longtake.train.grpo_recipe import GrpoRecipe
+from longtake.train.puzzles import Puzzle, QuestionPuzzle
+
+REPLAY, QUESTIONS, PUZZLES = "replay only", "GRPO on questions", "MVP-GRPO"
+ARMS = (REPLAY, QUESTIONS, PUZZLES)
+EVENLY = CurriculumRecipe(by_success=False)  # what is drawn depends on the seed alone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferSize:
+    """items: of each task. replay: beside all arms. more_videos: beyond replay's, for the questions of their arm."""
+
+    items: int = 2000
+    replay: Replay = Replay(count=2, videos=200, frames=FRAMES, tasks=("what", "is_there", "when"))
+    more_videos: int = 800
+
+
+SIZE = TransferSize()
+SMALLEST = TransferSize(items=6, replay=replace(SIZE.replay, videos=2), more_videos=2)
+
+
+def transfer_costs(site: Site, size: TransferSize) -> dict[str, Cost]:
+    """Of a step of the warm-up, of each arm's own share of a step, of an answer and of a video."""
+
+    def steps() -> dict[str, Callable[[Path], object]]:
+        material, few = site.material(), replace(size, replay=replace(size.replay, videos=2), more_videos=2)
+        found = {"warm": one_step(site.recipe.warm, site.recipe.start.backbone(), material.train)}
+        for arm in ARMS:
+            backbone = site.recipe.start.backbone()
+            own = own_puzzles(site, few, arm, material, backbone)
+            found[arm] = one_step(arm_recipe(site, size, arm, 0), backbone, own)
+        backbone, clips = site.recipe.start.backbone(), [drawn_clip(0, 4.0)]
+        some = replayed_questions(site, few, backbone)[:ROWS]
+        return {
+            **found,
+            f"asked/{len(some)}": lambda folder: replies_to(backbone, some),
+            "video": lambda folder: encoded(backbone, exam_video(0, clips)),
+        }
+
+    return kept_costs(site.work / "costs-transfer.json", steps)
+
+
+def arm_recipe(
+    site: Site, size: TransferSize, arm: str, seed: int, costs: Mapping[str, Cost] | None = None
+) -> GrpoRecipe:
+    """How an arm is trained. costs: by which questions get the operations of puzzles; None for as many as puzzles."""
+    base = replace(site.recipe.grpo, fit=replace(site.recipe.grpo.fit, seed=seed))
+    if arm == PUZZLES:
+        return base
+    answered = replace(base, weights={"exact": 1.0})
+    if arm == REPLAY:
+        return replace(answered, fit=replace(base.fit, batch=size.replay.count), curriculum=EVENLY)
+    share = costs[PUZZLES].operations / costs[QUESTIONS].operations if costs else 1.0
+    return replace(answered, fit=replace(base.fit, batch=max(1, round(base.fit.batch * share))))
+
+
+def step_cost(site: Site, size: TransferSize, arm: str, costs: Mapping[str, Cost]) -> Cost:
+    """Of a step of an arm, its replay with it."""
+    if arm == REPLAY:
+        return costs[REPLAY]
+    times = arm_recipe(site, size, arm, 0, costs).fit.batch / site.recipe.grpo.fit.batch
+    return Cost(
+        operations=costs[arm].operations * times + costs[REPLAY].operations,
+        seconds=costs[arm].seconds * times + costs[REPLAY].seconds,
+    )
+
+
+def own_puzzles(
+    site: Site, size: TransferSize, arm: str, material: Material, backbone: Backbone
+) -> Sequence[Puzzle]:
+    """What an arm learns from beside the replay; of the arm that has nothing else, the replay."""
+    if arm == PUZZLES:
+        return material.train
+    first = size.replay.videos
+    return replayed_questions(site, size, backbone, range(first, first + size.more_videos) if arm == QUESTIONS else None)
+
+
+def replayed_questions(
+    site: Site, size: TransferSize, backbone: Backbone, videos: Iterable[int] | None = None
+) -> list[QuestionPuzzle]:
+    """Questions of replay's tasks about training videos of these numbers; None for replay's own."""
+    replay = replace(size.replay, footage=str(site.footage or ""))
+    return questions_of(replay, backbone, "train", replay_folder(site), videos or range(replay.videos))
+
+
+def replay_folder(site: Site) -> Path:
+    """Where the memories of videos that are asked about are kept."""
+    return site.work / named("replay", {"footage": site.footage_names, "frames": FRAMES})
+
+
+def folder_of(site: Site, size: TransferSize, arm: str, seed: int, costs: Mapping[str, Cost]) -> Path:
+    """Where an arm's weights and answers are kept."""
+    key = flat(arm_recipe(site, size, arm, seed, costs)) | flat(size.replay, "replay")
+    key |= {"footage": site.footage_names, "more": size.more_videos if arm == QUESTIONS else 0}
+    return site.folder(seed) / named(f"transfer-{arm.replace(' ', '-')}", key)
+
+
+def trained(
+    site: Site, size: TransferSize, arm: str, seed: int, costs: Mapping[str, Cost], material: Material
+) -> Path:
+    """An arm's model, trained now, on from where it was stopped, or as kept."""
+
+    def lessons(backbone: Backbone) -> Lessons:
+        own = own_puzzles(site, size, arm, material, backbone)
+        replay = Beside(
+            name="replay",
+            puzzles=replayed_questions(site, size, backbone),
+            count=size.replay.count,
+            curriculum=EVENLY,
+        )
+        return own, () if arm == REPLAY else (replay,)
+
+    recipe = arm_recipe(site, size, arm, seed, costs)
+    return arm_model(site, seed, folder_of(site, size, arm, seed, costs), recipe, material, lessons)

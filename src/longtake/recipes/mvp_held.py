@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from longtake.backbones.base import Backbone
 from longtake.eval.ablation_report import AblationTable
 from longtake.eval.puzzle_table import Answers, held_table
 from longtake.recipes.ablation_cost import Cost, Part
@@ -25,14 +26,11 @@ BLIND = "grpo, trained blind"
 def held_costs(site: Site) -> dict[str, Cost]:
     """Of one step of each stage, pictures known."""
 
-    def steps() -> dict[str, Callable[[Path], object]]:
+    def steps(model: Callable[[], Backbone]) -> dict[str, Callable[[Path], object]]:
         material = site.material()
-        return {
-            stage: one_step(getattr(site.recipe, stage), site.recipe.start.backbone(), material.train)
-            for stage in STAGES
-        }
+        return {stage: one_step(getattr(site.recipe, stage), model(), material.train) for stage in STAGES}
 
-    return kept_costs(site.work / "costs.json", steps)
+    return kept_costs(site, "costs-held.json", steps)
 
 
 def equal_steps(recipe: MvpRecipe, costs: dict[str, Cost]) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from longtake.backbones.base import Backbone
 from longtake.data.puzzle_file import PuzzleRecord
 from longtake.eval.ablation import Estimate, figure
 from longtake.eval.ablation_report import AblationTable, Row
@@ -109,20 +110,20 @@ NOTES = (
 def reward_costs(site: Site) -> dict[str, Cost]:
     """Of a step of the warm-up and of policy optimisation with one and with four updates, and of a held-out puzzle."""
 
-    def steps() -> dict[str, Callable[[Path], object]]:
+    def steps(model: Callable[[], Backbone]) -> dict[str, Callable[[Path], object]]:
         material, recipe = site.material(), site.recipe
         more = replace(recipe.grpo, updates=UPDATES)
         stages: dict[str, GrpoRecipe | ImitateRecipe] = {
             "warm": recipe.warm, "one update": recipe.grpo, "four updates": more
         }
         found: dict[str, Callable[[Path], object]] = {
-            name: one_step(own, recipe.start.backbone(), material.train) for name, own in stages.items()
+            name: one_step(own, model(), material.train) for name, own in stages.items()
         }
-        backbone, some = recipe.start.backbone(), material.watched[:8]
+        backbone, some = model(), material.watched[:8]
         processes, longest = start_processes(recipe.grpo.fit), recipe.grpo.draw.max_new_tokens
         return found | {f"asked/{len(some)}": lambda folder: answers(processes, backbone, some, longest)}
 
-    return kept_costs(site.work / "costs-rewards.json", steps)
+    return kept_costs(site, "costs-rewards.json", steps)
 
 
 def recipe_of(site: Site, arm: RewardArm, seed: int, costs: Mapping[str, Cost]) -> GrpoRecipe:
@@ -205,7 +206,7 @@ def trained(site: Site, arm: RewardArm, seed: int, costs: Mapping[str, Cost], ma
         return stage_model(site, seed, "grpo", material)
     folder = folder_of(site, arm, seed, costs)
 
-    def lessons(backbone: object) -> Lessons:
+    def lessons(backbone: Backbone) -> Lessons:
         del backbone
         return learned_from(site, arm.puzzles, material), ()
 

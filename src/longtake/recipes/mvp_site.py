@@ -23,7 +23,7 @@ from longtake.backbones.base import Backbone
 from longtake.data.puzzle_file import PUZZLES
 from longtake.recipes.ablation_cost import ON_CPU, Cost, Part
 from longtake.recipes.ablation_world import kept
-from longtake.recipes.mvp import Choice, MvpRecipe, mvp_debug
+from longtake.recipes.mvp import Choice, MvpRecipe, StartModel, mvp_debug
 from longtake.recipes.mvp_stages import Material, gather, run_stage
 from longtake.recipes.settings import flat
 from longtake.train.beside import Beside
@@ -129,33 +129,39 @@ def frozen(folder: Path, site: Site) -> Backbone:
     return backbone
 
 
-def kept_costs(file: Path, steps: Callable[[], Mapping[str, Callable[[Path], object]]]) -> dict[str, Cost]:
-    """What each named step costs, done twice: counted and timed the second time, then kept in the file.
+def kept_costs(
+    site: Site, file: str, steps: Callable[[Callable[[], Backbone]], Mapping[str, Callable[[Path], object]]]
+) -> dict[str, Cost]:
+    """What each named step costs, done twice on a model after the warm-up: counted and timed the second time, and kept.
 
-    steps: made where the file is not there. Each is given a new folder, and a name that ends in a number of items, as
-    "asked/8", counts one of them.
+    Before there is one, all are counted on the starting model, whose answers have other lengths, and nothing is kept.
+    steps: from what makes a fresh model. A name that ends in a number of items, as "asked/8", counts one of them.
     """
-    if not file.exists():
-        told = {}
-        for name, step in steps().items():
-            plain, _, items = name.partition("/")
-            cost = measured(step)
-            share = int(items or 1)
-            told[plain] = {"operations": cost.operations / share, "seconds": cost.seconds / share}
+    target = site.work / file
+    if target.exists():
+        return {name: Cost(**cost) for name, cost in json.loads(target.read_text()).items()}
+    warm = min(site.work.glob("seed-*/warm/model"), default=None)
+    start = site.recipe.start if warm is None else StartModel(folder=str(warm))
+    found = {}
+    for name, step in steps(start.backbone).items():
+        plain, _, items = name.partition("/")
+        found[plain] = measured(step, int(items or 1))
+    if warm is not None:
+        told = {name: {"operations": cost.operations, "seconds": cost.seconds} for name, cost in found.items()}
         text = json.dumps(told, indent=1) + "\n"
-        kept(file, lambda scratch: scratch.write_text(text))
-    return {name: Cost(**cost) for name, cost in json.loads(file.read_text()).items()}
+        kept(target, lambda scratch: scratch.write_text(text))
+    return found
 
 
-def measured(step: Callable[[Path], object]) -> Cost:
-    """Of the second time that something is done, each in a new folder."""
+def measured(step: Callable[[Path], object], items: int = 1) -> Cost:
+    """Of the second time that something is done, each in a new folder; of one of so many items that it does."""
     with tempfile.TemporaryDirectory() as name:
         step(Path(name) / "first")
         begun = time.process_time()
         with FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter:
             step(Path(name) / "counted")
         spent = time.process_time() - begun
-    return Cost(operations=counter.get_total_flops(), seconds=spent)
+    return Cost(operations=counter.get_total_flops() / items, seconds=spent / items)
 
 
 def one_step(

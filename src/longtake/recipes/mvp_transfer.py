@@ -1,4 +1,4 @@
-"""What policy optimisation on puzzles does to questions that it never trained on: answers, falls, and the table. Ours."""
+"""What policy optimisation on puzzles does to questions that it never trained on: answers, falls, the table. Ours."""
 
 from __future__ import annotations
 

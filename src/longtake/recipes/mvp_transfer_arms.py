@@ -47,22 +47,22 @@ SMALLEST = TransferSize(items=6, replay=replace(SIZE.replay, videos=2), more_vid
 def transfer_costs(site: Site, size: TransferSize) -> dict[str, Cost]:
     """Of a step of the warm-up, of each arm's own share of a step, of an answer and of a video."""
 
-    def steps() -> dict[str, Callable[[Path], object]]:
+    def steps(model: Callable[[], Backbone]) -> dict[str, Callable[[Path], object]]:
         material, few = site.material(), replace(size, replay=replace(size.replay, videos=2), more_videos=2)
-        found = {"warm": one_step(site.recipe.warm, site.recipe.start.backbone(), material.train)}
+        found = {"warm": one_step(site.recipe.warm, model(), material.train)}
         for arm in ARMS:
-            backbone = site.recipe.start.backbone()
+            backbone = model()
             own = own_puzzles(site, few, arm, material, backbone)
             found[arm] = one_step(arm_recipe(site, size, arm, 0), backbone, own)
-        backbone, clips = site.recipe.start.backbone(), [drawn_clip(0, 4.0)]
-        some = replayed_questions(site, few, backbone)[:ROWS]
+        backbone, clips = model(), [drawn_clip(0, 4.0)]
+        some = questions_about(site, few, backbone, range(2))[:ROWS]
         return {
             **found,
             f"asked/{len(some)}": lambda folder: replies_to(backbone, some),
             "video": lambda folder: encoded(backbone, exam_video(0, clips)),
         }
 
-    return kept_costs(site.work / "costs-transfer.json", steps)
+    return kept_costs(site, "costs-transfer.json", steps)
 
 
 def arm_recipe(
@@ -96,16 +96,17 @@ def own_puzzles(
     """What an arm learns from beside the replay; of the arm that has nothing else, the replay."""
     if arm == PUZZLES:
         return material.train
-    first = size.replay.videos
-    return replayed_questions(site, size, backbone, range(first, first + size.more_videos) if arm == QUESTIONS else None)
+    replayed = range(size.replay.videos)
+    further = range(len(replayed), len(replayed) + size.more_videos)
+    return questions_about(site, size, backbone, replayed if arm == REPLAY else further)
 
 
-def replayed_questions(
-    site: Site, size: TransferSize, backbone: Backbone, videos: Iterable[int] | None = None
+def questions_about(
+    site: Site, size: TransferSize, backbone: Backbone, videos: Iterable[int]
 ) -> list[QuestionPuzzle]:
-    """Questions of replay's tasks about training videos of these numbers; None for replay's own."""
+    """Questions of replay's tasks about training videos of these numbers."""
     replay = replace(size.replay, footage=str(site.footage or ""))
-    return questions_of(replay, backbone, "train", replay_folder(site), videos or range(replay.videos))
+    return questions_of(replay, backbone, "train", replay_folder(site), videos)
 
 
 def replay_folder(site: Site) -> Path:
@@ -129,7 +130,7 @@ def trained(
         own = own_puzzles(site, size, arm, material, backbone)
         replay = Beside(
             name="replay",
-            puzzles=replayed_questions(site, size, backbone),
+            puzzles=own_puzzles(site, size, REPLAY, material, backbone),
             count=size.replay.count,
             curriculum=EVENLY,
         )

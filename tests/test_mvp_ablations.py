@@ -163,8 +163,8 @@ def command(made, monkeypatch, capsys):
 
 ARMS = {
     "held": {"grpo", "supervised", "warm", "grpo, foreign", "grpo, shuffled", "grpo, trained blind"},
-    "transfer": {"start", "warm-up", "replay only", "GRPO on questions", "MVP-GRPO"},
-    "rewards": {"chance", "warm-up", "full reward", "exact only", "near distractors", "DAPO, four updates"},
+    "transfer": {"before the warm-up", "warm-up", "replay only", "GRPO on questions", "MVP-GRPO"},
+    "rewards": {"chance", "warm-up", "full reward", "exact only", "near distractors", "DAPO with four updates"},
 }
 
 

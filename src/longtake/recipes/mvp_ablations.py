@@ -19,7 +19,7 @@ from longtake.eval.puzzle_table import overall
 from longtake.recipes.ablation_command import estimate_text, finish, settings_of
 from longtake.recipes.ablation_cost import Cost, Part
 from longtake.recipes.ablation_tables import picture, with_settings
-from longtake.recipes.mvp import mvp
+from longtake.recipes.mvp import MvpRecipe, mvp
 from longtake.recipes.mvp_held import held_costs, held_parts, run_held
 from longtake.recipes.mvp_rewards import reward_costs, reward_parts, run_rewards
 from longtake.recipes.mvp_site import Site, smallest, stage_model, work_name
@@ -70,9 +70,19 @@ def make(site: Site, options: argparse.Namespace) -> AblationTable | None:
         return None
     stage_model(site, options.seeds[0], "warm", site.material())
     costs = table.costs()
-    spent = {name: round(cost.operations / 1e12, 4) for name, cost in costs.items()}
+    spent = {name: float(f"{cost.operations / 1e12:.3g}") for name, cost in costs.items()}
     settings = settings_of(options, "mvp_ablations", ("puzzles", "footage", "start"))
+    settings["command"] += f" --steps {options.steps}" if options.steps is not None else ""
     return with_settings(table.run(costs), **settings, **{"operations of one, 10^12": spent})
+
+
+def recipe_of(options: argparse.Namespace) -> MvpRecipe:
+    """The recipe of one seed that all tables stand on."""
+    recipe = smallest() if options.size == "smallest" else mvp()
+    steps = recipe.grpo.fit.steps if options.steps is None else options.steps
+    fit = replace(recipe.grpo.fit, steps=steps)
+    start = replace(recipe.start, folder=options.start)
+    return replace(recipe, start=start, grpo=replace(recipe.grpo, fit=fit))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,13 +96,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--size", choices=["smallest", "full"], default="full")
+    parser.add_argument("--steps", type=int, default=None, help="of policy optimisation; the recipe's without it")
     parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and stop")
     options = parser.parse_args(arguments)
-    recipe = smallest() if options.size == "smallest" else mvp()
-    recipe = replace(recipe, start=replace(recipe.start, folder=options.start))
-    work = options.work / work_name(recipe, options.puzzles)
-    site = Site(puzzles=options.puzzles, work=work, recipe=recipe, footage=options.footage)
     try:
+        recipe = recipe_of(options)
+        work = options.work / work_name(recipe, options.puzzles)
+        site = Site(puzzles=options.puzzles, work=work, recipe=recipe, footage=options.footage)
         found = make(site, options)
     except LongtakeError as error:
         sys.exit(f"error: {error}")

@@ -85,15 +85,15 @@ ARMS = (
     RewardArm(name="no de-duplication", puzzles="kept"),
     RewardArm(name="Dr. GRPO", method="dr_grpo"),
     RewardArm(name="GDPO", method="gdpo"),
-    RewardArm(name="GRPO, four updates", updates=UPDATES),
-    RewardArm(name="GSPO, four updates", method="gspo", updates=UPDATES),
-    RewardArm(name="DAPO, four updates", method="dapo", updates=UPDATES),
+    RewardArm(name="GRPO with four updates", updates=UPDATES),
+    RewardArm(name="GSPO with four updates", method="gspo", updates=UPDATES),
+    RewardArm(name="DAPO with four updates", method="dapo", updates=UPDATES),
 )
 PAIRS = (
     (FULL, WARM),
     *((arm.name, FULL) for arm in ARMS[1:]),
     ("near distractors", "random distractors"),
-    *((arm.name, "GRPO, four updates") for arm in ARMS[-2:]),
+    *((arm.name, "GRPO with four updates") for arm in ARMS[-2:]),
 )
 NOTES = (
     "All arms begin from the warm-up of their seed, and are asked the same held-out puzzles. Parts of the reward stand "
@@ -101,7 +101,8 @@ NOTES = (
     "so it pays for choosing, too.",
     "random and near distractors: of all levels alike; else the levels have their own. no de-duplication: learned from "
     "puzzles whose sequence is every frame, so that missing frames may be alike.",
-    f"All arms have the operations of {FULL}: with four updates on the same rollouts there are fewer steps. "
+    f"All arms have the operations of {FULL}: with four updates on the same rollouts there are fewer steps; "
+    "what DAPO leaves out counts, too. "
     f"{FLAT}: of groups whose rewards do not differ; {CLIPPED}: of tokens, mean over training. With one update the "
     "ratio is 1 and nothing is clipped.",
 )
@@ -145,7 +146,7 @@ def folder_of(site: Site, arm: RewardArm, seed: int, costs: Mapping[str, Cost]) 
     if arm.name == FULL:
         return site.folder(seed) / "grpo"
     key = flat(recipe_of(site, arm, seed, costs)) | {"puzzles": arm.puzzles}
-    return site.folder(seed) / named(arm.name.replace(". ", "-").replace(", ", "-").replace(" ", "-"), key)
+    return site.folder(seed) / named(arm.name.replace(". ", "-").replace(" ", "-"), key)
 
 
 def reward_parts(site: Site, seeds: Sequence[int], costs: Mapping[str, Cost]) -> list[Part]:

@@ -32,15 +32,15 @@ from longtake.recipes.mvp_transfer_arms import (
     trained,
 )
 
-START, WARM = "start", "warm-up"
+START, WARM = "before the warm-up", "warm-up"
 FALL = 0.02
 PAIRS = ((PUZZLES, REPLAY), (PUZZLES, QUESTIONS), (QUESTIONS, REPLAY))
 FALLS = (*PAIRS, *((arm, other) for other in (WARM, START) for arm in ARMS), (WARM, START))
 NOTES = (
-    f"All arms begin from the warm-up of their seed, which teaches the form of a puzzle's answer; {START} is the model "
-    "before it. All have the same replay, as many questions at every step, of other tasks than are asked here.",
-    f"{QUESTIONS}: further questions of replay's tasks, as many a step as cost the operations of {PUZZLES}' puzzles. "
-    f"{REPLAY} has the same steps and so fewer operations.",
+    "All arms begin from the warm-up of their seed, which teaches the form of a puzzle's answer: that is the starting "
+    "model below. All have the same replay, as many questions at every step, of other tasks than are asked here.",
+    f"{QUESTIONS}: further questions of replay's tasks, as many a step as cost the operations of the puzzles of "
+    f"{PUZZLES}. {REPLAY} has the same steps and so fewer operations.",
     "Where arms are compared: one of them is 10 points above the best guess without the video, and not all are above "
     "90%. Elsewhere only a fall counts.",
 )
@@ -82,8 +82,9 @@ def run_transfer(
         measured[name] = Measured(exam, replies, dict.fromkeys(replies, {}))
     blind = {seed: kept_replies(site, size, model, exam, blind=True) for seed, model in warm.items()}
     found = table_of_answers(exam, measured, Measured(exam, blind, dict.fromkeys(blind, {})))
-    batch = {arm: arm_recipe(site, size, arm, 0, costs).fit.batch for arm in ARMS}
-    return replace(found, settings={"a step, beside the replay": batch})
+    batch = {arm: arm_recipe(site, size, arm, 0, costs).fit.batch for arm in (QUESTIONS, PUZZLES)}
+    asked = {"replay": size.replay.count, **batch, "steps": site.recipe.grpo.fit.steps}
+    return replace(found, settings={"asked a step, and steps": asked, "videos of the exam": size.items})
 
 
 def replies_file(site: Site, size: TransferSize, model: Path | None, *, blind: bool = False) -> Path:

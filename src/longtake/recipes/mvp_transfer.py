@@ -56,7 +56,7 @@ def transfer_parts(site: Site, size: TransferSize, seeds: Sequence[int], costs: 
         parts.append(training(arm, steps, step_cost(site, size, arm, costs), missing(own)))
         models += own
     watched = [memory_file(replay_folder(site), "train", n) for n in range(size.replay.videos + size.more_videos)]
-    shown = missing(watched) + SHARD * missing(exam_files(site, size.items))
+    shown = missing(watched) + min(SHARD, size.items) * missing(exam_files(site, size.items))
     answers = [replies_file(site, size, model) for model in models]
     answers += [replies_file(site, size, model, blind=True) for model in warm]
     asked = len(TRANSFER) * size.items
@@ -83,8 +83,9 @@ def run_transfer(
     blind = {seed: kept_replies(site, size, model, exam, blind=True) for seed, model in warm.items()}
     found = table_of_answers(exam, measured, Measured(exam, blind, dict.fromkeys(blind, {})))
     batch = {arm: arm_recipe(site, size, arm, 0, costs).fit.batch for arm in (QUESTIONS, PUZZLES)}
-    asked = {"replay": size.replay.count, **batch, "steps": site.recipe.grpo.fit.steps}
-    return replace(found, settings={"asked a step, and steps": asked, "videos of the exam": size.items})
+    videos = {"replay": size.replay.videos, QUESTIONS: size.more_videos, "exam": size.items}
+    asked = {"replay": size.replay.count, **batch}
+    return replace(found, settings={"steps": site.recipe.grpo.fit.steps, "asked a step": asked, "videos": videos})
 
 
 def replies_file(site: Site, size: TransferSize, model: Path | None, *, blind: bool = False) -> Path:

@@ -46,6 +46,11 @@ class TransferExam:
         return np.arange(len(self.asked)) // len(TRANSFER)
 
 
+def replay_folder(site: Site) -> Path:
+    """Where the memories of training videos are kept, and all footage as it is decoded."""
+    return site.work / named("replay", {"footage": site.footage_names, "frames": FRAMES})
+
+
 def exam_files(site: Site, items: int) -> list[Path]:
     """Files of the exam's tokens; their questions stand beside them."""
     key = {"footage": site.footage_names, "frames": FRAMES, "cards": CARDS, "first": FIRST}
@@ -59,7 +64,7 @@ def transfer_exam(site: Site, items: int) -> TransferExam:
     if absent := [number for number, file in enumerate(files) if not file.exists()]:
         print(f"exam: {items} videos of {FRAMES} frames", flush=True)
         backbone = site.recipe.start.backbone()
-        clips = load_clips("test", site.footage, site.work / "haystack")
+        clips = load_clips("test", site.footage, replay_folder(site) / "footage")
         for shard in absent:
             numbers = range(shard * SHARD, min((shard + 1) * SHARD, items))
             videos = [exam_video(number, clips) for number in numbers]

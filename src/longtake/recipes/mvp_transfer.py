@@ -16,7 +16,15 @@ from longtake.recipes.ablation_cost import Cost, Part
 from longtake.recipes.ablation_replies import Replies
 from longtake.recipes.ablation_tables import Measured, Plan, Questions, questions_of, table_of
 from longtake.recipes.latent_world import SHARD
-from longtake.recipes.mvp_exam import FRAMES, TRANSFER, TransferExam, exam_files, replies_to, transfer_exam
+from longtake.recipes.mvp_exam import (
+    FRAMES,
+    TRANSFER,
+    TransferExam,
+    exam_files,
+    replay_folder,
+    replies_to,
+    transfer_exam,
+)
 from longtake.recipes.mvp_replay import memory_file
 from longtake.recipes.mvp_site import Site, frozen, missing, stage_model, training
 from longtake.recipes.mvp_transfer_arms import (
@@ -27,7 +35,6 @@ from longtake.recipes.mvp_transfer_arms import (
     TransferSize,
     arm_recipe,
     folder_of,
-    replay_folder,
     step_cost,
     trained,
 )

@@ -16,7 +16,7 @@ from longtake.data.haystack import drawn_clip
 from longtake.recipes.ablation_cost import Cost
 from longtake.recipes.ablation_world import named
 from longtake.recipes.latent_world import encoded
-from longtake.recipes.mvp_exam import FRAMES, ROWS, exam_video, replies_to
+from longtake.recipes.mvp_exam import FRAMES, ROWS, exam_video, replay_folder, replies_to
 from longtake.recipes.mvp_replay import Replay, questions_of
 from longtake.recipes.mvp_site import Lessons, Site, arm_model, kept_costs, one_step
 from longtake.recipes.mvp_stages import Material
@@ -107,11 +107,6 @@ def questions_about(
     """Questions of replay's tasks about training videos of these numbers."""
     replay = replace(size.replay, footage=str(site.footage or ""))
     return questions_of(replay, backbone, "train", replay_folder(site), videos)
-
-
-def replay_folder(site: Site) -> Path:
-    """Where the memories of videos that are asked about are kept."""
-    return site.work / named("replay", {"footage": site.footage_names, "frames": FRAMES})
 
 
 def folder_of(site: Site, size: TransferSize, arm: str, seed: int, costs: Mapping[str, Cost]) -> Path:

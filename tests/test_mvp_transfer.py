@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -185,3 +186,25 @@ def test_questions_are_of_other_videos_than_replay(site, monkeypatch):
     )
     assert (len(replayed), len(further)) == (SIZE.replay.videos, SIZE.more_videos)
     assert not set(replayed) & set(further)
+
+
+def test_the_warm_up_keeps_replay_in_its_later_share(site, monkeypatch):
+    asked = [QuestionPuzzle(name=f"{n}", question="?", answers=("5 s", "6 s", "7 s"), level="when") for n in range(50)]
+    given = []
+    monkeypatch.setattr(mvp_transfer_arms, "questions_of", lambda *_: asked)
+    monkeypatch.setattr(type(site.recipe.start), "backbone", lambda self: own())
+    monkeypatch.setattr(mvp_transfer_arms, "train_imitation", lambda *given_: given.append(given_))
+    material = SimpleNamespace(train=["a puzzle"] * 40)
+    model = mvp_transfer_arms.replay_warmed(site, SIZE, 3, material)
+    ((recipe, _, lessons, folder),) = given
+    assert (recipe.fit.seed, recipe.target, folder / "model") == (3, "form", model)
+    remembered = lessons[40:]
+    assert len(remembered) == 10  # two beside eight
+    assert {lesson.name for lesson in remembered} >= {"0", "49"}
+    for lesson in remembered:
+        assert lesson.guess(np.random.default_rng(0)) == lesson.solution() == "6 s"
+        assert lesson.reward(lesson.solution()) == {"exact": 1.0}
+        assert (lesson.level, lesson.prompt(None).question) == ("when", "?")
+    model.mkdir(parents=True)
+    assert mvp_transfer_arms.replay_warmed(site, SIZE, 3, material) == model
+    assert len(given) == 1

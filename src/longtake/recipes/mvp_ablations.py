@@ -24,7 +24,7 @@ from longtake.recipes.mvp_held import held_costs, held_parts, run_held
 from longtake.recipes.mvp_rewards import reward_costs, reward_parts, run_rewards
 from longtake.recipes.mvp_site import Site, smallest, stage_model, work_name
 from longtake.recipes.mvp_transfer import run_transfer, transfer_parts
-from longtake.recipes.mvp_transfer_arms import SIZE, SMALLEST, transfer_costs
+from longtake.recipes.mvp_transfer_arms import SIZE, SMALLEST, replay_warmed, transfer_costs
 from longtake.types import LongtakeError
 
 TABLES = ("held", "transfer", "rewards")
@@ -33,8 +33,10 @@ Costs = dict[str, Cost]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """How a table is made. costs, parts, run: counted, what is left, and the table itself, by those costs."""
+    """How a table is made. warm: of the first seed, on which costs are counted. parts, run: by them, what is left, and
+    the table itself."""
 
+    warm: Callable[[], object]
     costs: Callable[[], Costs]
     parts: Callable[[Costs], list[Part]]
     run: Callable[[Costs], AblationTable]
@@ -45,17 +47,24 @@ def table_of(site: Site, options: argparse.Namespace) -> Table:
     seeds, size = options.seeds, SMALLEST if options.size == "smallest" else SIZE
     if options.table == "transfer":
         return Table(
+            warm=lambda: replay_warmed(site, size, seeds[0], site.material()),
             costs=lambda: transfer_costs(site, size),
             parts=lambda costs: transfer_parts(site, size, seeds, costs),
             run=lambda costs: run_transfer(site, size, seeds, costs),
         )
+
+    def warm() -> object:
+        return stage_model(site, seeds[0], "warm", site.material())
+
     if options.table == "rewards":
         return Table(
+            warm=warm,
             costs=lambda: reward_costs(site),
             parts=lambda costs: reward_parts(site, seeds, costs),
             run=lambda costs: run_rewards(site, seeds, costs),
         )
     return Table(
+        warm=warm,
         costs=lambda: held_costs(site),
         parts=lambda costs: held_parts(site, seeds, costs),
         run=lambda costs: run_held(site, seeds, costs),
@@ -68,7 +77,7 @@ def make(site: Site, options: argparse.Namespace) -> AblationTable | None:
     print(estimate_text(table.parts(table.costs())), flush=True)
     if options.dry_run:
         return None
-    stage_model(site, options.seeds[0], "warm", site.material())
+    table.warm()
     costs = table.costs()
     spent = {name: float(f"{cost.operations / 1e12:.3g}") for name, cost in costs.items()}
     settings = settings_of(options, "mvp_ablations", ("puzzles", "footage", "start"))

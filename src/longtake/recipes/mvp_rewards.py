@@ -211,7 +211,8 @@ def trained(site: Site, arm: RewardArm, seed: int, costs: Mapping[str, Cost], ma
         del backbone
         return learned_from(site, arm.puzzles, material), ()
 
-    return arm_model(site, seed, folder, recipe_of(site, arm, seed, costs), material, lessons)
+    warm = stage_model(site, seed, "warm", material)
+    return arm_model(warm, folder, recipe_of(site, arm, seed, costs), lessons)
 
 
 def learned_from(site: Site, variant: Variant, material: Material) -> list[MvpPuzzle]:

@@ -92,11 +92,6 @@ def seeded(recipe: MvpRecipe, seed: int, supervised_steps: int = 1) -> MvpRecipe
     )
 
 
-def warmed(site: Site, seed: int, material: Material) -> Path:
-    """A seed's model after the warm-up, trained where it is not."""
-    return stage_model(site, seed, "warm", material)
-
-
 def stage_model(site: Site, seed: int, stage: str, material: Material) -> Path:
     """The model that "warm" or "grpo" left with a seed, as the table of held-out puzzles has it; trained if not."""
     found = site.folder(seed) / stage / "model"
@@ -106,14 +101,12 @@ def stage_model(site: Site, seed: int, stage: str, material: Material) -> Path:
     return found
 
 
-def arm_model(
-    site: Site, seed: int, folder: Path, recipe: GrpoRecipe, material: Material, lessons: Callable[[Backbone], Lessons]
-) -> Path:
-    """The model that an arm of policy optimisation left in its folder, trained on from the seed's warm-up if not."""
+def arm_model(warm: Path, folder: Path, recipe: GrpoRecipe, lessons: Callable[[Backbone], Lessons]) -> Path:
+    """The model that an arm of policy optimisation left in its folder, trained on from a warm-up's model if not."""
     found = folder / "model"
     if not found.exists():
-        print(f"seed {seed}, {folder.name}", flush=True)
-        backbone = load_backbone(str(warmed(site, seed, material)), dtype=torch.float32)
+        print(f"seed {recipe.fit.seed}, {folder.name}", flush=True)
+        backbone = load_backbone(str(warm), dtype=torch.float32)
         backbone.model.to(start_processes(recipe.fit).device).eval()
         puzzles, beside = lessons(backbone)
         train_grpo(recipe, backbone, puzzles, folder, beside=beside)
@@ -130,23 +123,27 @@ def frozen(folder: Path, site: Site) -> Backbone:
 
 
 def kept_costs(
-    site: Site, file: str, steps: Callable[[Callable[[], Backbone]], Mapping[str, Callable[[Path], object]]]
+    site: Site,
+    file: str,
+    steps: Callable[[Callable[[], Backbone]], Mapping[str, Callable[[Path], object]]],
+    warm: str = "warm",
 ) -> dict[str, Cost]:
     """What each named step costs, done twice on a model after the warm-up: counted and timed the second time, and kept.
 
     Before there is one, all are counted on the starting model, whose answers have other lengths, and nothing is kept.
-    steps: from what makes a fresh model. A name that ends in a number of items, as "asked/8", counts one of them.
+    warm: the warm-up's folder. steps: from what makes a fresh model. A name that ends in a number of items, as
+    "asked/8", counts one of them.
     """
     target = site.work / file
     if target.exists():
         return {name: Cost(**cost) for name, cost in json.loads(target.read_text()).items()}
-    warm = min(site.work.glob("seed-*/warm/model"), default=None)
-    start = site.recipe.start if warm is None else StartModel(folder=str(warm))
+    model = min(site.work.glob(f"seed-*/{warm}/model"), default=None)
+    start = site.recipe.start if model is None else StartModel(folder=str(model))
     found = {}
     for name, step in steps(start.backbone).items():
         plain, _, items = name.partition("/")
         found[plain] = measured(step, int(items or 1))
-    if warm is not None:
+    if model is not None:
         told = {name: {"operations": cost.operations, "seconds": cost.seconds} for name, cost in found.items()}
         text = json.dumps(told, indent=1) + "\n"
         kept(target, lambda scratch: scratch.write_text(text))

@@ -26,7 +26,7 @@ from longtake.recipes.mvp_exam import (
     transfer_exam,
 )
 from longtake.recipes.mvp_replay import memory_file
-from longtake.recipes.mvp_site import Site, frozen, missing, stage_model, training
+from longtake.recipes.mvp_site import Site, frozen, missing, training
 from longtake.recipes.mvp_transfer_arms import (
     ARMS,
     PUZZLES,
@@ -35,8 +35,10 @@ from longtake.recipes.mvp_transfer_arms import (
     TransferSize,
     arm_recipe,
     folder_of,
+    replay_warmed,
     step_cost,
     trained,
+    warm_folder,
 )
 
 START, WARM = "before the warm-up", "warm-up"
@@ -44,8 +46,9 @@ FALL = 0.02
 PAIRS = ((PUZZLES, REPLAY), (PUZZLES, QUESTIONS), (QUESTIONS, REPLAY))
 FALLS = (*PAIRS, *((arm, other) for other in (WARM, START) for arm in ARMS), (WARM, START))
 NOTES = (
-    "All arms begin from the warm-up of their seed, which teaches the form of a puzzle's answer: that is the starting "
-    "model below. All have the same replay, as many questions at every step, of other tasks than are asked here.",
+    "All arms begin from the warm-up of their seed, which teaches the form of a puzzle's answer, and replay's answers "
+    "so that they are not forgotten: that is the starting model below. All have the same replay, as many questions at "
+    "every step, of other tasks than are asked here.",
     f"{QUESTIONS}: further questions of replay's tasks, as many a step as cost the operations of the puzzles of "
     f"{PUZZLES}. {REPLAY} has the same steps and so fewer operations.",
     "Where arms are compared: one of them is 10 points above the best guess without the video, and not all are above "
@@ -55,7 +58,7 @@ NOTES = (
 
 def transfer_parts(site: Site, size: TransferSize, seeds: Sequence[int], costs: Mapping[str, Cost]) -> list[Part]:
     """What is still to be done; what was begun counts in full."""
-    warm, steps = [site.folder(seed) / "warm" / "model" for seed in seeds], site.recipe.grpo.fit.steps
+    warm, steps = [warm_folder(site, size, seed) / "model" for seed in seeds], site.recipe.grpo.fit.steps
     parts = [training(WARM, site.recipe.warm.fit.steps, costs["warm"], missing(warm))]
     models: list[Path | None] = [None, *warm]
     for arm in ARMS:
@@ -79,7 +82,7 @@ def run_transfer(
 ) -> AblationTable:
     """Train and ask what is missing, and put the table together."""
     material, exam = site.material(), transfer_exam(site, size.items)
-    warm = {seed: stage_model(site, seed, "warm", material) for seed in seeds}
+    warm = {seed: replay_warmed(site, size, seed, material) for seed in seeds}
     models: dict[str, dict[int, Path | None]] = {START: {seeds[0]: None}, WARM: {**warm}}
     for arm in ARMS:
         models[arm] = {seed: trained(site, size, arm, seed, costs, material) for seed in seeds}

@@ -1,8 +1,8 @@
 """The arms that are asked what policy optimisation does to other questions: what each learns from, and what it costs.
 
 All arms have the same replay: with one seed the same questions in the same order, as many at every step, about what is
-on a card, whether there is one, and when. They are not of the tasks that are asked in the end: replay is learned by
-policy optimisation, too, and would else be what is measured. Ours.
+on a card, whether there is one, and when; their warm-up has it too. They are not of the tasks that are asked in the
+end: replay is learned by policy optimisation, too, and would else be what is measured. Ours.
 """
 
 from __future__ import annotations
@@ -10,21 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from longtake.backbones.base import Backbone
+import numpy as np
+
+from longtake.backbones.base import Backbone, Prompt
 from longtake.data.haystack import drawn_clip
 from longtake.recipes.ablation_cost import Cost
 from longtake.recipes.ablation_world import named
 from longtake.recipes.latent_world import encoded
 from longtake.recipes.mvp_exam import FRAMES, ROWS, exam_video, replay_folder, replies_to
 from longtake.recipes.mvp_replay import Replay, questions_of
-from longtake.recipes.mvp_site import Lessons, Site, arm_model, kept_costs, one_step
+from longtake.recipes.mvp_site import Lessons, Site, arm_model, kept_costs, one_step, seeded
 from longtake.recipes.mvp_stages import Material
 from longtake.recipes.settings import flat
 from longtake.train.beside import Beside
 from longtake.train.curriculum import CurriculumRecipe
 from longtake.train.grpo_recipe import GrpoRecipe
-from longtake.train.puzzles import Puzzle, QuestionPuzzle
+from longtake.train.imitate import Lesson, train_imitation
+from longtake.train.puzzles import QuestionPuzzle
+from longtake.train.run import start_processes
 
 REPLAY, QUESTIONS, PUZZLES = "replay only", "GRPO on questions", "MVP-GRPO"
 ARMS = (REPLAY, QUESTIONS, PUZZLES)
@@ -62,7 +67,7 @@ def transfer_costs(site: Site, size: TransferSize) -> dict[str, Cost]:
             "video": lambda folder: encoded(backbone, exam_video(0, clips)),
         }
 
-    return kept_costs(site, "costs-transfer.json", steps)
+    return kept_costs(site, "costs-transfer.json", steps, warm_folder(site, size, 0).name)
 
 
 def arm_recipe(
@@ -90,9 +95,67 @@ def step_cost(site: Site, size: TransferSize, arm: str, costs: Mapping[str, Cost
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered:
+    """A replayed question as a lesson of the warm-up, in which it is answered rightly, as it must not be forgotten."""
+
+    question: QuestionPuzzle
+
+    @property
+    def name(self) -> str:
+        """The question's."""
+        return self.question.name
+
+    @property
+    def level(self) -> str:
+        """The question's."""
+        return self.question.level
+
+    def prompt(self, backbone: Backbone) -> Prompt:
+        """The question's."""
+        return self.question.prompt(backbone)
+
+    def reward(self, completion: str) -> Mapping[str, float]:
+        """The question's."""
+        return self.question.reward(completion)
+
+    def solution(self) -> str:
+        """A right answer; of several (the seconds near a time) the middle one."""
+        return self.question.answers[len(self.question.answers) // 2]
+
+    def guess(self, rng: np.random.Generator) -> str:
+        """The right answer: other than of a puzzle, what is right is to be kept, not only the form."""
+        del rng
+        return self.solution()
+
+
+def warm_folder(site: Site, size: TransferSize, seed: int) -> Path:
+    """Of the warm-up with replay that all arms begin from."""
+    key = flat(site.recipe.warm) | flat(size.replay, "replay") | {"footage": site.footage_names}
+    return site.folder(seed) / named("warm-replayed", key)
+
+
+def replay_warmed(site: Site, size: TransferSize, seed: int, material: Material) -> Path:
+    """A seed's model after the warm-up; trained where it is not.
+
+    Replay is there from the begin, in the share of a later step: without it 40 steps of the form alone left no question
+    with an answer that earns anything, and policy optimisation cannot learn from rewards that are all 0.
+    """
+    found = warm_folder(site, size, seed) / "model"
+    if not found.exists():
+        backbone = site.recipe.start.backbone()
+        backbone.model.to(start_processes(site.recipe.warm.fit).device).eval()
+        asked = own_puzzles(site, size, REPLAY, material, backbone)
+        share = size.replay.count / site.recipe.grpo.fit.batch
+        chosen = np.linspace(0, len(asked) - 1, max(1, round(len(material.train) * share))).astype(int)
+        lessons: list[Lesson] = [*material.train, *(Remembered(question=asked[place]) for place in chosen.tolist())]
+        train_imitation(seeded(site.recipe, seed).warm, backbone, lessons, found.parent)
+    return found
+
+
 def own_puzzles(
     site: Site, size: TransferSize, arm: str, material: Material, backbone: Backbone
-) -> Sequence[Puzzle]:
+) -> Sequence[Any]:
     """What an arm learns from beside the replay; of the arm that has nothing else, the replay."""
     if arm == PUZZLES:
         return material.train
@@ -132,4 +195,5 @@ def trained(
         return own, () if arm == REPLAY else (replay,)
 
     recipe = arm_recipe(site, size, arm, seed, costs)
-    return arm_model(site, seed, folder_of(site, size, arm, seed, costs), recipe, material, lessons)
+    warm = replay_warmed(site, size, seed, material)
+    return arm_model(warm, folder_of(site, size, arm, seed, costs), recipe, lessons)

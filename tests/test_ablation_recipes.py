@@ -18,6 +18,7 @@ from longtake.models.mean import TemporalMean
 from longtake.models.processor import VideoLLMProcessor
 from longtake.recipes import ablations
 from longtake.recipes.ablation_arms import Arm, Pretraining, base_arm, folder_of, new_compressor, pretraining_folder
+from longtake.recipes.ablation_command import estimate_text
 from longtake.recipes.ablation_cost import Cost, Part
 from longtake.recipes.ablation_data import SampleMixer, sampled
 from longtake.recipes.ablation_figures import reconstruction
@@ -211,7 +212,7 @@ def test_arms_with_one_seed_start_equal():
 
 
 def test_estimates_add_up():
-    text = ablations.estimate_text([Part(name="a", times=3, seconds=600.0), Part(name="b", times=0, seconds=9e9)])
+    text = estimate_text([Part(name="a", times=3, seconds=600.0), Part(name="b", times=0, seconds=9e9)])
     assert text.splitlines() == ["  3 x     600 core-seconds  a", "about 0.50 core-hours still to be done"]
 
 

@@ -1,4 +1,4 @@
-"""The table of held-out puzzles: answers to a table by hand, floors, equal compute, and the command at its smallest."""
+"""The table of held-out puzzles: answers to a table by hand, floors, equal compute; all tables at their smallest."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import tiny
+import world
 from footage_puzzles import make_puzzles
-from longtake.eval.puzzle_table import Answers, held_table, stand_of
-from longtake.recipes import mvp_ablations
+from longtake.eval.puzzle_table import TRAINED, Answers, held_table, overall, stand_of
+from longtake.recipes import mvp_ablations, mvp_exam, mvp_replay
 from longtake.recipes.ablation_cost import Cost
 from longtake.recipes.mvp import mvp
+from longtake.recipes.mvp_held import equal_steps
+from longtake.recipes.mvp_site import Site, kept_costs, measured, smallest, work_name
 
 SOURCES = np.arange(40) // 4
 
@@ -60,7 +64,7 @@ def test_floors_and_ceilings():
     for grpo, supervised, expected in ends:
         seeds = seeds_of(grpo, supervised)
         rows = {name: [seed[name] for seed in seeds] for name in seeds[0]}
-        assert stand_of(rows, everything) == expected
+        assert stand_of(rows, TRAINED, everything) == expected
     seeds = seeds_of(0.0, 0.0)
     table = held_table(seeds, {}, about(seeds[0]))
     assert table.findings == ()
@@ -83,32 +87,104 @@ def test_answers_are_read_by_row(tmp_path):
 
 def test_supervised_learning_gets_the_operations_of_policy_optimisation():
     costs = {name: Cost(operations=ops, seconds=1.0) for name, ops in (("grpo", 6e9), ("supervised", 4e9))}
-    assert mvp_ablations.equal_steps(mvp(), costs) == 1500
+    assert equal_steps(mvp(), costs) == 1500
 
 
 def test_other_settings_and_puzzles_have_a_work_folder_of_their_own(tmp_path):
     names = set()
     for text in ("", "{}\n"):
         (tmp_path / "puzzles.jsonl").write_text(text)
-        names |= {mvp_ablations.work_name(recipe, tmp_path) for recipe in (mvp(), mvp_ablations.smallest(), mvp())}
+        names |= {work_name(recipe, tmp_path) for recipe in (mvp(), smallest(), mvp())}
     assert len(names) == 4
 
 
+def test_a_picture_shows_what_is_over_all_levels():
+    assert overall(["L1 exact", "all exact", "clipped share"]) == ["all exact", "clipped share"]
+    assert overall(["L1 exact", "flat"]) == ["L1 exact", "flat"]
+
+
+def test_costs_are_kept_once_a_warmed_model_is_counted(tmp_path):
+    site = Site(puzzles=tmp_path, work=tmp_path / "work", recipe=smallest())
+    weight = torch.ones(6, 6)
+
+    def steps(fresh):
+        told.append(fresh)
+        return {"once/2": lambda folder: weight @ weight, "twice": lambda folder: weight @ weight @ weight}
+
+    told: list[object] = []
+    found = kept_costs(site, "costs.json", steps)
+    assert found["twice"].operations == 4 * found["once"].operations == 4 * 6**3
+    assert not (site.work / "costs.json").exists()
+    (site.folder(3) / "warm/model").mkdir(parents=True)
+    assert kept_costs(site, "costs.json", steps).keys() == found.keys()
+    assert told[0].__self__.folder == ""
+    assert told[1].__self__.folder == str(site.folder(3) / "warm/model")
+    assert kept_costs(site, "costs.json", steps)["once"].operations == 6**3
+    assert len(told) == 2
+
+
+def test_only_the_second_time_counts():
+    done = []
+
+    def step(folder):
+        if not done:
+            torch.ones(50, 50) @ torch.ones(50, 50)
+        done.append(folder)
+        torch.ones(2, 2) @ torch.ones(2, 2)
+
+    assert measured(step).operations == 16
+    assert len(set(done)) == 2
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Puzzles and a starting model, for all tables in one work folder."""
+    folder = tmp_path_factory.mktemp("tables")
+    make_puzzles(folder)
+    tiny.save_video_llm(folder / "start", scorer=None)
+    return folder
+
+
+@pytest.fixture
+def command(made, monkeypatch, capsys):
+    """Runs a table at its smallest with two seeds; what it printed. A few drawn clips are the haystack."""
+    for module in (mvp_replay, mvp_exam):
+        monkeypatch.setattr(module, "load_clips", lambda split, *_: world.clips({"train": 0, "test": 1000}[split], 1))
+
+    def run(*words: str) -> str:
+        given = ["--puzzles", str(made / "puzzles"), "--start", str(made / "start"), "--work", str(made / "work")]
+        mvp_ablations.main(
+            [*words, *given, "--results", str(made / "results"), "--seeds", "0", "1", "--size", "smallest"]
+        )
+        return capsys.readouterr().out
+
+    return run
+
+
+ARMS = {
+    "held": {"grpo", "supervised", "warm", "grpo, foreign", "grpo, shuffled", "grpo, trained blind"},
+    "transfer": {"before the warm-up", "warm-up", "replay only", "GRPO on questions", "MVP-GRPO"},
+    "rewards": {"chance", "warm-up", "full reward", "exact only", "near distractors", "DAPO with four updates"},
+}
+
+
 @pytest.mark.slow
-def test_the_table_comes_out_and_goes_on(tmp_path, capsys):
-    puzzles = make_puzzles(tmp_path)
-    start = tiny.save_video_llm(tmp_path / "start", scorer=None)
-    given = ["held", "--puzzles", str(puzzles), "--start", str(start), "--work", str(tmp_path / "work")]
-    given += ["--results", str(tmp_path / "results"), "--seeds", "0", "1", "--size", "smallest"]
-    mvp_ablations.main([*given, "--dry-run"])
-    assert "core-hours of training still to be done" in capsys.readouterr().out
-    assert not (tmp_path / "results").exists()
-    mvp_ablations.main(given)
-    told = (tmp_path / "results/mvp-held.json").read_text()
-    arms = json.loads(told)["arms"]
-    assert {"grpo", "supervised", "warm", "grpo, foreign", "grpo, shuffled", "grpo, trained blind"} <= arms.keys()
-    (tmp_path / "results/mvp-held.json").unlink()
-    capsys.readouterr()
-    mvp_ablations.main(given)
-    assert "about 0.00 core-hours" in capsys.readouterr().out
-    assert (tmp_path / "results/mvp-held.json").read_text() == told
+@pytest.mark.parametrize("table", mvp_ablations.TABLES)
+def test_every_table_comes_out_and_goes_on(made, command, table):
+    pytest.importorskip("matplotlib")
+    results = made / "results"
+    assert "core-hours still to be done" in command(table, "--dry-run")
+    assert not (results / f"mvp-{table}.json").exists()
+    first = command(table)
+    told = (results / f"mvp-{table}.json").read_text()
+    found = json.loads(told)
+    assert found["title"] in first
+    assert ARMS[table] <= found["arms"].keys()
+    assert found["settings"]["command"].startswith(f"python -m longtake.recipes.mvp_ablations {table} --puzzles FOLDER")
+    assert (results / f"mvp-{table}.md").read_text().startswith(f"# {found['title']}")
+    assert (results / f"mvp-{table}.png").read_bytes().startswith(b"\x89PNG")
+    before = {file: file.stat().st_mtime_ns for file in (made / "work").rglob("*.safetensors")}
+    (results / f"mvp-{table}.json").unlink()
+    assert "about 0.00 core-hours" in command(table)
+    assert (results / f"mvp-{table}.json").read_text() == told
+    assert {file: file.stat().st_mtime_ns for file in (made / "work").rglob("*.safetensors")} == before

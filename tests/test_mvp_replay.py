@@ -47,7 +47,7 @@ def test_videos_are_watched_once_and_splits_differ(tmp_path, monkeypatch):
     for one, other in zip(made.puzzles, again.puzzles, strict=True):
         assert (one.name, one.question, one.answers) == (other.name, other.question, other.answers)
         assert torch.equal(one.tokens.features, other.tokens.features)
-    some = questions_of(dataclasses.replace(replay, tasks=("is_there",)), own(), "train", tmp_path)
+    some = questions_of(dataclasses.replace(replay, tasks=("is_there",)), own(), "train", tmp_path, range(2))
     assert {puzzle.level for puzzle in some} == {"is_there"}
 
 

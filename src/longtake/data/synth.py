@@ -297,6 +297,8 @@ def _statistics(
     return {
         "seed": settings.seed,
         "mask": rules.mask,
+        "sequence": {"frames": rules.frames, "context": rules.context},
+        "per_minute": settings.per_minute,
         "videos": videos,
         "minutes": round(sums.minutes, 3),
         "frames": sums.frames,

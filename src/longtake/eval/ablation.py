@@ -12,6 +12,7 @@ the second part stands alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -142,6 +143,13 @@ def standing(start: float, blind: float, majority: float) -> Standing:
     if start >= CEILING:
         return "ceiling"
     return "floor" if start - max(blind, majority) < MARGIN - 1e-9 else "open"
+
+
+def standing_of_all(reached: Sequence[float], guess: float) -> Standing:
+    """Whether arms may be compared where none of them is the start: "floor" if no arm is high enough, "ceiling" if all
+    are too high."""
+    low, high = (standing(value, guess, guess) for value in (min(reached), max(reached)))
+    return "ceiling" if low == "ceiling" else "open" if high == "ceiling" else high
 
 
 @lru_cache(maxsize=256)

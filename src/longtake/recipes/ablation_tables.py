@@ -201,10 +201,11 @@ def _figures(found: Measured) -> list[str]:
     return [name for name in next(iter(found.figures.values())) if not math.isnan(found.figure(name).sum())]
 
 
-def picture(table: AblationTable, folder: Path) -> None:
-    """Bars of what may be compared, and of the compressors' own figures, beside the table."""
+def picture(table: AblationTable, folder: Path, measures: Sequence[str] = ()) -> None:
+    """Bars of measures beside the table; of none: what may be compared, and the compressors' own figures."""
     compared = [TOGETHER, *open_tasks(table.tasks), WHEN]
-    wanted = [name for name in table.measures if name in compared or name not in (*TASKS, *_recalls())]
+    told = [name for name in table.measures if name in compared or name not in (*TASKS, *_recalls())]
+    wanted = measures or told
     panels = {
         name: {row.arm: row.cells[name] for row in table.rows if name in row.cells}
         for name in (wanted or table.measures)

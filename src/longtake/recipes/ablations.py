@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-import transformers
 
-from longtake.eval.ablation_report import AblationTable, as_text, write
 from longtake.recipes import ablation_heatmap as heatmap
 from longtake.recipes import ablation_selector as selector
 from longtake.recipes.ablation_arms import Arm, Pretraining, base_arm, folder_of, pretraining_folder
+from longtake.recipes.ablation_command import estimate_text, finish, settings_of
 from longtake.recipes.ablation_cost import Part, question_seconds, video_seconds
 from longtake.recipes.ablation_jobs import Site, run_jobs
 from longtake.recipes.ablation_plans import PLANS, Costs
@@ -62,13 +59,6 @@ def parts_of(world: World, plans: Sequence[Plan], seeds: Sequence[int], costs: C
 
 def _done(folder: Path, steps: int) -> bool:
     return checkpoint.last_step(folder) == steps
-
-
-def estimate_text(parts: Sequence[Part]) -> str:
-    """Core-seconds by part, and core-hours in all."""
-    lines = [f"{p.times:3d} x {p.seconds:7.0f} core-seconds  {p.name}" for p in parts if p.times]
-    total = sum(p.times * p.seconds for p in parts)
-    return "\n".join([*lines, f"about {total / 3600:.2f} core-hours still to be done"])
 
 
 def run_plans(world: World, table: str, options: argparse.Namespace) -> None:
@@ -116,21 +106,6 @@ def run_heatmap(world: World, options: argparse.Namespace) -> None:
     found = heatmap.run_heatmap(world, size, options.seeds[0])
     finish(with_settings(found, **settings_of(options), size=dataclasses.asdict(size)), options.results)
     heatmap.picture(found, size, options.results)
-
-
-def finish(table: AblationTable, folder: Path) -> None:
-    """Print a table and keep it."""
-    print(as_text(table), flush=True)
-    write(table, folder)
-
-
-def settings_of(options: argparse.Namespace, module: str = "ablations") -> dict[str, Any]:
-    """What it takes to run a table again, but for the machine's own paths. module: of the recipes, that is run."""
-    seeds = " ".join(map(str, options.seeds))
-    footage = " --footage FOLDER" if options.footage else ""
-    command = f"python -m longtake.recipes.{module} {options.table}{footage} --seeds {seeds} --size {options.size}"
-    versions = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}
-    return {"command": command, "versions": versions}
 
 
 OTHERS = {"selector": run_selector, "heatmap": run_heatmap}

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 from longtake.eval.ablation_report import AblationTable
+from longtake.recipes.ablation_command import estimate_text, finish, settings_of
 from longtake.recipes.ablation_cost import Part
 from longtake.recipes.ablation_tables import picture, with_settings
-from longtake.recipes.ablations import estimate_text, finish, settings_of
 from longtake.recipes.latent_arms import LatentArm, base_arm, folder_of
 from longtake.recipes.latent_cost import LatentCosts, video_seconds
 from longtake.recipes.latent_plans import LATENTS, PLANS, LatentPlanned

@@ -6,6 +6,7 @@ may learn, as tokens stay what they are. Training questions are the probe world'
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,17 +55,19 @@ def replay_beside(replay: Replay, backbone: Backbone, folder: Path) -> Beside:
     """Questions of both splits with the memories they are asked of, which are kept in ``folder``."""
     return Beside(
         name="replay",
-        puzzles=questions_of(replay, backbone, "train", folder),
+        puzzles=questions_of(replay, backbone, "train", folder, range(replay.videos)),
         count=replay.count,
-        held=questions_of(replay, backbone, "test", folder),
+        held=questions_of(replay, backbone, "test", folder, range(replay.held_videos)),
     )
 
 
-def questions_of(replay: Replay, backbone: Backbone, split: Split, folder: Path) -> list[QuestionPuzzle]:
-    """Questions about the videos of a split, in their order."""
+def questions_of(
+    replay: Replay, backbone: Backbone, split: Split, folder: Path, videos: Iterable[int]
+) -> list[QuestionPuzzle]:
+    """Questions about the videos of these numbers of a split, in their order."""
     clips = load_clips(split, Path(replay.footage) if replay.footage else None, folder / "footage")
     found = []
-    for number in range(replay.videos if split == "train" else replay.held_videos):
+    for number in videos:
         memory, questions = _watched(replay, backbone, split, number, clips, folder)
         found += [
             QuestionPuzzle(
@@ -85,7 +88,7 @@ def _watched(
 ) -> tuple[Memory, list[Question]]:
     """A video's memory, made once, and its questions."""
     video = make_video(number, split=split, clips=clips, num_frames=replay.frames)
-    file = folder / f"{split}-{number:04d}.memory"
+    file = memory_file(folder, split, number)
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         memory = watch_frames(
@@ -97,6 +100,11 @@ def _watched(
         )
         save_memory(memory, file)
     return load_memory(file), ask_all(video, np.random.default_rng([number, 5]))
+
+
+def memory_file(folder: Path, split: Split, number: int) -> Path:
+    """Where a video's memory is kept."""
+    return folder / f"{split}-{number:04d}.memory"
 
 
 def answers_of(question: Question) -> tuple[str, ...]:

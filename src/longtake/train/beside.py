@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from longtake.train.curriculum import Curriculum
+from longtake.train.curriculum import Curriculum, CurriculumRecipe
 from longtake.train.grpo_recipe import TEMPORAL, GrpoRecipe, names_of
 from longtake.train.judging import Verdict, judge
 from longtake.train.puzzles import Puzzle
@@ -22,7 +22,7 @@ class Beside:
 
     name: stands before its figures in the log, as ``replay_reward_exact``. count: puzzles a step over all processes,
     on top of ``fit.batch``. weights, success: as in ``GrpoRecipe``, of this kind's reward. held: asked when the run's
-    own held puzzles are.
+    own held puzzles are. curriculum: None for the run's own.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Beside:
     weights: Mapping[str, float] = field(default_factory=lambda: {"exact": 1.0})
     success: str = "exact"
     held: Sequence[Puzzle] = ()
+    curriculum: CurriculumRecipe | None = None
 
     def __post_init__(self) -> None:
         if not self.name or self.count < 1 or not self.puzzles or not any(self.weights.values()):
@@ -95,17 +96,18 @@ def kinds_of(
     weights = dict(recipe.weights) | ({TEMPORAL: recipe.contrast} if recipe.contrast else {})
     settings: list[dict[str, Any]] = [
         {"prefix": "", "puzzles": puzzles, "held": held, "count": recipe.fit.batch, "weights": weights}
-        | {"names": names, "success": recipe.success}
+        | {"names": names, "success": recipe.success, "how": recipe.curriculum}
     ]
     settings += [
         {"prefix": f"{kind.name}_", "puzzles": kind.puzzles, "held": kind.held, "count": kind.count}
         | {"weights": kind.weights, "names": names_of(kind.puzzles), "success": kind.success}
+        | {"how": kind.curriculum or recipe.curriculum}
         for kind in beside
     ]
     found, first = [], 0
     for own in settings:
         levels = [puzzle.level for puzzle in own["puzzles"]]
-        curriculum = Curriculum(recipe=recipe.curriculum, levels=levels, seed=recipe.fit.seed)
+        curriculum = Curriculum(recipe=own.pop("how"), levels=levels, seed=recipe.fit.seed)
         found.append(Kind(first=first, curriculum=curriculum, **own))
         first += own["count"]
     return found

@@ -50,8 +50,8 @@ from latent_lessons import LESSONS, School, train_in_turn
 from longtake.backbones.base import Backbone, Prompt
 from longtake.data.hops import FORMS, MOST_HOPS, draw_hop
 from longtake.models.latent import LatentSettings, Thinking
-from longtake.recipes.latent_cost import Operations
 from longtake.recipes.latent_world import hops_name
+from longtake.recipes.operations import Operations
 from longtake.types import VisualTokens
 
 OWN = ("watch", *(f"ask-{arm}" for arm in ARMS), *(f"learn-{lesson}" for lesson in LESSONS))  # measured by processes

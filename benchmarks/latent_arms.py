@@ -21,7 +21,7 @@ from longtake.backbones.thinking import add_latents, think
 from longtake.data.haystack import load_clips
 from longtake.data.hops import MOST_HOPS, Hop, draw_hop, form_of, hop_video
 from longtake.models.latent import LatentSettings, Thinking
-from longtake.recipes.latent_cost import Operations
+from longtake.recipes.operations import Operations
 from longtake.train.puzzles import QuestionPuzzle
 from longtake.types import Frames, VisualTokens
 

@@ -13,10 +13,10 @@ import world
 from footage_puzzles import make_puzzles
 from longtake.eval.puzzle_table import TRAINED, Answers, held_table, overall, stand_of
 from longtake.recipes import mvp_ablations, mvp_exam, mvp_replay
-from longtake.recipes.ablation_cost import Cost
 from longtake.recipes.mvp import mvp
 from longtake.recipes.mvp_held import equal_steps
 from longtake.recipes.mvp_site import Site, kept_costs, measured, smallest, work_name
+from longtake.recipes.operations import Cost
 
 SOURCES = np.arange(40) // 4
 

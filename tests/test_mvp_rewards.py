@@ -13,7 +13,6 @@ from longtake.data.framefile import FrameFile
 from longtake.data.puzzle_file import PUZZLES, read_records
 from longtake.eval.ablation import figure
 from longtake.eval.mvp import CHANCE
-from longtake.recipes.ablation_cost import Cost
 from longtake.recipes.mvp import mvp
 from longtake.recipes.mvp_rewards import (
     ARMS,
@@ -30,6 +29,7 @@ from longtake.recipes.mvp_rewards import (
 )
 from longtake.recipes.mvp_site import Site
 from longtake.recipes.mvp_variants import rules_of, variant_records
+from longtake.recipes.operations import Cost
 from longtake.train.methods import METHODS
 from longtake.train.rewards import total
 from longtake.types import LongtakeError

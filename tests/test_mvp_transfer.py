@@ -14,7 +14,6 @@ from longtake.data.questions import Question, score
 from longtake.eval.ablation import Estimate
 from longtake.eval.ablation_report import Finding
 from longtake.recipes import mvp_exam, mvp_transfer_arms
-from longtake.recipes.ablation_cost import Cost
 from longtake.recipes.ablation_replies import Replies
 from longtake.recipes.ablation_tables import TOGETHER, Measured
 from longtake.recipes.mvp import mvp
@@ -32,6 +31,7 @@ from longtake.recipes.mvp_transfer_arms import (
     folder_of,
     step_cost,
 )
+from longtake.recipes.operations import Cost
 from longtake.train.beside import Beside, draw, kinds_of
 from longtake.train.grpo_recipe import names_of
 from longtake.train.puzzles import QuestionPuzzle

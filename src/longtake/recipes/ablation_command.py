@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from longtake.eval.ablation_report import AblationTable, as_text, write
-from longtake.recipes.ablation_cost import Part
+from longtake.recipes.operations import Part
 
 
 def estimate_text(parts: Sequence[Part]) -> str:

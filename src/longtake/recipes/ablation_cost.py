@@ -11,14 +11,11 @@ import dataclasses
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
 from longtake.data.bank import BankRecipe, Placed, Unit, build_bank, plan_pair
 from longtake.data.clips import Clips
@@ -29,6 +26,7 @@ from longtake.recipes.ablation_arms import Arm, Pretraining, decoder_recipe, new
 from longtake.recipes.ablation_data import SampleMixer
 from longtake.recipes.ablation_replies import remember
 from longtake.recipes.ablation_world import BLOCK, World
+from longtake.recipes.operations import Cost, Operations
 from longtake.train.decoder import draw_lessons, train_step
 from longtake.train.groups import BankGroups, LiveTokens, frozen_tokens
 from longtake.train.ledger import Ledger
@@ -38,32 +36,6 @@ from longtake.train.rows import Text
 BLOCKS = 64  # of made-up features
 TIMED = 3  # batches, after a first one
 ANSWER_TOKENS = 5  # about, of a trained model
-
-ATEN: Any = torch.ops.aten
-ON_CPU = {  # which PyTorch's counter has on other devices only
-    ATEN._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *a, out_shape=None, **more: sdpa_flop(q, k, v),
-    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda g, q, k, v, *a, out_shape=None, **more: sdpa_backward_flop(g, q, k, v)
-    ),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """Of one step: operations and core-seconds. once: core-seconds before the first step."""
-
-    operations: float
-    seconds: float
-    once: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """A part of what a table costs: how often it is still to be done, and core-seconds each time."""
-
-    name: str
-    times: int
-    seconds: float
 
 
 class MadeUpClips:
@@ -113,14 +85,14 @@ def arm_cost(world: World, arm: Arm) -> Cost:
 
 
 def _measured(loss: Callable[[int], Tensor], optimiser: Optimiser) -> Cost:
-    with FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter:
+    with Operations() as counter:
         loss(0).backward()  # type: ignore[no-untyped-call]
     spent = []
     for number in range(1, TIMED + 1):
         begun = time.process_time()
         optimiser.update(loss(number), 0.0)
         spent.append(time.process_time() - begun)
-    return Cost(operations=counter.get_total_flops(), seconds=float(np.median(spent)))
+    return Cost(operations=counter.total, seconds=float(np.median(spent)))
 
 
 def made_up_bank(world: World, arm: Arm) -> BankGroups:

@@ -7,10 +7,11 @@ from functools import lru_cache
 
 from longtake.models.masking import Policy
 from longtake.recipes.ablation_arms import Arm, Pretraining
-from longtake.recipes.ablation_cost import Cost, arm_cost, pretraining_cost
+from longtake.recipes.ablation_cost import arm_cost, pretraining_cost
 from longtake.recipes.ablation_data import Kept, Samples
 from longtake.recipes.ablation_tables import Plan, Planned
 from longtake.recipes.ablation_world import World
+from longtake.recipes.operations import Cost
 
 FORKED = (
     "Every arm forks one decoder that has learned from means of four frames, with a fresh projector; arms with one "

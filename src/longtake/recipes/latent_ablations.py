@@ -18,7 +18,6 @@ import torch
 
 from longtake.eval.ablation_report import AblationTable
 from longtake.recipes.ablation_command import estimate_text, finish, settings_of
-from longtake.recipes.ablation_cost import Part
 from longtake.recipes.ablation_tables import picture, with_settings
 from longtake.recipes.latent_arms import LatentArm, base_arm, folder_of
 from longtake.recipes.latent_cost import LatentCosts, video_seconds
@@ -26,6 +25,7 @@ from longtake.recipes.latent_plans import LATENTS, PLANS, LatentPlanned
 from longtake.recipes.latent_tables import CONTROLS, run_controls, run_plan, run_setting
 from longtake.recipes.latent_world import FULL, SHARD, SMALLEST, HopWorld, Setting
 from longtake.recipes.latent_world import Part as Videos
+from longtake.recipes.operations import Part
 from longtake.types import LongtakeError
 
 TABLES = ("setting", *PLANS, "controls")

@@ -7,51 +7,23 @@ tokens are made once for all arms. Seconds are the process's own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from longtake.data.haystack import drawn_clip
 from longtake.data.hops import draw_hop, form_of, hop_video
-from longtake.recipes.ablation_cost import ON_CPU, Cost
 from longtake.recipes.latent_arms import LatentArm, answers, recipe_of
 from longtake.recipes.latent_world import HopWorld, Setting, encoded
+from longtake.recipes.operations import Cost, Operations
 from longtake.train.forcing import Forcing, Rows
 from longtake.train.latent_recipe import prepare
 from longtake.train.puzzles import QuestionPuzzle
 from longtake.types import VisualTokens
-
-COUNTED: Mapping[Any, Callable[..., int]] = {
-    **flop_registry,
-    **{name: shape_wrapper(count) for name, count in ON_CPU.items()},  # type: ignore[no-untyped-call]
-}
-
-
-class Operations(TorchDispatchMode):
-    """Counts floating-point operations with PyTorch's formulas.
-
-    PyTorch's own counter follows modules too, which it cannot do where gradients are switched off halfway, as a rollout
-    does.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        found = func(*args, **(kwargs or {}))
-        if count := COUNTED.get(func._overloadpacket):
-            self.total += count(*args, **(kwargs or {}), out_val=found)
-        return found
 
 
 class LatentCosts:

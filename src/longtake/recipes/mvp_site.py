@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from longtake.backbones import load_backbone
 from longtake.backbones.base import Backbone
 from longtake.data.puzzle_file import PUZZLES
-from longtake.recipes.ablation_cost import ON_CPU, Cost, Part
 from longtake.recipes.ablation_world import kept
 from longtake.recipes.mvp import Choice, MvpRecipe, StartModel, mvp_debug
 from longtake.recipes.mvp_stages import Material, gather, run_stage
+from longtake.recipes.operations import Cost, Operations, Part
 from longtake.recipes.settings import flat
 from longtake.train.beside import Beside
 from longtake.train.grpo import train_grpo
@@ -155,10 +154,10 @@ def measured(step: Callable[[Path], object], items: int = 1) -> Cost:
     with tempfile.TemporaryDirectory() as name:
         step(Path(name) / "first")
         begun = time.process_time()
-        with FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter:
+        with Operations() as counter:
             step(Path(name) / "counted")
         spent = time.process_time() - begun
-    return Cost(operations=counter.get_total_flops() / items, seconds=spent / items)
+    return Cost(operations=counter.total / items, seconds=spent / items)
 
 
 def one_step(

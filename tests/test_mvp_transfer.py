@@ -13,7 +13,7 @@ from grpo_runs import own, puzzles
 from longtake.data.questions import Question, score
 from longtake.eval.ablation import Estimate
 from longtake.eval.ablation_report import Finding
-from longtake.recipes import mvp_exam, mvp_transfer_arms
+from longtake.recipes import mvp_exam, mvp_transfer_arms, token_files
 from longtake.recipes.ablation_replies import Replies
 from longtake.recipes.ablation_tables import TOGETHER, Measured
 from longtake.recipes.mvp import mvp
@@ -133,7 +133,7 @@ def test_the_exam_is_made_once(site, monkeypatch):
 
     monkeypatch.setattr(mvp_exam, "encoded", encode)
     monkeypatch.setattr(mvp_exam, "load_clips", lambda split, *_: world.clips(1000, 1))
-    monkeypatch.setattr(mvp_exam, "SHARD", 2)
+    monkeypatch.setattr(token_files, "SHARD", 2)
     monkeypatch.setattr(type(site.recipe.start), "backbone", lambda self: None)
     made = mvp_exam.transfer_exam(site, 3)
     assert len(encoded) == len(set(encoded)) == 3

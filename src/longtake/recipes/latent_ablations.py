@@ -23,9 +23,10 @@ from longtake.recipes.latent_arms import LatentArm, base_arm, folder_of
 from longtake.recipes.latent_cost import LatentCosts, video_seconds
 from longtake.recipes.latent_plans import LATENTS, PLANS, LatentPlanned
 from longtake.recipes.latent_tables import CONTROLS, run_controls, run_plan, run_setting
-from longtake.recipes.latent_world import FULL, SHARD, SMALLEST, HopWorld, Setting
+from longtake.recipes.latent_world import FULL, SMALLEST, HopWorld, Setting
 from longtake.recipes.latent_world import Part as Videos
 from longtake.recipes.operations import Part
+from longtake.recipes.token_files import SHARD
 from longtake.types import LongtakeError
 
 TABLES = ("setting", *PLANS, "controls")

@@ -18,8 +18,9 @@ from torch import Tensor
 from longtake.data.haystack import drawn_clip
 from longtake.data.hops import draw_hop, form_of, hop_video
 from longtake.recipes.latent_arms import LatentArm, answers, recipe_of
-from longtake.recipes.latent_world import HopWorld, Setting, encoded
+from longtake.recipes.latent_world import HopWorld, Setting
 from longtake.recipes.operations import Cost, Operations
+from longtake.recipes.token_files import encoded
 from longtake.train.forcing import Forcing, Rows
 from longtake.train.latent_recipe import prepare
 from longtake.train.puzzles import QuestionPuzzle

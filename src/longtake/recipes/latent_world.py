@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from longtake.backbones import load_backbone
 from longtake.backbones.base import Backbone
@@ -29,13 +27,13 @@ from longtake.data.questions import Question
 from longtake.model import EMBEDDED
 from longtake.recipes import ablation_world
 from longtake.recipes.ablation_world import named
+from longtake.recipes.token_files import encoded, keep_tokens, kept_tokens, token_files, videos_of
 from longtake.train.compressor import CPU
 from longtake.train.puzzles import QuestionPuzzle
 from longtake.types import LongtakeError, VisualTokens
 
 Part = Literal["train", "search", "exam"]  # search: what a setting is chosen on, and no table is made of
 SPLIT_OF: dict[Part, Split] = {"train": "train", "search": "test", "exam": "test"}
-SHARD = 100  # videos in a file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,9 +149,7 @@ class HopWorld:
 
     def shards(self, part: Part, frames: int, fps: float = 1.0) -> list[Path]:
         """Files of a part's tokens."""
-        folder = self.folder(part, frames, fps)
-        starts = range(0, self.count(part), SHARD)
-        return [folder / f"{first:06}-{min(first + SHARD, self.count(part)):06}.pt" for first in starts]
+        return token_files(self.folder(part, frames, fps), self.count(part))
 
     def tokens(self, part: Part, frames: int, fps: float = 1.0) -> list[VisualTokens]:
         """Of every question's video; rendered and encoded once, at ``fps`` frames a second of ``frames`` seconds."""
@@ -166,7 +162,7 @@ class HopWorld:
             print(f"{part}: {self.count(part)} videos of {frames} s, {fps:g} frames a second", flush=True)
             backbone, clips = self.start(), self._world.clips(SPLIT_OF[part])
             for number in missing:
-                own = range(number * SHARD, min((number + 1) * SHARD, self.count(part)))
+                own = videos_of(number, self.count(part))
                 found = [encoded(backbone, self.video(part, frames, fps, n, clips)) for n in own]
                 keep_tokens(found, files[number])
         return [tokens for file in files for tokens in kept_tokens(file)]
@@ -214,31 +210,3 @@ class HopWorld:
                 f"answers alone by {self.size.gain:.0%}; find one first: latent_ablations setting"
             )
         return Setting(**json.loads(self.setting_file.read_text()))
-
-
-@torch.no_grad()
-def encoded(backbone: Backbone, video: ProbeVideo) -> VisualTokens:
-    """A short video's tokens, bf16."""
-    (frames,) = video.frames(video.num_frames)
-    made = backbone.encode(frames)
-    return dataclasses.replace(made, features=made.features.bfloat16())
-
-
-def keep_tokens(tokens: Sequence[VisualTokens], file: Path) -> None:
-    """Tokens of videos of one length as one file, whole or not at all."""
-    first = tokens[0]
-    state: dict[str, Tensor | tuple[int, int, int]] = {
-        "features": torch.stack([own.features for own in tokens]),
-        "position": first.position,
-        "seconds": first.seconds,
-        "weight": first.weight,
-        "grid": first.grid,
-    }
-    ablation_world.kept(file, lambda scratch: torch.save(state, scratch))
-
-
-def kept_tokens(file: Path) -> list[VisualTokens]:
-    """What ``keep_tokens`` wrote, as float32."""
-    state = torch.load(file, weights_only=True)
-    features = state.pop("features").float()
-    return [VisualTokens(features=own, **state) for own in features]

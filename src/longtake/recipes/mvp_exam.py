@@ -22,8 +22,8 @@ from longtake.data.questions import Question, ask_all
 from longtake.eval.probe import ANSWER_TOKENS
 from longtake.recipes.ablation_replies import Replies
 from longtake.recipes.ablation_world import kept, named
-from longtake.recipes.latent_world import SHARD, encoded, keep_tokens, kept_tokens
 from longtake.recipes.mvp_site import Site
+from longtake.recipes.token_files import encoded, keep_tokens, kept_tokens, token_files, videos_of
 from longtake.train.puzzles import QuestionPuzzle
 
 TRANSFER = ("order", "after", "direction", "count")
@@ -54,8 +54,7 @@ def replay_folder(site: Site) -> Path:
 def exam_files(site: Site, items: int) -> list[Path]:
     """Files of the exam's tokens; their questions stand beside them."""
     key = {"footage": site.footage_names, "frames": FRAMES, "cards": CARDS, "first": FIRST}
-    folder = site.work / named("exam", key)
-    return [folder / f"{first:06}-{min(first + SHARD, items):06}.pt" for first in range(0, items, SHARD)]
+    return token_files(site.work / named("exam", key), items)
 
 
 def transfer_exam(site: Site, items: int) -> TransferExam:
@@ -66,7 +65,7 @@ def transfer_exam(site: Site, items: int) -> TransferExam:
         backbone = site.recipe.start.backbone()
         clips = load_clips("test", site.footage, replay_folder(site) / "footage")
         for shard in absent:
-            numbers = range(shard * SHARD, min((shard + 1) * SHARD, items))
+            numbers = videos_of(shard, items)
             videos = [exam_video(number, clips) for number in numbers]
             keep_questions(videos, numbers, files[shard].with_suffix(".json"))
             keep_tokens([encoded(backbone, video) for video in videos], files[shard])

@@ -14,7 +14,6 @@ from longtake.eval.ablation import difference, standing_of_all
 from longtake.eval.ablation_report import AblationTable, Finding, TaskStart
 from longtake.recipes.ablation_replies import Replies
 from longtake.recipes.ablation_tables import Measured, Plan, Questions, questions_of, table_of
-from longtake.recipes.latent_world import SHARD
 from longtake.recipes.mvp_exam import (
     FRAMES,
     TRANSFER,
@@ -40,6 +39,7 @@ from longtake.recipes.mvp_transfer_arms import (
     warm_folder,
 )
 from longtake.recipes.operations import Cost, Part
+from longtake.recipes.token_files import SHARD
 
 START, WARM = "before the warm-up", "warm-up"
 FALL = 0.02

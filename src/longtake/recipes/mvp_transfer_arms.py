@@ -8,13 +8,13 @@ end: replay is learned by policy optimisation, too, and would else be what is me
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from longtake.backbones.base import Backbone, Prompt
+from longtake.backbones.base import Backbone
 from longtake.data.haystack import drawn_clip
 from longtake.recipes.ablation_world import named
 from longtake.recipes.mvp_exam import FRAMES, ROWS, exam_video, replay_folder, replies_to
@@ -95,38 +95,24 @@ def step_cost(site: Site, size: TransferSize, arm: str, costs: Mapping[str, Cost
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remembered:
+class Remembered(QuestionPuzzle):
     """A replayed question as a lesson of the warm-up, in which it is answered rightly, as it must not be forgotten."""
 
-    question: QuestionPuzzle
-
-    @property
-    def name(self) -> str:
-        """The question's."""
-        return self.question.name
-
-    @property
-    def level(self) -> str:
-        """The question's."""
-        return self.question.level
-
-    def prompt(self, backbone: Backbone) -> Prompt:
-        """The question's."""
-        return self.question.prompt(backbone)
-
-    def reward(self, completion: str) -> Mapping[str, float]:
-        """The question's."""
-        return self.question.reward(completion)
+    __slots__ = ()
 
     def solution(self) -> str:
         """A right answer; of several (the seconds near a time) the middle one."""
-        return self.question.answers[len(self.question.answers) // 2]
+        return self.answers[len(self.answers) // 2]
 
     def guess(self, rng: np.random.Generator) -> str:
         """The right answer: other than of a puzzle, what is right is to be kept, not only the form."""
         del rng
         return self.solution()
+
+
+def remembered(question: QuestionPuzzle) -> Remembered:
+    """A question as such a lesson."""
+    return Remembered(**{field.name: getattr(question, field.name) for field in fields(question)})
 
 
 def warm_folder(site: Site, size: TransferSize, seed: int) -> Path:
@@ -138,8 +124,8 @@ def warm_folder(site: Site, size: TransferSize, seed: int) -> Path:
 def replay_warmed(site: Site, size: TransferSize, seed: int, material: Material) -> Path:
     """A seed's model after the warm-up; trained where it is not.
 
-    Replay is there from the begin, in the share of a later step: without it 40 steps of the form alone left no question
-    with an answer that earns anything, and policy optimisation cannot learn from rewards that are all 0.
+    Replay is there from the begin, in the share of a later step: the form alone leaves no question with an answer that
+    earns anything (docs/mvp.md), and policy optimisation cannot learn from rewards that are all 0.
     """
     found = warm_folder(site, size, seed) / "model"
     if not found.exists():
@@ -148,7 +134,7 @@ def replay_warmed(site: Site, size: TransferSize, seed: int, material: Material)
         asked = own_puzzles(site, size, REPLAY, material, backbone)
         share = size.replay.count / site.recipe.grpo.fit.batch
         chosen = np.linspace(0, len(asked) - 1, max(1, round(len(material.train) * share))).astype(int)
-        lessons: list[Lesson] = [*material.train, *(Remembered(question=asked[place]) for place in chosen.tolist())]
+        lessons: list[Lesson] = [*material.train, *(remembered(asked[place]) for place in chosen.tolist())]
         train_imitation(seeded(site.recipe, seed).warm, backbone, lessons, found.parent)
     return found
 

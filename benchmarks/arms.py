@@ -14,7 +14,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -225,6 +225,25 @@ def in_own_process(script: str, *options: object) -> dict[str, Any]:
     """What a script prints as JSON: a process of its own, as peak memory never goes back."""
     command = [sys.executable, script, *map(str, options)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def run(
+    options: argparse.Namespace,
+    one: Callable[[argparse.Namespace], Any],
+    measure: Callable[[argparse.Namespace, int], dict[str, Any]],
+    show: Callable[[dict[str, Any]], None],
+) -> None:
+    """What a benchmark does with its options: print what ``--one`` asks of this process alone, or measure each length
+    and print it, as JSON with ``--json``."""
+    torch.set_num_threads(options.threads)
+    limit_device(options.budget_gb)
+    if options.one is not None:
+        print(json.dumps(one(options)))
+        return
+    print(json.dumps(surroundings(options.device)))
+    for num_frames in options.frames:
+        found = measure(options, num_frames)
+        print(json.dumps(found), flush=True) if options.json else show(found)
 
 
 def add_options(parser: argparse.ArgumentParser, arms: Sequence[str] = ARMS) -> None:

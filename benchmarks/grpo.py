@@ -34,7 +34,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from arms import add_options, build_backbone, in_own_process, limit_device, peaks, seconds_now, surroundings
+from arms import add_options, build_backbone, in_own_process, peaks, run, seconds_now
 from torch import Tensor
 
 from longtake import video
@@ -394,15 +394,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.small:
         options.frames, options.group, options.answer, options.repeats, options.film_fps = [8], 4, 3, 1, 2.0
-    torch.set_num_threads(options.threads)
-    limit_device(options.budget_gb)
-    if options.one is not None:
-        print(json.dumps(memory(options)))
-        return
-    print(json.dumps(surroundings(options.device)))
-    for num_frames in options.frames:
-        found = measure(options, num_frames)
-        print(json.dumps(found), flush=True) if options.json else show(found)
+    run(options, memory, measure, show)
 
 
 if __name__ == "__main__":

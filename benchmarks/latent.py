@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import re
 import statistics
 import tempfile
@@ -41,7 +40,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from arms import add_options, in_own_process, limit_device, peaks, surroundings
+from arms import add_options, in_own_process, peaks, run
 from grpo import FILE_FPS
 from latent_arms import ARMS, STAGES, Bench, Case, kept_tokens, spoken
 from latent_formula import GROUP, Decoder, asking_flops, at_video_r1s_lengths, passes_of
@@ -388,15 +387,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.small:
         options.questions, options.batch, options.group, options.repeats, options.film_fps = 1, 2, 2, 1, 2.0
-    torch.set_num_threads(options.threads)
-    limit_device(options.budget_gb)
-    if options.one is not None:
-        print(json.dumps(memory(options)))
-        return
-    print(json.dumps(surroundings(options.device)))
-    for num_frames in options.frames:
-        found = measure(options, num_frames)
-        print(json.dumps(found), flush=True) if options.json else show(found)
+    run(options, memory, measure, show)
 
 
 if __name__ == "__main__":

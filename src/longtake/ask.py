@@ -76,8 +76,8 @@ def ask(
         None means by relevance to the question, which needs a backbone with a trained scorer.
     budget_tokens: at most this many visual tokens in the prompt.
     cache: shares the language model's reading of the video among questions about the same memory and kept tokens.
-    latents: how many to think in before answering; None: as the model was trained, 0: none. show_latents: whether to
-    tell where they looked.
+    latents: how many to think in before answering; None: as the model was trained, 0: none.
+    show_latents: whether to tell where they looked.
 
     In the answer's usage, read, encode and compress are what watching spent, once; prefill is reading the video's part
     of the prompt (0 when it came from the cache), think the question and its latents where there are any, and generate
@@ -99,11 +99,10 @@ def ask(
     clock.lap("select")
     prefix = _prefix(backbone, inputs, memory, kept, cache)
     clock.lap("prefill")
-    prompt_tokens, looks = int(inputs.mask.sum()), None
+    prompt_tokens, thought = int(inputs.mask.sum()), None
     if thinking is not None:
         thought = think(backbone, inputs, prefix, thinking=thinking, record=show_latents)
         inputs, prefix = thought.inputs, thought.cache
-        looks = _looks(backbone, thought, tokens, memory) if show_latents else None
         clock.lap("think")
     rollout = backbone.generate(inputs, prefix, max_new_tokens=max_new_tokens, record_attention=True)[0]
     clock.lap("generate")
@@ -118,7 +117,7 @@ def ask(
             prompt_tokens=prompt_tokens,
             seconds={"read": 0.0, "encode": 0.0, "compress": 0.0, **memory.provenance.seconds, **clock.laps},
         ),
-        latents=looks,
+        latents=_looks(backbone, thought, tokens, memory) if thought and show_latents else None,
     )
 
 

@@ -13,6 +13,10 @@ from longtake.cli.console import DeviceOption, JsonOption, ModelOption, TowerOpt
 if TYPE_CHECKING:
     from longtake.eval.leaks import Embed
 
+HaystackOption = Annotated[Path | None, typer.Option(help="Folder of footage; drawn scenes without it.")]
+CacheOption = Annotated[Path, typer.Option(help="Where decoded footage is kept.")]
+CACHE = Path(".cache/haystack")
+
 evaluations = typer.Typer(help="Measure a model.", no_args_is_help=True)
 
 
@@ -27,8 +31,8 @@ def probe(
     ] = None,
     oracle: Annotated[bool, typer.Option(help="Ask with the needles' groups kept, too.")] = False,
     begin: Annotated[int, typer.Option(help="Time of the first frame, as in a part of a longer video.", min=0)] = 0,
-    haystack: Annotated[Path | None, typer.Option(help="Folder of footage; drawn scenes without it.")] = None,
-    cache: Annotated[Path, typer.Option(help="Where decoded footage is kept.")] = Path(".cache/haystack"),
+    haystack: HaystackOption = None,
+    cache: CacheOption = CACHE,
     plot: Annotated[Path | None, typer.Option(help="Write a depth-by-length heat-map here.")] = None,
     model: ModelOption = None,
     device: DeviceOption = None,
@@ -59,8 +63,8 @@ def hops(
     frames: Annotated[int, typer.Option(help="Frames a video, 1 a second.", min=8)] = 16,
     samples: Annotated[int, typer.Option(help="Questions, each about its own video.", min=1)] = 100,
     seed: int = 0,
-    haystack: Annotated[Path | None, typer.Option(help="Folder of footage; drawn scenes without it.")] = None,
-    cache: Annotated[Path, typer.Option(help="Where decoded footage is kept.")] = Path(".cache/haystack"),
+    haystack: HaystackOption = None,
+    cache: CacheOption = CACHE,
     model: ModelOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -80,8 +84,8 @@ def hops(
 def features(
     samples: Annotated[int, typer.Option(help="Training examples a task; half as many for the test.", min=10)] = 1000,
     seeds: Annotated[int, typer.Option(help="Repetitions, each with examples of its own.", min=1)] = 3,
-    haystack: Annotated[Path | None, typer.Option(help="Folder of footage; drawn scenes without it.")] = None,
-    cache: Annotated[Path, typer.Option(help="Where decoded footage is kept.")] = Path(".cache/haystack"),
+    haystack: HaystackOption = None,
+    cache: CacheOption = CACHE,
     model: ModelOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -122,8 +126,8 @@ def leaks(
 @evaluations.command()
 def neighbours(
     fps: Annotated[float, typer.Option(help="Frames a second that are compared.")] = 1.0,
-    haystack: Annotated[Path | None, typer.Option(help="Folder of footage; drawn scenes without it.")] = None,
-    cache: Annotated[Path, typer.Option(help="Where decoded footage is kept.")] = Path(".cache/haystack"),
+    haystack: HaystackOption = None,
+    cache: CacheOption = CACHE,
     tower: TowerOption = None,
     model: ModelOption = None,
     device: DeviceOption = None,

@@ -25,6 +25,14 @@ def test_what_is_reached_first_counts():
     assert curve(0.0, 0.5, 0.1, 0.9).reaches(0.3) == pytest.approx(6)
 
 
+def test_rounding_keeps_nobody_from_a_level():
+    ends = [0.8, 0.4]
+    assert sum(ends) / 2 > 0.6  # in binary
+    found = equal_accuracy([curve(0.2, 0.6), curve(0.2, 0.6)], [curve(0.2, end) for end in ends])
+    assert found[-1].by_seed[0] == pytest.approx((10, 20 / 3))
+    assert Curve(steps=(0, 10), right=(0.2, 0.6)).reaches(sum(ends) / 2) == pytest.approx(10)
+
+
 def test_curves_are_checked():
     with pytest.raises(ValueError, match="2 shares at 3 steps"):
         Curve(steps=(0, 1, 2), right=(0.1, 0.2))
@@ -64,7 +72,7 @@ def test_two_arms_by_hand():
     assert math.exp(spread.mean) == pytest.approx(math.sqrt(10 / 6 * 5) / 2)
     # two values a distance d apart have the standard error d / 2; t with one degree is 12.706
     assert spread.high - spread.mean == pytest.approx(12.7062 * math.log(3) / 2, rel=1e-4)
-    assert last.by_seed[0] == (10, None)  # the first seed's other never has 0.6
+    assert last.by_seed[0] == (pytest.approx(10), None)  # the first seed's other never has 0.6
     assert last.times_by_seed(1.0) == [None, pytest.approx(2.5)]
     assert last.spread(1.0) is None
     assert last.times(1.0) == pytest.approx(3)

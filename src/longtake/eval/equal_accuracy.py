@@ -15,6 +15,7 @@ import numpy as np
 
 from longtake.eval.ablation import Estimate, figure
 
+ROUNDING = 1e-9  # by which a share that is level, as a mean over seeds, may be below
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way from the start to the level that both reach
 
 
@@ -33,6 +34,7 @@ class Curve:
 
     def reaches(self, level: float) -> float | None:
         """The steps at which the level is first reached; None: never."""
+        level -= ROUNDING
         if self.right[0] >= level:
             return float(self.steps[0])
         points = pairwise(zip(self.steps, self.right, strict=True))

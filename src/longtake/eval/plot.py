@@ -144,10 +144,10 @@ def curves(
         if limits is not None:
             axes.set_ylim(*limits)
         axes.set_title(measure, fontsize=10)
+        axes.set_xlabel(across)
         axes.grid(alpha=0.3)
     for axes in grid[:, 0]:
         axes.set_ylabel(up)
-    figure.supxlabel(across, fontsize=10)
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=9)
     figure.suptitle(title, x=0.02, ha="left")

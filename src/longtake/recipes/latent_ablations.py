@@ -25,7 +25,7 @@ from longtake.recipes.ablation_command import estimate_text, finish, settings_of
 from longtake.recipes.ablation_tables import picture, with_settings
 from longtake.recipes.latent_arms import LatentArm, base_arm, folder_of
 from longtake.recipes.latent_cost import LatentCosts, video_seconds
-from longtake.recipes.latent_curves import curve_picture, curves_of, units_of, with_curves
+from longtake.recipes.latent_curves import curve_picture, run_curves
 from longtake.recipes.latent_plans import LATENTS, PLANS, LatentPlanned
 from longtake.recipes.latent_tables import CONTROLS, run_controls, run_plan, run_setting
 from longtake.recipes.latent_world import FULL, SMALLEST, HopWorld, Setting
@@ -115,9 +115,7 @@ def run_table(world: HopWorld, options: argparse.Namespace) -> AblationTable | N
     spent = {planned.name: round(costs.operations(planned.arm) / 1e12, 3) for planned in plan.arms}
     more = {"steps": steps, "training operations, 10^12": spent}
     if world.curve_every:
-        asked = f"{world.count('curve')} test questions that nothing else asks, every {world.curve_every} steps."
-        units = units_of(world, setting, plan, options.seeds, costs)
-        found = with_curves(found, curves_of(world, setting, plan, options.seeds), units, plan.pairs, asked)
+        found = run_curves(found, world, setting, plan, options.seeds, costs)
     return with_settings(found, setting=dataclasses.asdict(setting), **more)
 
 

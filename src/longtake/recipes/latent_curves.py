@@ -31,10 +31,22 @@ NAME = "samples to equal accuracy"
 ALL = "all questions"
 FIGURES = {ALL: "right", SINGLE: "right_single", SEVERAL: "right_several"}  # of an arm's log
 SAMPLES = "samples"
-NO_LEVEL = "none: one of the two ended no higher than the better start"
 
 Curves = Mapping[str, Mapping[str, Sequence[Curve]]]  # by arm, then by what is asked: one a seed
 Units = Mapping[str, Mapping[str, float]]  # by arm, then by denominator: what a step takes of it
+
+
+def run_curves(
+    table: AblationTable, world: HopWorld, setting: Setting, plan: LatentPlan, seeds: Sequence[int], costs: LatentCosts
+) -> AblationTable:
+    """A table of trained arms with what its pairs need to equal accuracy."""
+    count = world.count("curve")
+    asked = (
+        f"Of {count} test questions that nothing else asks, every {world.curve_every} steps; the standard error of such "
+        f"a share is up to {0.5 / math.sqrt(count):.3f}."
+    )
+    units = units_of(world, setting, plan, seeds, costs)
+    return with_curves(table, curves_of(world, setting, plan, seeds), units, plan.pairs, asked)
 
 
 def read_curve(folder: Path, name: str) -> Curve:
@@ -64,8 +76,8 @@ def units_of(world: HopWorld, setting: Setting, plan: LatentPlan, seeds: Sequenc
         cost = kept_cost(file, lambda arm=arm: costs.arm(arm))  # type: ignore[misc]
         found[planned.name] = {
             SAMPLES: samples,
-            "10^12 operations": cost.operations / 1e12,
-            "10^12 operations with encoding": (cost.operations + samples * encoding.operations) / 1e12,
+            "operations": cost.operations,
+            "operations with encoding": cost.operations + samples * encoding.operations,
             "core-seconds": cost.seconds,
             "core-seconds with encoding": cost.seconds + samples * encoding.seconds,
         }
@@ -91,11 +103,11 @@ def with_curves(
         reached = equal_accuracy(found[name][ALL][:seeds], found[against][ALL][:seeds])
         own = [kept_level(name, against, each, units) for each in reached]
         rows += own
-        lines += [level_line(row) for row in own] or [[name, against, NO_LEVEL]]
+        lines += [level_line(row) for row in own] or [[name, against, "none"]]
     kept_all = {arm: kept_curves(own, units[arm]) for arm, own in found.items()}
     data = {"a step takes": units, "curves": kept_all, "levels": rows}
     head = ["arm", "against", "level", "right", "samples", "samples of the other", "times", "by seed", "over seeds"]
-    head += [f"times {unit}" for unit in next(iter(units.values())) if unit != SAMPLES]
+    head += [f"times, {unit}" for unit in next(iter(units.values())) if unit != SAMPLES]
     full = [head, *([*line, *["-"] * (len(head) - len(line))] for line in lines)]
     section = Section(name=NAME, title="Samples to equal accuracy", notes=(asked, *NOTES), lines=full, data=data)
     return dataclasses.replace(table, sections=(*table.sections, section))
@@ -103,10 +115,10 @@ def with_curves(
 
 NOTES = (
     '"Level": 100% is the lower of the two last accuracies, means over seeds; 25, 50 and 75% of the way to it from the '
-    'higher of the two first ones. "Samples": where the mean over seeds first crosses the level, linear between '
-    'evaluations. "Times": how often the arm\'s need goes into the other\'s, above 1 where the arm is cheaper. By seed '
-    'at the same level, "never" where one of the two does not reach it, "-" where one begins at it; over seeds the '
-    "geometric mean, with Student's interval of the logarithms.",
+    'higher of the two first ones; "none" where it is no higher than that. "Samples": where the mean over seeds first '
+    'crosses the level, linear between evaluations. "Times": what the other needs, divided by what the arm needs: '
+    'above 1 the arm is cheaper; by seed at the same level, "never" where one of the two does not reach it, "-" where '
+    "one begins at it; over seeds the geometric mean, with Student's interval of the logarithms.",
     "Operations and core-seconds are those of the language model's steps after the bottleneck, one batch counted and "
     "measured; what the curve itself takes is left out. With encoding: every sample's video is encoded anew. An arm's "
     "rate falls to 0 by its own last step: arms of other lengths have other rates after as many samples.",

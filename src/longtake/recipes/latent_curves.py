@@ -42,8 +42,8 @@ def run_curves(
     """A table of trained arms with what its pairs need to equal accuracy."""
     count = world.count("curve")
     asked = (
-        f"Of {count} test questions that nothing else asks, every {world.curve_every} steps; the standard error of such "
-        f"a share is up to {0.5 / math.sqrt(count):.3f}."
+        f"Of {count} test questions that nothing else asks, every {world.curve_every} steps; the standard error of "
+        f"such a share is up to {0.5 / math.sqrt(count):.3f}."
     )
     units = units_of(world, setting, plan, seeds, costs)
     return with_curves(table, curves_of(world, setting, plan, seeds), units, plan.pairs, asked)

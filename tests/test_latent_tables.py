@@ -198,6 +198,8 @@ def test_every_command_at_its_smallest(work, run, table):
     assert kept["settings"]["command"].startswith(f"python -m longtake.recipes.latent_ablations {table} ")
     assert (work / "results" / f"latent-{table}.md").read_text().startswith(f"# {kept['title']}")
     assert (work / "results" / f"latent-{table}.png").read_bytes().startswith(b"\x89PNG")
+    assert ("samples to equal accuracy" in kept) == (table in PLANS)
+    assert (work / "results" / f"latent-{table}-curves.png").exists() == (table in PLANS)
     assert not list(work.glob("arm-*/checkpoint-*.pt"))
     before = {file: file.stat().st_mtime_ns for file in work.rglob("*.pt")}
     again = run(table)  # nothing is trained or asked anew

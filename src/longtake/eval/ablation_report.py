@@ -47,10 +47,22 @@ class TaskStart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A further part of a table. lines: to be read, a header first; data: to be kept, JSON-ready."""
+
+    name: str
+    title: str
+    notes: tuple[str, ...]
+    lines: Sequence[Sequence[str]]
+    data: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AblationTable:
     """One ablation: its arms, what may be said of them, and all it takes to run it again.
 
-    tasks: where the starting model stands, by task. settings: the command, sizes, versions and costs.
+    tasks: where the starting model stands, by task. sections: what only some tables have; JSON has each under its name.
+    settings: the command, sizes, versions and costs.
     """
 
     name: str
@@ -59,6 +71,7 @@ class AblationTable:
     rows: tuple[Row, ...]
     findings: tuple[Finding, ...]
     tasks: Mapping[str, TaskStart] = field(default_factory=dict)
+    sections: tuple[Section, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -77,6 +90,7 @@ def as_text(table: AblationTable) -> str:
             _columns(_task_lines(table)),
             _columns(_row_lines(table)),
             _columns(_finding_lines(table)),
+            *(part for own in table.sections for part in (own.title, *own.notes, _columns(own.lines))),
         )
         if part
     )
@@ -88,6 +102,8 @@ def as_markdown(table: AblationTable) -> str:
     if table.tasks:
         parts += ["## Where the starting model stands", _piped(_task_lines(table))]
     parts += ["## Arms", _piped(_row_lines(table)), "## Differences", EXPLAINED, _piped(_finding_lines(table))]
+    for own in table.sections:
+        parts += [f"## {own.title}", *own.notes, _piped(own.lines)]
     settings = "\n".join(f"- {name}: {_plain(value)}" for name, value in table.settings.items())
     return "\n\n".join([*parts, "## Settings", settings]) + "\n"
 
@@ -109,6 +125,7 @@ def as_json(table: AblationTable) -> dict[str, Any]:
             | {"detectable": _finite(f.found.detectable)}
             for f in table.findings
         ],
+        **{own.name: own.data for own in table.sections},
         "settings": dict(table.settings),
     }
 

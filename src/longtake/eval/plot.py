@@ -119,13 +119,14 @@ def curves(
 ) -> None:
     """A panel a measure with a line an arm, and its 95% intervals as a band.
 
-    panels: points (place, estimate) by measure, then by arm. across, up: what the axes are. log: places by logarithm.
+    panels: points (place, estimate) by measure, then by arm. across, up: what the axes are. log: places by logarithm,
+    each with its tick.
     """
     pyplot = _pyplot()
     columns = min(PANELS_A_ROW, len(panels))
     down = -(-len(panels) // columns)
     size = (1.2 + 3.6 * columns, 1.2 + 2.8 * down)
-    figure, grid = pyplot.subplots(down, columns, figsize=size, squeeze=False, sharey=True)
+    figure, grid = pyplot.subplots(down, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     places = sorted({place for panel in panels.values() for line in panel.values() for place, _ in line})
@@ -138,19 +139,18 @@ def curves(
                 axes.fill_between(xs, *ends, color=drawn.get_color(), alpha=0.15)
         if log:
             axes.set_xscale("log")
-        axes.set_xticks(places, [f"{place:g}" for place in places], fontsize=8)
-        axes.minorticks_off()
+            axes.set_xticks(places, [f"{place:g}" for place in places], fontsize=8)
+            axes.minorticks_off()
         if limits is not None:
             axes.set_ylim(*limits)
         axes.set_title(measure, fontsize=10)
+        axes.set_xlabel(across)
         axes.grid(alpha=0.3)
     for axes in grid[:, 0]:
         axes.set_ylabel(up)
-    figure.supxlabel(across, fontsize=10)
     handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), fontsize=9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=9)
     figure.suptitle(title, x=0.02, ha="left")
-    figure.tight_layout()
     figure.savefig(file, dpi=130)
     pyplot.close(figure)
 

@@ -4,12 +4,16 @@ Run: python -m longtake.recipes.latent_ablations TABLE --footage FOLDER --work F
 with TABLE one of setting, worth, controls, parts. "setting" comes first: it looks for one in which the question can be
 asked at all, and without one the others refuse. Everything that is trained or answered is kept in the work folder under
 its settings, so a command that was stopped goes on where it was. ``--dry-run`` prints the estimated cost and stops.
+
+While they learn, arms are asked a few more questions every ``--curve`` steps: "worth" and "parts" end with samples to
+equal accuracy and a picture of that. ``--curve 0`` leaves it out; weights are the same, kept under other names.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +25,7 @@ from longtake.recipes.ablation_command import estimate_text, finish, settings_of
 from longtake.recipes.ablation_tables import picture, with_settings
 from longtake.recipes.latent_arms import LatentArm, base_arm, folder_of
 from longtake.recipes.latent_cost import LatentCosts, video_seconds
+from longtake.recipes.latent_curves import curve_picture, run_curves
 from longtake.recipes.latent_plans import LATENTS, PLANS, LatentPlanned
 from longtake.recipes.latent_tables import CONTROLS, run_controls, run_plan, run_setting
 from longtake.recipes.latent_world import FULL, SMALLEST, HopWorld, Setting
@@ -56,6 +61,7 @@ def parts_of(
     arms, frames = arms_of(table, setting, costs), setting.frames
     wanted: list[tuple[Videos, float]] = [("train", 1.0), (videos, 1.0)]
     wanted += [("train", 2.0)] * any(planned.arm.teacher == "dense" for planned in arms)
+    wanted += [("curve", 1.0)] * bool(world.curve_every)
     parts = []
     for own, fps in wanted:
         missing = sum(not file.exists() for file in world.shards(own, frames, fps))
@@ -69,7 +75,10 @@ def parts_of(
         folders = [folder_of(world, setting, arm, seed) for seed in planned.seeds(seeds)]
         untrained = sum(not (folder / "model").exists() for folder in folders)
         named = planned.name if planned.name.endswith(" steps") else f"{planned.name}, {arm.steps} steps"
-        parts.append(Part(name=named, times=untrained, seconds=arm.steps * costs.arm(arm).seconds))
+        spent = arm.steps * costs.arm(arm).seconds
+        if world.curve_every:
+            spent += (1 + math.ceil(arm.steps / world.curve_every)) * world.count("curve") * costs.asked(arm)
+        parts.append(Part(name=named, times=untrained, seconds=spent))
         ways = ["replies", *CONTROLS] if table == "controls" else ["replies"]
         open_ways = [f for f in folders for way in ways if not (f / f"{way}-{videos}-{asked}.json").exists()]
         parts.append(
@@ -105,6 +114,8 @@ def run_table(world: HopWorld, options: argparse.Namespace) -> AblationTable | N
     steps = {planned.name: planned.arm.steps for planned in plan.arms}
     spent = {planned.name: round(costs.operations(planned.arm) / 1e12, 3) for planned in plan.arms}
     more = {"steps": steps, "training operations, 10^12": spent}
+    if world.curve_every:
+        found = run_curves(found, world, setting, plan, options.seeds, costs)
     return with_settings(found, setting=dataclasses.asdict(setting), **more)
 
 
@@ -116,20 +127,25 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".cache/latent-ablations"))
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--curve", type=int, default=50, help="steps between an arm's questions; 0: none, no curves")
     parser.add_argument("--size", choices=["smallest", "full"], default="full")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and stop")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    world = HopWorld(options.work, options.footage, SMALLEST if options.size == "smallest" else FULL)
+    size = SMALLEST if options.size == "smallest" else FULL
     try:
+        world = HopWorld(options.work, options.footage, size, options.curve)
         found = run_search(world, options) if options.table == "setting" else run_table(world, options)
     except LongtakeError as error:
         sys.exit(f"error: {error}")
     if found is not None:
         settings = settings_of(options, "latent_ablations")
+        settings["command"] += f" --curve {options.curve}"
         finish(with_settings(found, **settings, size=str(dataclasses.asdict(world.size))), options.results)
         picture(found, options.results)
+        if found.sections:
+            curve_picture(found, options.results)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ same questions in the same order.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,7 +66,7 @@ def recipe_of(world: HopWorld, setting: Setting, arm: LatentArm, seed: int) -> L
     size = world.size
     fit = Fit(
         lr=setting.lr, batch=size.batch, micro_batch=size.batch, steps=max(1, arm.steps), weight_decay=0.01,
-        warmup=0.05, seed=seed, log_every=20, save_every=100, keep=1,
+        warmup=0.05, seed=seed, log_every=20, eval_every=max(1, world.curve_every), save_every=100, keep=1,
     )  # fmt: skip
     if not arm.thinking.latents:
         return LatentRecipe(fit=fit, thinks=False)
@@ -85,12 +86,14 @@ def base_arm(setting: Setting) -> LatentArm:
 
 
 def folder_of(world: HopWorld, setting: Setting, arm: LatentArm, seed: int, *, forked: bool = True) -> Path:
-    """Where an arm's weights and answers are kept."""
-    key = {
+    """Where an arm's weights and answers are kept, its log with the curve among them; the base has none."""
+    key: dict[str, object] = {
         "setting": dataclasses.asdict(setting), "arm": dataclasses.asdict(arm), "seed": seed, "forked": forked,
         "size": [world.size.train_questions, world.size.batch, world.size.width, world.size.heads],
         "footage": world.footage_names, "model": world.start_name,
     }  # fmt: skip
+    if forked and world.curve_every:
+        key["curve"] = [world.curve_every, world.count("curve")]
     silent = f"{arm.thinking.mode}-{arm.thinking.latents}" if arm.thinking.latents else "answer"
     says = "trace" if arm.traced else silent
     return world.work / named(f"{'arm' if forked else 'base'}-{says}-{arm.steps}-{seed}", key)
@@ -104,10 +107,27 @@ def trained(world: HopWorld, setting: Setting, arm: LatentArm, seed: int, *, for
         print(folder.name, flush=True)
         dense = dense_of(world, setting) if arm.teacher == "dense" else None
         puzzles = world.puzzles("train", setting.frames, traced=arm.traced)
-        train_latent(recipe_of(world, setting, arm, seed), begin, puzzles, folder, dense=dense)
+        exam = halfway(world, setting, begin, arm.thinking) if forked and world.curve_every else None
+        train_latent(recipe_of(world, setting, arm, seed), begin, puzzles, folder, dense=dense, exam=exam)
     for file in folder.glob("checkpoint-*.pt"):
         file.unlink()  # the model is whole, and there are many arms
     return load_backbone(str(folder / "model"), CPU, torch.float32)
+
+
+def halfway(
+    world: HopWorld, setting: Setting, backbone: Backbone, thinking: Thinking
+) -> Callable[[], dict[str, float]]:
+    """Asks a model the curve's questions: the shares right of all, of those of one hop, and of several."""
+    exam = world.exam("curve", setting.frames)
+    single = np.array([hop.hops == 1 for hop in exam.hops])
+
+    def figures() -> dict[str, float]:
+        said = answers(backbone, exam.puzzles, thinking)
+        right = Replies(answers=tuple(said), spans=(None,) * len(said)).right(exam.asked)
+        parts = {"right": right, "right_single": right[single], "right_several": right[~single]}
+        return {name: float(own.mean()) for name, own in parts.items()}
+
+    return figures
 
 
 def dense_of(world: HopWorld, setting: Setting) -> dict[str, VisualTokens]:

@@ -1,6 +1,6 @@
 """What arms of the tables about latents cost: operations, counted, and core-seconds, measured, on one video's tokens.
 
-Operations are those of the passes forward and back of one batch, the rollout included; the tower's are left out, as
+Operations are those of the passes forward and back of one batch, the rollout included; the tower's are told apart, as
 tokens are made once for all arms. Seconds are the process's own.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from longtake.data.haystack import drawn_clip
 from longtake.data.hops import draw_hop, form_of, hop_video
+from longtake.data.probe import ProbeVideo
 from longtake.recipes.latent_arms import LatentArm, answers, recipe_of
 from longtake.recipes.latent_world import HopWorld, Setting
 from longtake.recipes.operations import Cost, Operations
@@ -34,6 +35,7 @@ class LatentCosts:
         self.world, self.setting = world, setting
         self._arm = lru_cache(maxsize=None)(lambda arm: arm_cost(world, setting, arm))
         self._asked = lru_cache(maxsize=None)(lambda arm: asking_seconds(world, setting, arm))
+        self.encoding = lru_cache(maxsize=1)(lambda: encoding_cost(world, setting))
 
     def arm(self, arm: LatentArm) -> Cost:
         """Of a training step after the bottleneck."""
@@ -66,9 +68,26 @@ def made_up(world: HopWorld, setting: Setting) -> list[QuestionPuzzle]:
 
 def drawn_tokens(world: HopWorld, setting: Setting) -> VisualTokens:
     """Of one video over a drawn scene, float32."""
-    hop = draw_hop(np.random.default_rng(0), "train", form_of(0), setting.frames)
-    tokens = encoded(world.start(), hop_video(hop, [drawn_clip(0, 4.0)], setting.frames, 0))
+    tokens = encoded(world.start(), drawn_video(setting))
     return replace(tokens, features=tokens.features.float())
+
+
+def drawn_video(setting: Setting) -> ProbeVideo:
+    """One video over a drawn scene."""
+    hop = draw_hop(np.random.default_rng(0), "train", form_of(0), setting.frames)
+    return hop_video(hop, [drawn_clip(0, 4.0)], setting.frames, 0)
+
+
+@torch.no_grad()
+def encoding_cost(world: HopWorld, setting: Setting) -> Cost:
+    """Of encoding one rendered video."""
+    backbone, video = world.start(), drawn_video(setting)
+    (frames,) = video.frames(video.num_frames)
+    with Operations() as counter:
+        backbone.encode(frames)
+    begun = time.process_time()
+    backbone.encode(frames)
+    return Cost(operations=counter.total, seconds=time.process_time() - begun)
 
 
 def arm_cost(world: HopWorld, setting: Setting, arm: LatentArm) -> Cost:

@@ -32,8 +32,9 @@ from longtake.train.compressor import CPU
 from longtake.train.puzzles import QuestionPuzzle
 from longtake.types import LongtakeError, VisualTokens
 
-Part = Literal["train", "search", "exam"]  # search: what a setting is chosen on, and no table is made of
-SPLIT_OF: dict[Part, Split] = {"train": "train", "search": "test", "exam": "test"}
+# search: what a setting is chosen on, curve: what is asked while an arm learns; no table is made of either
+Part = Literal["train", "search", "exam", "curve"]
+SPLIT_OF: dict[Part, Split] = {"train": "train", "search": "test", "exam": "test", "curve": "test"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +51,9 @@ class Setting:
 class LatentSize:
     """How large the tables are. Ours: chosen for a few hours of two CPU cores.
 
-    pairs, search_pairs: of test questions, asked about two videos each. most_steps: to which an arm is lengthened at
-    most for equal operations. width, heads: of the latents' module. settings: tried in this order. single, gain: what a
-    setting must reach, on single hops and by traces over answers alone on all others.
+    pairs, search_pairs: of test questions, asked about two videos each; curves have half of the latter. most_steps: to
+    which an arm is lengthened at most for equal operations. width, heads: of the latents' module. settings: tried in
+    this order. single, gain: what a setting must reach, on single hops and by traces over answers alone on all others.
     """
 
     train_questions: int = 4000
@@ -105,11 +106,17 @@ def hops_name(hops: int) -> str:
 class HopWorld:
     """A work folder with all that the tables share; what is missing is made, and kept."""
 
-    def __init__(self, work: Path, footage: Path | None, size: LatentSize) -> None:
-        self.work, self.footage, self.size = work, footage, size
+    def __init__(self, work: Path, footage: Path | None, size: LatentSize, curve_every: int = 0) -> None:
+        """curve_every: steps of an arm between two points of its accuracy while it learns; 0: it has none.
+
+        Raises LongtakeError if that is negative.
+        """
+        if curve_every < 0:
+            raise LongtakeError(f"curve is {curve_every}; it must be a number of steps, or 0 for none")
+        self.work, self.footage, self.size, self.curve_every = work, footage, size, curve_every
         self._world = ablation_world.World(work, footage, ablation_world.SMALLEST)  # for its footage alone
-        self._tokens = lru_cache(maxsize=3)(self._made)
-        self._hops = lru_cache(maxsize=3)(self._drawn)
+        self._tokens = lru_cache(maxsize=4)(self._made)
+        self._hops = lru_cache(maxsize=4)(self._drawn)
 
     @property
     def footage_names(self) -> list[str]:
@@ -128,14 +135,15 @@ class HopWorld:
     def count(self, part: Part) -> int:
         """Questions of a part."""
         size = self.size
-        return {"train": size.train_questions, "search": 2 * size.search_pairs, "exam": 2 * size.pairs}[part]
+        pairs = {"search": size.search_pairs, "exam": size.pairs, "curve": size.search_pairs // 2}
+        return size.train_questions if part == "train" else 2 * pairs[part]
 
     def hops(self, part: Part, frames: int) -> tuple[Hop, ...]:
         """Questions of a part, of one to four hops in turn; those for training one by one, others in pairs."""
         return self._hops(part, frames)
 
     def _drawn(self, part: Part, frames: int) -> tuple[Hop, ...]:
-        split, seed = SPLIT_OF[part], {"train": 61, "search": 62, "exam": 63}[part]
+        split, seed = SPLIT_OF[part], {"train": 61, "search": 62, "exam": 63, "curve": 64}[part]
         if part == "train":
             rngs = [np.random.default_rng([seed, number]) for number in range(self.count(part))]
             return tuple(draw_hop(rng, split, form_of(number), frames) for number, rng in enumerate(rngs))
@@ -169,7 +177,7 @@ class HopWorld:
 
     def video(self, part: Part, frames: int, fps: float, number: int, clips: list[Clip]) -> ProbeVideo:
         """The video of a question."""
-        seed = {"train": 0, "search": 10**6, "exam": 2 * 10**6}[part] + number
+        seed = {"train": 0, "search": 10**6, "exam": 2 * 10**6, "curve": 3 * 10**6}[part] + number
         video = hop_video(self.hops(part, frames)[number], clips, frames, seed)
         return dataclasses.replace(video, fps=fps, num_frames=round(frames * fps))
 
@@ -188,7 +196,7 @@ class HopWorld:
         )
 
     def exam(self, part: Part, frames: int) -> HopExam:
-        """Test questions of the tables ("exam"), or of the search for a setting."""
+        """Test questions of the tables ("exam"), of the search for a setting, or of the arms' curves."""
         return HopExam(hops=self.hops(part, frames), puzzles=self.puzzles(part, frames))
 
     @property

@@ -12,7 +12,7 @@ training is in LIVR, arXiv 2512.21218.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +42,12 @@ def train_latent(
     *,
     held: Sequence[QuestionPuzzle] = (),
     dense: Mapping[str, VisualTokens] | None = None,
+    exam: Callable[[], Mapping[str, float]] | None = None,
 ) -> None:
     """Train, resuming from ``folder``; the model is saved in ``folder/model``, LoRA merged.
 
-    A puzzle's first answer is learned. dense: denser videos by the puzzle's name, for that teacher.
+    A puzzle's first answer is learned. dense: denser videos by the puzzle's name, for that teacher. exam: figures of
+    the backbone as it is, for the log, before the first step and every ``eval_every``; all processes call it.
     """
     fit, accelerator = recipe.fit, start_processes(recipe.fit)
     torch.manual_seed(fit.seed)
@@ -61,6 +63,8 @@ def train_latent(
         thinking = backbone.latent.settings.thinking
     steps = fit.steps or math.ceil(fit.epochs * len(puzzles) / fit.batch)
     with RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main) as log:
+        if exam is not None and not start:
+            log.tell(0, **examined(run, exam))
         for step in range(start, steps):
             chosen = [puzzles[number] for number in drawn(step, fit.batch, len(puzzles), fit.seed)]
             veiled = step < recipe.bottleneck * steps
@@ -68,9 +72,19 @@ def train_latent(
             log.step(step + 1, **learn(recipe, run, backbone, chosen, queue, dense or {}, veiled=veiled, rate=rate))
             if held and fit.is_due(fit.eval_every, step + 1, steps):
                 log.tell(step + 1, **held_figures(run, backbone, held, thinking, LONGEST_ANSWER))
+            if exam is not None and fit.is_due(fit.eval_every, step + 1, steps):
+                log.tell(step + 1, **examined(run, exam))
             if fit.is_due(fit.save_every, step + 1, steps):
                 run.save(step + 1, names=queue.names, contents=queue.contents)
     write(run, backbone, folder / "model")
+
+
+def examined(run: Run, exam: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
+    """An exam's figures, in eval mode."""
+    run.module.eval()
+    figures = exam()
+    run.module.train()
+    return figures
 
 
 class Queue:

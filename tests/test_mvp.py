@@ -15,7 +15,6 @@ from longtake.data.likeness import (
     HIGHEST,
     Likeness,
     apart_at,
-    chains,
     neighbour_cosines,
     num_kept,
     rounded_units,
@@ -60,6 +59,7 @@ def test_cosines_by_hand():
     assert at_angles([0, 60, 90, 90], reach=2).of(np.array([0, 1]), np.array([2, 0])).tolist() == pytest.approx(
         [2, 0.5], abs=3e-4
     )
+    assert likeness.of(np.array([0, 1, 3]), np.array([-1, 4, 2**62])).tolist() == [2, 2, 2]
     assert neighbour_cosines(likeness.units) == pytest.approx([0.5, math.sqrt(0.75), 1], abs=3e-4)
     assert neighbour_cosines(likeness.units, apart=2) == pytest.approx([0, math.sqrt(0.75)], abs=3e-4)
 
@@ -81,7 +81,8 @@ def test_greedy_de_duplication_by_hand():
     likeness = at_angles([0, 10, 20, 40, 55, 80, 0])
     following = likeness.following(math.cos(math.radians(29)))
     assert following.tolist() == [3, 3, 4, 5, 6, 6, 7, 7]
-    assert chains(following, np.array([0, 1, 4]), 5).tolist() == [[0, 3, 5, 6, 7], [1, 3, 5, 6, 7], [4, 6, 7, 7, 7]]
+    sequences = likeness.sequences(math.cos(math.radians(29)), 5)
+    assert sequences[[0, 1, 4]].tolist() == [[0, 3, 5, 6, -1], [1, 3, 5, 6, -1], [4, 6, -1, -1, -1]]
     assert num_kept(following) == 4
 
 
@@ -93,8 +94,7 @@ def test_greedy_de_duplication_is_what_a_loop_keeps():
     for frame in range(18, 400):
         if vectors[kept[-1]] @ vectors[frame] <= kappa:
             kept.append(frame)
-    chain = chains(likeness.following(kappa), np.array([17]), len(kept) + 1)[0]
-    assert chain.tolist() == [*kept, 400]
+    assert likeness.sequences(kappa, len(kept) + 1)[17].tolist() == [*kept, -1]
 
 
 def test_a_standstill_beyond_reach_ends_a_sequence():
@@ -244,7 +244,7 @@ def test_short_and_dull_videos_are_rejected_for_a_reason():
         assert len(made) == 0
         assert rejects[reason] > 0
         assert sum(rejects.values()) == 20
-    kept, lengths = draw_sequences(at_angles([0.0, 40, 80]).following(0.9), seeds, 4)
+    kept, lengths = draw_sequences(at_angles([0.0, 40, 80]).sequences(0.9, 4), seeds)
     assert set(map(tuple, kept.tolist())) <= {(0, 1, 2, -1), (1, 2, -1, -1), (2, -1, -1, -1)}
     assert lengths.max() == 3
     assert rules.least_frames(level) == 6

@@ -84,9 +84,9 @@ def _choose(
     rows = np.arange(len(seeds))
     for place in range(count):
         best = wanted.argmax(axis=1)
-        found = wanted[rows, best] > -np.inf
-        chosen[:, place] = np.where(found, frames[rows, best], -1)
-        wanted[(likeness.of(frames, frames[rows, best][:, None]) > near) | ~found[:, None]] = -np.inf
+        picked = frames[rows, best]
+        chosen[:, place] = np.where(wanted[rows, best] > -np.inf, picked, -1)
+        wanted[likeness.of(frames, picked[:, None]) > near] = -np.inf
     return chosen
 
 

@@ -62,21 +62,21 @@ class Likeness:
 
     units: NDArray[np.int16]
     reach: int = REACH_FRAMES
-    _following: dict[float, NDArray[np.int64]] = field(default_factory=dict, repr=False)
+    _sequences: dict[tuple[float, int], NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.units)
 
     @cached_property
     def band(self) -> NDArray[np.float32]:
-        """``band[i, k]`` is the cosine of frames i and i + k, 2 where there is none: float32 ``(frames, width)``.
+        """``band[i, k]`` is the cosine of frames i and i + k, 2 where there is none: float32 ``(frames, width + 1)``.
 
-        The width is ``reach``, or the number of frames where that is less.
+        The width is ``reach``, or the number of frames where that is less; the last column is 2 throughout.
         """
         frames, reach = len(self.units), min(self.reach, len(self.units))
         wide = self.units.astype(np.float32)
-        lengths = np.sqrt(np.square(self.units.astype(np.int64)).sum(axis=1)).astype(np.float32)
-        band = np.full((frames, reach), 2.0, np.float32)
+        lengths = np.sqrt(np.square(wide).sum(axis=1))
+        band = np.full((frames, reach + 1), 2.0, np.float32)
         for start in range(0, frames, BLOCK_FRAMES):
             stop = min(start + BLOCK_FRAMES, frames)
             end = min(stop + reach - 1, frames)
@@ -84,43 +84,37 @@ class Likeness:
             rows, apart = np.ogrid[: stop - start, :reach]
             inside = rows + apart < end - start
             found = cosines[rows, np.minimum(rows + apart, end - start - 1)]
-            band[start:stop] = np.where(inside, found, 2.0)
+            band[start:stop, :reach] = np.where(inside, found, 2.0)
         return band
 
     def of(self, one: NDArray[np.integer], other: NDArray[np.integer]) -> NDArray[np.float32]:
-        """The cosines of frames and frames; the two are broadcast. 2 for frames out of reach or outside the video."""
-        band = self.band
-        apart = np.abs(one - other)
-        first = np.minimum(one, other)
-        known = (apart < band.shape[1]) & (first >= 0) & (first < len(self))
-        cosines = band.reshape(-1)[np.where(known, first * band.shape[1] + apart, 0)]
-        return np.where(known, cosines, np.float32(2.0))
+        """The cosines of frames and frames; the two are broadcast. 2 for frames out of reach of each other, and for a
+        frame of the video and one outside."""
+        apart = np.minimum(np.abs(one - other), self.band.shape[1] - 1)
+        return np.asarray(self.band[np.minimum(one, other), apart])  # -1 is the last row: 2 from its second column on
 
     def following(self, kappa: float) -> NDArray[np.int64]:
         """For each frame the next that is kept when it is: the first later one whose cosine is at most kappa.
 
         int64 ``(frames + 1,)``; ``frames`` stands for none within reach, and follows itself.
         """
-        if kappa not in self._following:
-            new = self.band <= kappa
-            new[:, 0] = False
-            first = new.argmax(axis=1)
-            found = np.where(first > 0, np.arange(len(self)) + first, len(self))
-            self._following[kappa] = np.append(found, len(self)).astype(np.int64)
-        return self._following[kappa]
+        new = self.band <= kappa
+        new[:, 0] = False
+        first = new.argmax(axis=1)
+        found = np.where(first > 0, np.arange(len(self)) + first, len(self))
+        return np.append(found, len(self)).astype(np.int64)
 
-
-def chains(following: NDArray[np.int64], starts: NDArray[np.integer], length: int) -> NDArray[np.int64]:
-    """What greedy de-duplication keeps from each start on: int64 ``(starts, length)``; the number of frames at its end.
-
-    following: from ``Likeness.following``.
-    """
-    kept = np.empty((len(starts), length), np.int64)
-    at = starts.astype(np.int64)
-    for place in range(length):
-        kept[:, place] = at
-        at = following[at]
-    return kept
+    def sequences(self, kappa: float, length: int) -> NDArray[np.int64]:
+        """What greedy de-duplication keeps from each frame on: int64 ``(frames, length)``, -1 behind the end."""
+        if (kappa, length) not in self._sequences:
+            following = self.following(kappa)
+            kept = np.empty((len(self), length), np.int64)
+            at = np.arange(len(self))
+            for place in range(length):
+                kept[:, place] = at
+                at = following[at]
+            self._sequences[kappa, length] = np.where(kept < len(self), kept, -1)
+        return self._sequences[kappa, length]
 
 
 def num_kept(following: NDArray[np.int64]) -> int:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from longtake.data.distractors import Pick, choose_distractors
 from longtake.data.draws import uniform
-from longtake.data.likeness import Likeness, chains
+from longtake.data.likeness import Likeness
 from longtake.types import LongtakeError
 
 Mask = Literal["contiguous", "scattered", "before", "after"]
@@ -130,37 +130,33 @@ def make_puzzles(
 
     A puzzle depends on its seed and the video alone, except that of equal ones the first stays.
     """
-    following = likeness.following(rules.kappa)
     rejects = dict.fromkeys((FEW_FRAMES, LONG_GAP, REPEATED, FEW_DISTRACTORS, SAME), 0)
     batches = [
-        _make_batch(likeness, following, rules, level, seeds[begin : begin + BATCH], rejects)
+        _make_batch(likeness, rules, level, seeds[begin : begin + BATCH], rejects)
         for begin in range(0, len(seeds), BATCH)
     ]
     made = _joined(batches, rules, level)
-    _, first = np.unique(np.concatenate([made.kept, made.masked], axis=1), axis=0, return_index=True)
+    first: dict[bytes, int] = {}
+    for number, frames in enumerate(np.concatenate([made.kept, made.masked], axis=1)):
+        first.setdefault(frames.tobytes(), number)
     rejects[SAME] += len(made) - len(first)
-    return made[np.sort(first)], rejects
+    return made[np.fromiter(first.values(), np.int64)], rejects
 
 
 def _make_batch(
-    likeness: Likeness,
-    following: Numbers,
-    rules: Rules,
-    level: Level,
-    seeds: NDArray[np.uint64],
-    rejects: dict[str, int],
+    likeness: Likeness, rules: Rules, level: Level, seeds: NDArray[np.uint64], rejects: dict[str, int]
 ) -> Puzzles:
-    kept, lengths = draw_sequences(following, seeds, rules.frames)
+    kept, lengths = draw_sequences(likeness.sequences(rules.kappa, rules.frames), seeds)
     good = np.asarray(lengths >= rules.least_frames(level))
     rejects[FEW_FRAMES] += int((~good).sum())
     seeds, kept, lengths = seeds[good], kept[good], lengths[good]
 
     masked = draw_masks(seeds, lengths, level.masked, rules)
-    missing = np.take_along_axis(kept, masked, axis=1)
+    missing = kept[np.arange(len(kept))[:, None], masked]
     together = np.asarray(missing[:, -1] - missing[:, 0] < likeness.reach)
     rejects[LONG_GAP] += int((~together).sum())
-    one, other = np.triu_indices(level.masked, 1)
-    distinct = np.asarray((likeness.of(missing[:, one], missing[:, other]) <= rules.kappa).all(axis=1))
+    alike = likeness.of(missing[:, :, None], missing[:, None]) > rules.kappa
+    distinct = ~np.asarray((alike & ~np.eye(level.masked, dtype=bool)).any(axis=(1, 2)))
     rejects[REPEATED] += int((together & ~distinct).sum())
     good = together & distinct
     seeds, kept, lengths, masked, missing = seeds[good], kept[good], lengths[good], masked[good], missing[good]
@@ -178,24 +174,22 @@ def _make_batch(
         seeds=seeds,
         kept=kept,
         masked=masked,
-        candidates=np.take_along_axis(pool, order, axis=1),
+        candidates=pool[np.arange(len(pool))[:, None], order],
         truth=order.argsort(axis=1)[:, : level.masked],
     )
 
 
-def draw_sequences(following: Numbers, seeds: NDArray[np.uint64], frames: int) -> tuple[Numbers, Numbers]:
+def draw_sequences(sequences: Numbers, seeds: NDArray[np.uint64]) -> tuple[Numbers, Numbers]:
     """De-duplicated sequences from random starts, -1 behind their ends ``(seeds, frames)``, and lengths ``(seeds,)``.
 
-    Of ``STARTS`` starts the first that gives all frames counts, else the one that gives most.
+    sequences: those of all starts, from ``Likeness.sequences``. Of ``STARTS`` starts the first that gives all frames
+    counts, else the one that gives most.
     """
-    total = len(following) - 1
-    starts = (uniform(seeds[:, None], START + np.arange(STARTS)) * total).astype(np.int64)
-    tried = chains(following, starts.reshape(-1), frames).reshape(len(seeds), STARTS, frames)
-    lengths = (tried < total).sum(axis=2)
-    best = lengths.argmax(axis=1)
-    rows = np.arange(len(seeds))
-    kept = tried[rows, best]
-    return np.where(kept < total, kept, -1), lengths[rows, best]
+    starts = (uniform(seeds[:, None], START + np.arange(STARTS)) * len(sequences)).astype(np.int64)
+    tried = sequences[starts]
+    lengths = (tried >= 0).sum(axis=2)
+    best = np.arange(len(seeds)), lengths.argmax(axis=1)
+    return tried[best], lengths[best]
 
 
 def draw_masks(seeds: NDArray[np.uint64], lengths: Numbers, count: int, rules: Rules) -> Numbers:
@@ -218,8 +212,9 @@ def gaps(kept: Numbers, lengths: Numbers, masked: Numbers) -> tuple[Numbers, Num
     """For each masked place the frames kept right before and after it; -1 before the begin, the largest number after
     the end. Both int64 ``(puzzles, masked)``."""
     ends = np.iinfo(np.int64).max
-    before = np.take_along_axis(kept, np.maximum(masked - 1, 0), axis=1)
-    after = np.take_along_axis(kept, np.minimum(masked + 1, lengths[:, None] - 1), axis=1)
+    rows = np.arange(len(kept))[:, None]
+    before = kept[rows, np.maximum(masked - 1, 0)]
+    after = kept[rows, np.minimum(masked + 1, lengths[:, None] - 1)]
     return np.where(masked > 0, before, -1), np.where(masked + 1 < lengths[:, None], after, ends)
 
 

@@ -60,7 +60,7 @@ class PuzzleRecord:
 
     def line(self) -> str:
         """As JSON, with the line's end."""
-        return json.dumps(dataclasses.asdict(self)) + "\n"
+        return json.dumps({field.name: getattr(self, field.name) for field in dataclasses.fields(self)}) + "\n"
 
 
 def records(

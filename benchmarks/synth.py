@@ -61,7 +61,7 @@ def from_embeddings(folder: Path, kappa: float, per_minute: float) -> tuple[int,
         tries = max(1, round(len(units) / fps / 60 * per_minute))
         begun = time.process_time()
         likeness = Likeness(units=units)
-        made += sum(len(make_puzzles(likeness, rules, lv, seeds_of((file, lv.name), tries))[0]) for lv in LEVELS)
+        made += sum(len(make_puzzles(likeness, rules, lv, seeds_of((file.name, lv.name), tries))[0]) for lv in LEVELS)
         spent += time.process_time() - begun
     return made, spent
 

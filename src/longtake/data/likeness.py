@@ -15,7 +15,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from longtake.data.scorer import one_thread
 
 SCALE = 4000  # of a unit vector; squared, with room for rounding, it stays below 2^24
 MOST_DIM = 36_000  # rounding may lengthen a vector by half the root of this
@@ -53,6 +56,13 @@ def threshold_at(cosines: NDArray[np.float64], quantile: float) -> float:
     return min(HIGHEST, round(float(np.quantile(unequal, quantile, method="lower")), 6))
 
 
+def products(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """All rows' dot products, float32 ``(rows of one, rows of other)``; on one thread, as NumPy's would wait for each
+    other in every process."""
+    with one_thread():
+        return np.asarray((torch.from_numpy(one) @ torch.from_numpy(other).T).numpy())
+
+
 @dataclass(frozen=True)
 class Likeness:
     """Cosines of a video's frames, as far as ``reach`` frames apart.
@@ -80,7 +90,7 @@ class Likeness:
         for start in range(0, frames, BLOCK_FRAMES):
             stop = min(start + BLOCK_FRAMES, frames)
             end = min(stop + reach - 1, frames)
-            cosines = (wide[start:stop] @ wide[start:end].T) / (lengths[start:stop, None] * lengths[start:end])
+            cosines = products(wide[start:stop], wide[start:end]) / (lengths[start:stop, None] * lengths[start:end])
             rows, apart = np.ogrid[: stop - start, :reach]
             inside = rows + apart < end - start
             found = cosines[rows, np.minimum(rows + apart, end - start - 1)]

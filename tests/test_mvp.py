@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -217,6 +218,14 @@ def test_what_holds_of_every_puzzle(level, mask):
             for beside in {before, after} - {-1, 10**9}:
                 if abs(int(np.searchsorted(kept, beside)) - int(np.searchsorted(kept, frame))) == 1:
                     assert (cosines[beside, distractors] <= near + 1e-4).all()
+
+
+@pytest.mark.parametrize("pick", ["near", "far", "random"])
+def test_no_distractor_comes_twice_where_everything_may_be_near(pick):
+    level = replace(LEVELS[3], pick=pick)
+    made, _ = make_puzzles(wander(300), Rules(kappa=0.985, near=1.0), level, seeds_of(("twice",), 100))
+    assert len(made) > 30
+    assert all(len(set(pool)) == len(pool) for pool in made.candidates.tolist())
 
 
 def test_a_puzzle_depends_on_its_seed_alone():

@@ -87,6 +87,7 @@ def _choose(
         picked = frames[rows, best]
         chosen[:, place] = np.where(wanted[rows, best] > -np.inf, picked, -1)
         wanted[likeness.of(frames, picked[:, None]) > near] = -np.inf
+        wanted[rows, best] = -np.inf  # even where near is 1
     return chosen
 
 

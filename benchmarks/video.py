@@ -137,7 +137,15 @@ def measure(contender: str, path: str, job: str, threads: int) -> dict[str, floa
     wall = time.perf_counter() - started
     usage = resource.getrusage(resource.RUSAGE_SELF)
     spent = usage.ru_utime + usage.ru_stime - cpu
-    return {"frames": frames, "wall_seconds": wall, "cpu_seconds": spent, "peak_mb": usage.ru_maxrss / 1024}
+    return {"frames": frames, "wall_seconds": wall, "cpu_seconds": spent, "peak_mb": peak_megabytes()}
+
+
+def peak_megabytes() -> float:
+    """This program's own peak; on Linux ru_maxrss would count the size of the process that started it, too."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS, in bytes
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------

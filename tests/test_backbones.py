@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, tokenization_utils_base
 
 import tiny
 from longtake.backbones import attention, language, load_backbone
@@ -379,6 +379,17 @@ def test_query_states_equal_a_stock_forward(backbone: DecoderBackbone, family: s
     torch.testing.assert_close(query.embeddings[backbone.query_name], states[0], atol=1e-5, rtol=1e-4)
     with pytest.raises(LongtakeError, match="the question is empty"):
         backbone.encode_query("  ")
+
+
+def test_a_text_longer_than_the_context_is_told_by_our_own_line_alone(
+    backbone: DecoderBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(tokenization_utils_base.logger, "warning", said.append)
+    monkeypatch.setattr(backbone.tokenizer, "model_max_length", 2)
+    monkeypatch.setattr(backbone.tokenizer, "deprecation_warnings", {})
+    assert len(backbone.text_ids("why " * 8)) > 2
+    assert said == []
 
 
 def test_the_models_own_generate_still_works_on_a_padded_batch(backbone: DecoderBackbone) -> None:

@@ -278,7 +278,7 @@ class DecoderBackbone(ABC):
 
     def text_ids(self, text: str) -> Tensor:
         """Token ids of a text as it stands, int64 ``(tokens,)``."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return torch.tensor(ids, dtype=torch.int64, device=self.device)
 
     @property

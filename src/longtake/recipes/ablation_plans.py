@@ -98,12 +98,14 @@ def pretraining(costs: Costs) -> tuple[Plan, ...]:
     before = Pretraining(steps=size.pretraining_steps)
     frozen, live = Arm(steps=size.steps), Arm(steps=size.steps, trainable=True)
     recot, recot_live = replace(frozen, pretraining=before), replace(live, pretraining=before)
+    shorter = f"as ReCoT starts, frozen, {size.steps} steps"
     arms = [
         Planned(name="ReCoT, frozen", arm=recot),
         Planned(name="ReCoT, trainable", arm=recot_live),
         Planned(name="random, frozen", arm=costs.as_costly(replace(frozen, start="random"), recot)),
         Planned(name="as ReCoT starts, frozen", arm=costs.as_costly(frozen, recot)),
         Planned(name="scratch, trainable", arm=costs.as_costly(live, recot_live)),
+        Planned(name=shorter, arm=frozen),
     ]
     for share in (0.25, 0.5, 2.0):
         steps = max(1, round(size.pretraining_steps * share))
@@ -124,10 +126,10 @@ def pretraining(costs: Costs) -> tuple[Plan, ...]:
             ),
             arms=tuple(arms),
             pairs=(
-                *(("ReCoT, frozen", name) for name in ("random, frozen", "as ReCoT starts, frozen")),
+                *(("ReCoT, frozen", name) for name in ("random, frozen", "as ReCoT starts, frozen", shorter)),
                 ("ReCoT, trainable", "scratch, trainable"),
                 ("ReCoT, trainable", "ReCoT, frozen"),
-                *(("ReCoT, frozen", planned.name) for planned in arms[5:]),
+                *(("ReCoT, frozen", planned.name) for planned in arms[6:]),
             ),
             figures=True,
         ),

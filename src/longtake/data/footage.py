@@ -23,7 +23,7 @@ import longtake.video
 from longtake.data.files import read_chunks
 from longtake.data.framefile import Encoding, FrameFile, FrameIndex, FrameWriter
 from longtake.data.likeness import apart_at, neighbour_cosines, rounded_units
-from longtake.data.scorer import one_thread
+from longtake.data.threads import one_thread
 from longtake.data.whole import replaced
 from longtake.types import Frames, LongtakeError, Sampling, VideoError
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from longtake.data.scorer import one_thread
+from longtake.data.threads import one_thread
 
 SCALE = 4000  # of a unit vector; squared, with room for rounding, it stays below 2^24
 MOST_DIM = 36_000  # rounding may lengthen a vector by half the root of this

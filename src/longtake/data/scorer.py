@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 
 import longtake.video
 from longtake.data.redundancy import FRAMES, Feature, Pairs, similarity
+from longtake.data.threads import one_thread
 from longtake.types import Frames, Sampling, VideoError
 
 Key = tuple[str, float | None, float | None]
@@ -117,14 +118,3 @@ def distinct_features(frames: Frames, encode: Callable[[Frames], Tensor]) -> NDA
         features = encode(Frames(pixels=frames.pixels[first], seconds=frames.seconds[first]))
     found: NDArray[np.float32] = features.flatten(1, -2).float().cpu().numpy()[rows]
     return found
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch on one thread within the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

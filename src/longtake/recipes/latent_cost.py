@@ -35,7 +35,6 @@ class LatentCosts:
         self.world, self.setting = world, setting
         self._arm = lru_cache(maxsize=None)(lambda arm: arm_cost(world, setting, arm))
         self._asked = lru_cache(maxsize=None)(lambda arm: asking_seconds(world, setting, arm))
-        self.encoding = lru_cache(maxsize=1)(lambda: encoding_cost(world, setting))
 
     def arm(self, arm: LatentArm) -> Cost:
         """Of a training step after the bottleneck."""
@@ -44,6 +43,10 @@ class LatentCosts:
     def asked(self, arm: LatentArm) -> float:
         """Core-seconds of one question, with a trace of the longest kind where the arm says one."""
         return self._asked(replace(arm, steps=0))
+
+    def encoding(self) -> Cost:
+        """Of one video; measured anew, as it is kept by who asks."""
+        return encoding_cost(self.world, self.setting)
 
     def operations(self, arm: LatentArm) -> float:
         """Of an arm's whole training."""

@@ -117,7 +117,7 @@ def ask(
             prompt_tokens=prompt_tokens,
             seconds={"read": 0.0, "encode": 0.0, "compress": 0.0, **memory.provenance.seconds, **clock.laps},
         ),
-        latents=_looks(backbone, thought, tokens, memory) if thought and show_latents else None,
+        latents=_looks(backbone, thought, tokens, memory) if thought is not None and show_latents else None,
     )
 
 

@@ -98,21 +98,23 @@ def pretraining(costs: Costs) -> tuple[Plan, ...]:
     before = Pretraining(steps=size.pretraining_steps)
     frozen, live = Arm(steps=size.steps), Arm(steps=size.steps, trainable=True)
     recot, recot_live = replace(frozen, pretraining=before), replace(live, pretraining=before)
-    shorter = f"as ReCoT starts, frozen, {size.steps} steps"
+    equal_steps = f"as ReCoT starts, frozen, {size.steps} steps"
     arms = [
         Planned(name="ReCoT, frozen", arm=recot),
         Planned(name="ReCoT, trainable", arm=recot_live),
         Planned(name="random, frozen", arm=costs.as_costly(replace(frozen, start="random"), recot)),
         Planned(name="as ReCoT starts, frozen", arm=costs.as_costly(frozen, recot)),
         Planned(name="scratch, trainable", arm=costs.as_costly(live, recot_live)),
-        Planned(name=shorter, arm=frozen),
+        Planned(name=equal_steps, arm=frozen),
     ]
-    for share in (0.25, 0.5, 2.0):
-        steps = max(1, round(size.pretraining_steps * share))
-        name = f"ReCoT, frozen, {steps * size.clips} clips"
-        arms.append(
-            Planned(name=name, arm=replace(frozen, pretraining=replace(before, steps=steps)), starred=False)
+    by_clips = [
+        Planned(
+            name=f"ReCoT, frozen, {steps * size.clips} clips",
+            arm=replace(frozen, pretraining=replace(before, steps=steps)),
+            starred=False,
         )
+        for steps in (max(1, round(size.pretraining_steps * share)) for share in (0.25, 0.5, 2.0))
+    ]
     return (
         Plan(
             name="pretraining",
@@ -124,12 +126,12 @@ def pretraining(costs: Costs) -> tuple[Plan, ...]:
                 "ReCoT starts from a DTS that gives the mean of its frames, and so does scratch; random has PyTorch's "
                 "own weights.",
             ),
-            arms=tuple(arms),
+            arms=(*arms, *by_clips),
             pairs=(
-                *(("ReCoT, frozen", name) for name in ("random, frozen", "as ReCoT starts, frozen", shorter)),
+                *(("ReCoT, frozen", name) for name in ("random, frozen", "as ReCoT starts, frozen", equal_steps)),
                 ("ReCoT, trainable", "scratch, trainable"),
                 ("ReCoT, trainable", "ReCoT, frozen"),
-                *(("ReCoT, frozen", planned.name) for planned in arms[6:]),
+                *(("ReCoT, frozen", planned.name) for planned in by_clips),
             ),
             figures=True,
         ),

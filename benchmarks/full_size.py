@@ -596,7 +596,7 @@ def markdown(found: Row) -> str:
     """All rows as tables, with the command, the device and the versions."""
     about, rows = found["about"], found["rows"]
     versions = ", ".join(f"{name} {value}" for name, value in about.items() if name not in ("what", "device"))
-    product = [row["tflops_per_second"] for row in rows if row["what"] == "product"]
+    products = [row for row in rows if row["what"] == "product"]
     lines = [
         "# Full size on one device",
         "",
@@ -604,11 +604,12 @@ def markdown(found: Row) -> str:
         "",
         f"Device: {about.get('device', 'unknown')}; {versions}. Random weights: nothing is said of answers.",
     ]
-    if product:
+    if products:
+        rates = ", ".join(f"{row['tflops_per_second']:.3g} ({row['part']})" for row in products)
         lines += [
             "",
-            f"A matrix product of side {first_of(rows, 'product')['side']} runs at {max(product):.3g} TFLOP/s; "
-            "shares are of the rate measured in the same process, by operations of the package's formula.",
+            f"A matrix product of side {products[0]['side']} runs at {rates} TFLOP/s; each share is of its own part's "
+            "rate, by operations of the package's formula.",
         ]
     lines += [*visual_lines(rows), *ask_lines(rows), *train_lines(rows)]
     failed = [row for row in rows if "error" in row]
@@ -616,11 +617,6 @@ def markdown(found: Row) -> str:
         lines += ["", "Not measured:", "", *(f"- {label(row)}: {row['error']}" for row in failed)]
     lines += ["", f"Took {found['seconds']:.0f} s{'' if found['finished'] else ', not finished'}."]
     return "\n".join(lines) + "\n"
-
-
-def first_of(rows: list[Row], what: str) -> Row:
-    """The first row of a kind."""
-    return next(row for row in rows if row["what"] == what)
 
 
 def best_rate(rows: list[Row], what: str) -> Row | None:

@@ -19,7 +19,7 @@ FLOORS = [
     {"models", "backbones", "data"},
     {"watch", "ask", "train"},
     {"model"},
-    {"eval", "serve", "recipes"},
+    {"eval", "recipes"},
     {"cli"},
 ]
 FLOOR = {unit: height for height, units in enumerate(FLOORS) for unit in units}

@@ -92,8 +92,8 @@ def ask(
     check_video(memory)
     thinking = thinking_for(backbone, latents, show_latents)
     clock = _Clock(device=backbone.device)
-    behind = max_new_tokens + (0 if thinking is None else thinking.latents + 2)  # columns behind the question
-    kept = _kept(backbone, memory.tokens, query, selector, budget_tokens, behind)
+    thought_tokens = 0 if thinking is None else thinking.latents + 2
+    kept = _kept(backbone, memory.tokens, query, selector, budget_tokens, max_new_tokens, thought_tokens)
     tokens = memory.tokens if kept is None else memory.tokens[kept]
     inputs = backbone.prepare([Prompt(question=query.text, tokens=tokens)])
     clock.lap("select")
@@ -242,14 +242,16 @@ def _kept(
     selector: Selector | None,
     budget_tokens: int | None,
     max_new_tokens: int,
+    thought_tokens: int,
 ) -> Tensor | None:
     """The tokens to keep, or None for all of them."""
-    room = backbone.context_tokens - max_new_tokens
+    room = backbone.context_tokens - max_new_tokens - thought_tokens
     text_tokens = _prompt_tokens(backbone, query.text, None)
     if text_tokens >= room:
+        thought = f" and a thought of {thought_tokens}" if thought_tokens else ""
         raise LongtakeError(
             f"the question is {text_tokens} tokens with its frame; this model's context of {backbone.context_tokens} "
-            f"leaves {room} beside an answer of {max_new_tokens}; shorten it"
+            f"leaves {room} beside an answer of {max_new_tokens}{thought}; shorten it"
         )
     if budget_tokens is not None and budget_tokens < 1:
         raise LongtakeError(f"budget is {budget_tokens} tokens; it must be at least 1")

@@ -35,7 +35,7 @@ class Select(StrEnum):
 
 def ask(
     video_or_memory: Annotated[str, typer.Argument(help="A video file, or a memory that `longtake watch` saved.")],
-    question: str,
+    question: Annotated[str, typer.Argument(help="The model in the package knows drawn cards and shapes.")],
     model: ModelOption = None,
     fps: FpsOption = None,
     max_frames: MaxFramesOption = None,
@@ -45,7 +45,7 @@ def ask(
     budget: Annotated[int | None, typer.Option(help="Keep at most so many visual tokens.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 64,
     latents: Annotated[
-        int | None, typer.Option(help="Think in so many latents before answering; 0: none; else as trained.", min=0)
+        int | None, typer.Option(help="How many latents to think in; 0: none; default: as trained.", min=0)
     ] = None,
     show_latents: Annotated[
         Path | None, typer.Option(help="Draw where each latent looks in the video; --json tells it too.")
@@ -90,7 +90,7 @@ def ask(
 
 
 def watch(
-    video: str,
+    video: Annotated[str, typer.Argument(help="A video file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to save the memory to.")],
     model: ModelOption = None,
     fps: FpsOption = None,
@@ -105,7 +105,7 @@ def watch(
     print(f"{output}: {memory.provenance.frames} frames, {len(memory.tokens)} tokens")
 
 
-def info(video: str, as_json: JsonOption = False) -> None:
+def info(video: Annotated[str, typer.Argument(help="A video file.")], as_json: JsonOption = False) -> None:
     """What a video file holds."""
     import longtake.video
 

@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
-ModelOption = Annotated[str | None, typer.Option("--model", help="Folder of a model; else the one in the package.")]
-TowerOption = Annotated[
-    Path | None, typer.Option("--tower", help="Folder of a vision tower by itself, which compares frames instead.")
-]
+ModelOption = Annotated[str | None, typer.Option("--model", help="Folder of a model; default: the one in the package.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Decides all that is drawn.")]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; the accelerator if there is one.")]
 WorkersOption = Annotated[int, typer.Option("--workers", help="Processes, one thread each.", min=1)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 
 class Layout(StrEnum):
@@ -12,7 +15,11 @@ class Layout(StrEnum):
     video_xl_pro = "video-xl-pro"
 
 
-def convert(layout: Layout, source: Path, target: Path) -> None:
+def convert(
+    layout: Annotated[Layout, typer.Argument(help="Whose keys the checkpoint has.")],
+    source: Annotated[Path, typer.Argument(help="The checkpoint's folder.")],
+    target: Annotated[Path, typer.Argument(help="The new folder.")],
+) -> None:
     """Turn a published checkpoint into a folder that --model takes."""
     from longtake.models.convert import convert as run
 

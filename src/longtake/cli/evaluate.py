@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longtake.cli.console import DeviceOption, JsonOption, ModelOption, TowerOption, load_model, load_tower, progress
+from longtake.cli.console import DeviceOption, JsonOption, ModelOption, SeedOption, load_model, load_tower, progress
 
 if TYPE_CHECKING:
     from longtake.eval.leaks import Embed
 
-HaystackOption = Annotated[Path | None, typer.Option(help="Folder of footage; drawn scenes without it.")]
+HaystackOption = Annotated[Path | None, typer.Option(help="Folder of footage, no subfolders; default: drawn scenes.")]
+TowerOption = Annotated[Path | None, typer.Option(help="Folder of a vision tower by itself, shown beside the others.")]
 CacheOption = Annotated[Path, typer.Option(help="Where decoded footage is kept.")]
 CACHE = Path(".cache/haystack")
 
@@ -24,7 +25,7 @@ evaluations = typer.Typer(help="Measure a model.", no_args_is_help=True)
 def probe(
     frames: Annotated[list[int], typer.Option(help="Frames a video, 1 a second; may be given several times.", min=8)],
     samples: Annotated[int, typer.Option(help="Videos a length, each with up to 20 questions.", min=1)] = 25,
-    seed: int = 0,
+    seed: SeedOption = 0,
     keep: Annotated[
         list[float] | None,
         typer.Option(help="Share of the visual tokens to keep; may be given several times.", min=0.0001, max=1.0),
@@ -60,9 +61,9 @@ def probe(
 
 @evaluations.command()
 def hops(
-    frames: Annotated[int, typer.Option(help="Frames a video, 1 a second.", min=8)] = 16,
+    frames: Annotated[int, typer.Option(help="Frames a video, 1 a second.", min=15)] = 16,
     samples: Annotated[int, typer.Option(help="Questions, each about its own video.", min=1)] = 100,
-    seed: int = 0,
+    seed: SeedOption = 0,
     haystack: HaystackOption = None,
     cache: CacheOption = CACHE,
     model: ModelOption = None,

@@ -15,7 +15,7 @@ from longtake.cli.console import (
     EngineChoice,
     JsonOption,
     ModelOption,
-    TowerOption,
+    SeedOption,
     WorkersOption,
     load_model,
     load_tower,
@@ -77,14 +77,20 @@ def mvp(
     quantile: Annotated[
         float, typer.Option(help="Of neighbouring frames' cosines, above which a frame repeats the last.")
     ] = 0.7,
-    kappa: Annotated[float | None, typer.Option(help="Cosine above which a frame repeats; instead of that.")] = None,
-    near: Annotated[float | None, typer.Option(help="Cosine up to which a distractor may be alike; kappa.")] = None,
-    seed: int = 0,
+    kappa: Annotated[
+        float | None, typer.Option(help="Cosine above which a frame repeats the last; default: from --quantile.")
+    ] = None,
+    near: Annotated[
+        float | None, typer.Option(help="Cosine up to which a distractor may be like a missing frame; default: kappa.")
+    ] = None,
+    seed: SeedOption = 0,
     embedder: Annotated[EmbedderChoice, typer.Option(help="What compares frames.")] = EmbedderChoice.tower,
     workers: WorkersOption = 1,
     engine: Annotated[EngineChoice, typer.Option(help="What runs the workers.")] = EngineChoice.process,
     model: ModelOption = None,
-    tower: TowerOption = None,
+    tower: Annotated[
+        Path | None, typer.Option(help="Folder of a vision tower by itself, which compares frames instead.")
+    ] = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -125,7 +131,7 @@ def scenes(
     count: Annotated[int, typer.Option(help="Videos; the kinds take turns.")] = 40,
     seconds: Annotated[float, typer.Option(help="Length of each.")] = 24.0,
     fps: Annotated[float, typer.Option(help="Frames a second.")] = 5.0,
-    seed: int = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Drawn scenes whose things fall, bounce, roll, grow and count down, as H.264 files for synth mvp."""
     from longtake.data.dynamics import write_scenes

@@ -35,7 +35,7 @@ def require_matplotlib() -> None:
         import matplotlib
     except ModuleNotFoundError as missing:
         raise LongtakeError(
-            "the pictures need matplotlib: pip install 'longtake[plot]', or leave them out with --no-pictures"
+            "the pictures need matplotlib: pip install -e '.[plot]' in longtake's checkout, or give --no-pictures"
         ) from missing
     matplotlib.use("Agg")
 

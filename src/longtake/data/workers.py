@@ -132,7 +132,7 @@ def work_on_ray(
         import ray
         import ray.data
     except ModuleNotFoundError as missing:
-        raise LongtakeError("--engine ray needs Ray: pip install 'longtake[ray]'") from missing
+        raise LongtakeError("--engine ray needs Ray: pip install -e '.[ray]' in longtake's checkout") from missing
     if not items:
         return
     started_here = not ray.is_initialized()

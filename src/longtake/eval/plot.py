@@ -21,7 +21,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib
     except ModuleNotFoundError as missing:
-        raise LongtakeError("a picture needs matplotlib: pip install 'longtake[plot]'") from missing
+        raise LongtakeError("a picture needs matplotlib: pip install -e '.[plot]' in longtake's checkout") from missing
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -19,7 +19,7 @@ FORKED = (
 )
 EQUAL = (
     "Arms have the same training operations in all, their pre-training included, unless they are named after their "
-    "steps; an arm that would need more than the most steps stops there."
+    "steps or clips; an arm that would need more than the most steps stops there."
 )
 
 
@@ -122,7 +122,9 @@ def pretraining(costs: Costs) -> tuple[Plan, ...]:
             notes=(
                 FORKED,
                 EQUAL,
-                f"ReCoT saw {size.pretraining_steps * size.clips} clips of 8 frames unless it is said.",
+                "Arms with a frozen DTS have the operations of ReCoT, frozen, the two others those of ReCoT, "
+                "trainable.",
+                f"ReCoT saw {size.pretraining_steps * size.clips} clips of 8 frames unless an arm names others.",
                 "ReCoT starts from a DTS that gives the mean of its frames, and so does scratch; random has PyTorch's "
                 "own weights.",
             ),

@@ -300,9 +300,9 @@ def test_sampled_logprobs_equal_given_ones_rows_first(backbone: DecoderBackbone,
     cache = backbone.prefill(inputs)
 
     def sample() -> list[tuple[int, ...]]:
-        generator = torch.Generator().manual_seed(5)
+        generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
         rolled = backbone.generate(
-            inputs, cache, max_new_tokens=7, num_rollouts=3, temperature=1.0, generator=generator
+            inputs, cache, max_new_tokens=7, num_rollouts=3, temperature=1.0, generators=generators
         )
         given = backbone.logprobs(inputs, [r.ids for r in rolled])
         for row, rollout in enumerate(rolled):
@@ -320,7 +320,7 @@ def test_temperature_shapes_the_distribution_that_is_recorded(backbone: DecoderB
     inputs = backbone.prepare([Prompt(question=QUESTIONS[0], tokens=tokens)])
     cache = backbone.prefill(inputs)
     (rollout,) = backbone.generate(
-        inputs, cache, max_new_tokens=1, temperature=2.0, generator=torch.Generator().manual_seed(1)
+        inputs, cache, max_new_tokens=1, temperature=2.0, generators=[torch.Generator().manual_seed(1)]
     )
     logits = cache.logits[0].double() / 2
     logits[backbone._banned] = float("-inf")

@@ -226,7 +226,7 @@ def test_several_rollouts_go_on_from_one_thought(backbone: DecoderBackbone, toke
     thought = think(backbone, backbone.prepare(prompts(tokens)), thinking=WAYS["two passes"])
     drawn = backbone.generate(
         thought.inputs, thought.cache, max_new_tokens=4, num_rollouts=2, temperature=1.0,
-        generator=torch.Generator().manual_seed(0),
+        generators=[torch.Generator().manual_seed(row) for row in range(len(thought.inputs.ids))],
     )  # fmt: skip
     with torch.no_grad():
         given = backbone.logprobs(thought.inputs, [rollout.ids for rollout in drawn])

@@ -63,6 +63,17 @@ class Branches:
     count: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abreast:
+    """``count`` branches a row that grow together, a column of each at a time, behind ``stem`` columns that are cached.
+
+    A branch sees the stem and itself. The cache has the stem once, then a column of each branch, and so on.
+    """
+
+    stem: int
+    count: int
+
+
 def last_columns_attention(
     query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, columns: int = 1
 ) -> Tensor:
@@ -156,6 +167,25 @@ def branched_attention(
     return torch.cat([first, rest.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3)], dim=2)
 
 
+def abreast_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, abreast: Abreast, *, scaling: float
+) -> Tensor:
+    """Attention of the newest column of each branch over the stem and its own branch: ``(batch, heads, count, dim)``.
+
+    All branches of a row are queries of one product, so that the stem is read once for all of them.
+    """
+    count, (heads, dim) = abreast.count, query.shape[1::2]
+    branch = torch.arange(key.shape[2] - abreast.stem, device=query.device) % count
+    own = branch == torch.arange(count, device=query.device)[:, None]
+    allowed = F.pad(own, (abreast.stem, 0), value=True)[None]
+    if mask is not None:
+        allowed = allowed & mask[:, None]
+    groups = heads // key.shape[1]  # query heads that share a key head are rows of one product; keys are not copied
+    rows = query.reshape(query.shape[0], key.shape[1], groups * count, dim)
+    seen = allowed.repeat(1, groups, 1)[:, None]
+    return F.scaled_dot_product_attention(rows, key, value, attn_mask=seen, scale=scaling).reshape(query.shape)
+
+
 def fuses(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
     """Whether CUDA's flash kernel takes these, which knows what is causal by itself: half precision, no padding.
 
@@ -175,7 +205,7 @@ def longtake_sdpa(
     scaling: float,
     dropout: float = 0.0,
     recorder: Recorder | None = None,
-    branches: Branches | None = None,
+    branches: Branches | Abreast | None = None,
     veil: Veil | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
@@ -184,6 +214,8 @@ def longtake_sdpa(
         recorder.rows.append(last_columns_attention(query, key, attention_mask, scaling, recorder.columns))
     if branches is None:
         output = causal_attention(query, key, value, attention_mask, scaling=scaling, dropout=dropout, veil=veil)
+    elif isinstance(branches, Abreast):
+        output = abreast_attention(query, key, value, attention_mask, branches, scaling=scaling)
     else:
         output = branched_attention(query, key, value, attention_mask, branches, scaling=scaling, dropout=dropout)
     return output.transpose(1, 2).contiguous(), None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import Cache as KeyValues
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from longtake.backbones.attention import Branches, Recorder, Veil
+    from longtake.backbones.attention import Abreast, Branches, Recorder, Veil
     from longtake.models.latent import LatentInjection
 
 
@@ -204,7 +204,7 @@ class Backbone(Protocol):
         mask: Tensor | None,
         key_values: KeyValues | None = None,
         recorder: Recorder | None = None,
-        branches: Branches | None = None,
+        branches: Branches | Abreast | None = None,
         veil: Veil | None = None,
     ) -> Tensor:
         """States of columns behind those whose keys and values are given, which are extended; differentiable."""
@@ -221,10 +221,13 @@ class Backbone(Protocol):
         num_rollouts: int = 1,
         temperature: float = 0.0,
         top_p: float = 1.0,
-        generator: torch.Generator | None = None,
+        generators: Sequence[torch.Generator] = (),
         record_attention: bool = False,
     ) -> list[Rollout]:
-        """Completions for each row (``num_rollouts`` a row, rows first); greedy at temperature 0."""
+        """Completions for each row (``num_rollouts`` a row, rows first); greedy at temperature 0.
+
+        generators: one for each row, whose draws then do not depend on the rows beside it; none: PyTorch's own.
+        """
 
     def logprobs(
         self, inputs: Inputs, completions: Sequence[Sequence[int]], *, temperature: float = 1.0

@@ -1,4 +1,4 @@
-"""A cache of keys and values made shorter, or wider, in what transformers calls ``Cache``."""
+"""A cache of keys and values made shorter, or given room, in what transformers calls ``Cache``."""
 
 # mypy: disable-error-code="no-untyped-call"
 # (Transformers' own methods are only partly typed.)
@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import Cache as KeyValues
+from transformers.cache_utils import DynamicLayer
 
 
 def crop(key_values: KeyValues, length: int) -> None:
@@ -17,9 +21,34 @@ def crop(key_values: KeyValues, length: int) -> None:
     key_values.crop(-extra)
 
 
-def repeated(key_values: KeyValues, times: int) -> KeyValues:
-    """Every row ``times`` times over, leaving the given keys and values alone."""
-    repeated = copy.copy(key_values)
-    repeated.layers = [copy.copy(layer) for layer in key_values.layers]
-    repeated.batch_repeat_interleave(times)
-    return repeated
+class RoomyLayer(DynamicLayer):
+    """A layer that writes further columns in place, where the class above copies all of them for each."""
+
+    def __init__(self, keys: Tensor, values: Tensor, columns: int) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self._roomy_keys, self._roomy_values = (
+            torch.cat([whole, whole.new_empty(*whole.shape[:-2], columns, whole.shape[-1])], dim=-2)
+            for whole in (keys, values)
+        )
+        self.keys, self.values = keys, values
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Takes new columns; all columns so far."""
+        start = self.get_seq_length()
+        stop = start + key_states.shape[-2]
+        self._roomy_keys[..., start:stop, :] = key_states
+        self._roomy_values[..., start:stop, :] = value_states
+        seen = self._roomy_keys[..., :stop, :], self._roomy_values[..., :stop, :]
+        self.keys, self.values = seen
+        return seen
+
+
+def with_room(key_values: KeyValues, columns: int) -> KeyValues:
+    """The same keys and values with room for further columns, leaving the given ones alone; without gradient."""
+    roomy = copy.copy(key_values)
+    roomy.layers = []
+    for layer in key_values.layers:
+        assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
+        roomy.layers.append(RoomyLayer(layer.keys, layer.values, columns))
+    return roomy

@@ -21,10 +21,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Cache as KeyValues
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from longtake.backbones.attention import NAME, Branches, Recorder, Veil
+from longtake.backbones.attention import NAME, Abreast, Branches, Recorder, Veil
 from longtake.backbones.base import Cache, Inputs, Prompt
 from longtake.backbones.identity import weights_hash
-from longtake.backbones.keys import crop, repeated
+from longtake.backbones.keys import crop, with_room
 from longtake.backbones.layout import Layout, collate, with_answer
 from longtake.backbones.tape import Tape
 from longtake.models.latent import LatentInjection
@@ -197,32 +197,41 @@ class DecoderBackbone(ABC):
         num_rollouts: int = 1,
         temperature: float = 0.0,
         top_p: float = 1.0,
-        generator: torch.Generator | None = None,
+        generators: Sequence[torch.Generator] = (),
         record_attention: bool = False,
     ) -> list[Rollout]:
         """Completions, ``num_rollouts`` for each row, rows first; greedy at temperature 0.
 
         top_p: tokens are drawn from the likeliest ones that together have this probability.
+        generators: one for each row, whose draws then do not depend on the rows beside it; none: PyTorch's own.
         A given cache (of all columns, or of the prefix) is extended while this runs and cropped back at the end.
-        ``Rollout.attention`` is aligned with the columns of ``inputs``, padding included.
+        Several completions of a row grow side by side: its prompt's keys and values are held and read once.
+        ``Rollout.attention`` is aligned with the columns of ``inputs``, padding included; with one rollout a row only.
         """
+        assert num_rollouts == 1 or not record_attention
+        rows = len(inputs.ids)
         full = self.prefill(inputs, cache)
-        key_values = full.key_values if num_rollouts == 1 else repeated(full.key_values, num_rollouts)
-        mask = None if bool(inputs.mask.all()) else inputs.mask.repeat_interleave(num_rollouts, dim=0)
+        key_values, abreast = full.key_values, None
+        if rows * num_rollouts > 1:  # a single long prompt is not held twice
+            key_values = with_room(key_values, max_new_tokens * num_rollouts)
+        if num_rollouts > 1:
+            abreast = Abreast(stem=full.length, count=num_rollouts)
+        mask = None if bool(inputs.mask.all()) else inputs.mask
         logits = full.logits.repeat_interleave(num_rollouts, dim=0)
         look = full.attention.repeat_interleave(num_rollouts, dim=0)
-        positions = inputs.next_position.repeat_interleave(num_rollouts)
+        positions = inputs.next_position[:, None].expand(-1, num_rollouts)
         tape = Tape(ends=self._ends.to(self.device), looks=torch.zeros_like(look))
         for step in range(max_new_tokens):
-            ids, logprobs = self._choose(logits, temperature, top_p, generator)
+            ids, logprobs = self._choose(logits, temperature, top_p, generators)
             tape.write(ids, logprobs, look)
             if tape.all_finished or step == max_new_tokens - 1:
                 break
             recorder = self.recorder() if record_attention else None
             if mask is not None:
-                mask = torch.nn.functional.pad(mask, (0, 1), value=True)
-            states = self.run(self.embed(ids)[:, None], (positions + step)[:, None], mask, key_values, recorder)
-            logits = self.head(states[:, -1])
+                mask = torch.nn.functional.pad(mask, (0, num_rollouts), value=True)
+            new = self.embed(ids).unflatten(0, (rows, num_rollouts))
+            states = self.run(new, positions + step, mask, key_values, recorder, abreast)
+            logits = self.head(states.flatten(0, 1))
             look = look if recorder is None else recorder.mean()
         if cache is not None:
             crop(cache.key_values, cache.length)
@@ -297,7 +306,7 @@ class DecoderBackbone(ABC):
         mask: Tensor | None,
         key_values: KeyValues | None = None,
         recorder: Recorder | None = None,
-        branches: Branches | None = None,
+        branches: Branches | Abreast | None = None,
         veil: Veil | None = None,
     ) -> Tensor:
         """States of columns behind those whose keys and values are given, which are extended; differentiable.
@@ -323,13 +332,15 @@ class DecoderBackbone(ABC):
         return logits.index_fill(-1, self._banned.to(logits.device), float("-inf")).log_softmax(dim=-1)
 
     def _choose(
-        self, logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None
+        self, logits: Tensor, temperature: float, top_p: float, generators: Sequence[torch.Generator]
     ) -> tuple[Tensor, Tensor]:
         logprobs = self._log_softmax(logits, temperature or 1.0)
         if top_p < 1.0:
             logprobs = nucleus(logprobs, top_p)
         if temperature:
-            ids = torch.multinomial(logprobs.exp(), 1, generator=generator)
+            parts = logprobs.exp().chunk(max(1, len(generators)))
+            drawn = zip(parts, generators or (None,), strict=True)
+            ids = torch.cat([torch.multinomial(part, 1, generator=generator) for part, generator in drawn])
         else:
             ids = logprobs.argmax(dim=-1, keepdim=True)
         return ids[:, 0], logprobs.gather(-1, ids)[:, 0]

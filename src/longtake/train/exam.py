@@ -13,7 +13,7 @@ from longtake.backbones.base import Backbone, Prompt
 from longtake.train.judging import gathered
 from longtake.train.puzzles import Puzzle
 from longtake.train.rewards import total
-from longtake.train.rollouts import answered, shuffled
+from longtake.train.rollouts import answered_each, shuffled
 from longtake.train.run import Run
 
 Control = Literal["blind", "shuffled"]
@@ -51,12 +51,11 @@ def answers(
     processes: Accelerator, backbone: Backbone, puzzles: Sequence[Puzzle], max_new_tokens: int, control: str = "held"
 ) -> list[Parts]:
     """The parts of each puzzle's greedy answer, spread over the processes. All of them must call it, in eval mode."""
-    own: dict[int, Parts] = {}
-    for number in range(processes.process_index, len(puzzles), processes.num_processes):
-        with processes.autocast():
-            prompt = changed(puzzles[number].prompt(backbone), control, number)
-            own[number] = answered(backbone, puzzles[number], max_new_tokens, prompt).rewards
-    return gathered(own)
+    numbers = range(processes.process_index, len(puzzles), processes.num_processes)
+    prompts = (changed(puzzles[number].prompt(backbone), control, number) for number in numbers)
+    with processes.autocast():
+        said = answered_each(backbone, [puzzles[number] for number in numbers], max_new_tokens, prompts)
+    return gathered({number: rollout.rewards for number, rollout in zip(numbers, said, strict=True)})
 
 
 def means(puzzles: Sequence[Puzzle], parts: Sequence[Parts]) -> dict[str, float]:

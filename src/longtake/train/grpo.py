@@ -28,7 +28,7 @@ from longtake.train.judging import Verdict, experience, gathered, joined, taught
 from longtake.train.losses import count
 from longtake.train.policy import Policy
 from longtake.train.puzzles import Puzzle
-from longtake.train.rollouts import Experience, Group, roll
+from longtake.train.rollouts import Experience, Group, roll, roll_each
 from longtake.train.run import Run, start_processes
 from longtake.train.runlog import RunLog, keep_until
 from longtake.types import LongtakeError
@@ -89,16 +89,17 @@ def train_grpo(
 def sample(
     recipe: GrpoRecipe, run: Run, backbone: Backbone, puzzles: Sequence[Puzzle], step: int
 ) -> dict[int, Group]:
-    """This process's groups of a step, by their place in it; what is drawn does not depend on the processes."""
+    """This process's groups of a step, by their place in it; seeds do not depend on the number of processes."""
     run.module.eval()
-    groups = {}
-    for place in range(run.accelerator.process_index, len(puzzles), run.accelerator.num_processes):
-        with run.accelerator.autocast():
-            puzzle, seed = puzzles[place], (recipe.fit.seed, step, place)
-            group = roll(backbone, puzzle, recipe.draw, seed)
-            if recipe.contrast and place < recipe.fit.batch:
-                group = contrasted(recipe, backbone, group, seed)
-            groups[place] = group
+    seeds = {
+        place: (recipe.fit.seed, step, place)
+        for place in range(run.accelerator.process_index, len(puzzles), run.accelerator.num_processes)
+    }
+    with run.accelerator.autocast():
+        rolled = roll_each(backbone, [puzzles[place] for place in seeds], recipe.draw, list(seeds.values()))
+        groups = dict(zip(seeds, rolled, strict=True))
+        for place in [place for place in seeds if recipe.contrast and place < recipe.fit.batch]:
+            groups[place] = contrasted(recipe, backbone, groups[place], seeds[place])
     run.module.train()
     return groups
 

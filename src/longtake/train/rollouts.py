@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ from torch import Tensor
 from longtake.backbones.base import Backbone, Prompt
 from longtake.train.puzzles import Puzzle
 from longtake.types import LongtakeError, Rollout, VisualTokens
+
+TOGETHER = 4096  # columns of prompts that are run at once: bounds their keys and values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,31 +63,82 @@ class Group:
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
-@torch.no_grad()
 def roll(backbone: Backbone, puzzle: Puzzle, draw: Draw, seed: Sequence[int], prompt: Prompt | None = None) -> Group:
-    """Sample a group: the prompt is run once, its keys and values then serve the whole group.
+    """Sample one group. prompt: asked in place of the puzzle's own."""
+    (group,) = roll_each(backbone, [puzzle], draw, [seed], None if prompt is None else [prompt])
+    return group
 
-    seed: the completions depend on it and on the weights only. prompt: asked in place of the puzzle's own.
+
+@torch.no_grad()
+def roll_each(
+    backbone: Backbone,
+    puzzles: Sequence[Puzzle],
+    draw: Draw,
+    seeds: Sequence[Sequence[int]],
+    prompts: Iterable[Prompt] | None = None,
+) -> list[Group]:
+    """Sample each puzzle's group: a prompt is run once, its keys and values then serve the whole group.
+
+    Small prompts are run together. A group depends on its own seed and on the weights; on the prompts beside it no more
+    than rounding does. prompts: asked in place of the puzzles' own.
     """
     assert not backbone.model.training, "sampling needs eval mode: layers that are computed again keep no cache"
-    generator = torch.Generator(backbone.device).manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-    rollouts = backbone.generate(
-        backbone.prepare([prompt or puzzle.prompt(backbone)]),
-        max_new_tokens=draw.max_new_tokens,
-        num_rollouts=draw.group,
-        temperature=draw.temperature,
-        top_p=draw.top_p,
-        generator=generator,
-    )
-    return Group(puzzle=puzzle, rollouts=tuple(scored(puzzle, rollout) for rollout in rollouts))
+    asked = prompts or (puzzle.prompt(backbone) for puzzle in puzzles)
+    rollouts: list[Rollout] = []
+    for batch in batches(backbone, asked):
+        first = len(rollouts) // draw.group
+        rollouts += backbone.generate(
+            backbone.prepare(batch),
+            max_new_tokens=draw.max_new_tokens,
+            num_rollouts=draw.group,
+            temperature=draw.temperature,
+            top_p=draw.top_p,
+            generators=[seeded(backbone, seed) for seed in seeds[first : first + len(batch)]],
+        )
+    return [
+        Group(puzzle=puzzle, rollouts=tuple(scored(puzzle, own) for own in rollouts[at : at + draw.group]))
+        for puzzle, at in zip(puzzles, range(0, len(rollouts), draw.group), strict=True)
+    ]
+
+
+def answered(backbone: Backbone, puzzle: Puzzle, max_new_tokens: int) -> Rollout:
+    """The likeliest completion, token by token, with its rewards."""
+    (found,) = answered_each(backbone, [puzzle], max_new_tokens)
+    return found
 
 
 @torch.no_grad()
-def answered(backbone: Backbone, puzzle: Puzzle, max_new_tokens: int, prompt: Prompt | None = None) -> Rollout:
-    """The likeliest completion, token by token, with its rewards."""
-    inputs = backbone.prepare([prompt or puzzle.prompt(backbone)])
-    (rollout,) = backbone.generate(inputs, max_new_tokens=max_new_tokens)
-    return scored(puzzle, rollout)
+def answered_each(
+    backbone: Backbone, puzzles: Sequence[Puzzle], max_new_tokens: int, prompts: Iterable[Prompt] | None = None
+) -> list[Rollout]:
+    """Each puzzle's likeliest completion, with its rewards; small prompts are run together.
+
+    prompts: asked in place of the puzzles' own.
+    """
+    said: list[Rollout] = []
+    for batch in batches(backbone, prompts or (puzzle.prompt(backbone) for puzzle in puzzles)):
+        said += backbone.generate(backbone.prepare(batch), max_new_tokens=max_new_tokens)
+    return [scored(puzzle, rollout) for puzzle, rollout in zip(puzzles, said, strict=True)]
+
+
+def batches(backbone: Backbone, prompts: Iterable[Prompt]) -> Iterator[list[Prompt]]:
+    """Prompts in a row that have at most ``TOGETHER`` columns, padding included; a longer one stands alone."""
+    batch: list[Prompt] = []
+    longest = 0
+    for prompt in prompts:
+        columns = backbone.prompt_tokens(prompt)
+        if batch and max(longest, columns) * (len(batch) + 1) > TOGETHER:
+            yield batch
+            batch, longest = [], 0
+        batch.append(prompt)
+        longest = max(longest, columns)
+    if batch:
+        yield batch
+
+
+def seeded(backbone: Backbone, seed: Sequence[int]) -> torch.Generator:
+    """Random numbers of one group."""
+    return torch.Generator(backbone.device).manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
 
 
 def scored(puzzle: Puzzle, rollout: Rollout) -> Rollout:

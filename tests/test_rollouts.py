@@ -1,0 +1,73 @@
+"""Groups and answers of several prompts at once."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from grpo_runs import own, puzzles, qwen
+from longtake.backbones.attention import Abreast, abreast_attention, causal_attention
+from longtake.backbones.keys import with_room
+from longtake.train import rollouts
+from longtake.train.puzzles import QuestionPuzzle
+from longtake.train.rollouts import Draw, answered, answered_each, roll, roll_each
+
+DRAW = Draw(group=3, max_new_tokens=6)
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("family", ["own", "qwen"])
+def test_groups_and_answers_are_the_same_beside_others(family):
+    """Prompts of two lengths, padded to one."""
+    backbone = own() if family == "own" else qwen()
+    asked = [*puzzles(backbone, 2), QuestionPuzzle(name="blind", question="Why?", answers=("so",))]
+    seeds = [(1, place) for place in range(3)]
+    together = roll_each(backbone, asked, DRAW, seeds)
+    for puzzle, seed, group in zip(asked, seeds, together, strict=True):
+        alone = roll(backbone, puzzle, DRAW, seed)
+        assert group.puzzle is puzzle
+        assert [r.ids for r in group.rollouts] == [r.ids for r in alone.rollouts]
+        torch.testing.assert_close(group.logprobs, alone.logprobs, atol=1e-4, rtol=1e-4)
+    said = answered_each(backbone, asked, 4)
+    assert [rollout.ids for rollout in said] == [answered(backbone, puzzle, 4).ids for puzzle in asked]
+
+
+def test_branches_abreast_see_the_stem_and_themselves():
+    """Grouped heads and padding, against each branch by itself."""
+    generator = torch.Generator().manual_seed(0)
+    stem, count, steps = 5, 3, 4
+    query = torch.randn(2, 4, count, 8, generator=generator)
+    key, value = (torch.randn(2, 2, stem + count * steps, 8, generator=generator) for _ in range(2))
+    mask = torch.ones(2, stem + count * steps, dtype=torch.bool)
+    mask[1, :2] = False
+    together = abreast_attention(query, key, value, mask, Abreast(stem=stem, count=count), scaling=0.3)
+    for branch in range(count):
+        own = [*range(stem), *range(stem + branch, stem + count * steps, count)]
+        newest = query[:, :, branch : branch + 1]
+        alone = causal_attention(newest, key[:, :, own], value[:, :, own], mask[:, own], scaling=0.3)
+        torch.testing.assert_close(together[:, :, branch : branch + 1], alone)
+
+
+def test_a_cache_with_room_leaves_the_given_one_alone():
+    plain = DynamicCache()
+    first, second = (torch.arange(2.0 * n * 3).view(1, 2, n, 3) for n in (4, 2))
+    plain.update(first, -first, 0)
+    roomy = with_room(plain, 3)
+    for columns in second.split(1, dim=2):
+        keys, values = roomy.update(columns, -columns, 0)
+    assert torch.equal(keys, torch.cat([first, second], dim=2))
+    assert torch.equal(values, -keys)
+    assert roomy.get_seq_length() == 6
+    assert plain.get_seq_length() == 4
+    assert torch.equal(plain.layers[0].keys, first)
+
+
+def test_prompts_stand_together_while_their_columns_fit(monkeypatch):
+    monkeypatch.setattr(rollouts, "TOGETHER", 10)
+    backbone = SimpleNamespace(prompt_tokens=len)
+    asked = ["aaa", "aa", "aaaa", "a" * 12, "a", "a", "aaa", "a"]
+    assert list(rollouts.batches(backbone, asked)) == [["aaa", "aa"], ["aaaa"], ["a" * 12], ["a", "a", "aaa"], ["a"]]
+    assert list(rollouts.batches(backbone, [])) == []

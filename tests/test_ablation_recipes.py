@@ -18,19 +18,21 @@ from longtake.models.mean import TemporalMean
 from longtake.models.processor import VideoLLMProcessor
 from longtake.recipes import ablations
 from longtake.recipes.ablation_arms import Arm, Pretraining, base_arm, folder_of, new_compressor, pretraining_folder
-from longtake.recipes.ablation_command import estimate_text
 from longtake.recipes.ablation_data import SampleMixer, sampled
 from longtake.recipes.ablation_figures import reconstruction
 from longtake.recipes.ablation_heatmap import HeatmapSize, chosen_questions, depth_map
 from longtake.recipes.ablation_heatmap import table_of as heatmap_of
 from longtake.recipes.ablation_jobs import Site, run_jobs
 from longtake.recipes.ablation_plans import PLANS, Costs
-from longtake.recipes.ablation_replies import Replies, Sight, remember
+from longtake.recipes.ablation_replies import Sight, remember
 from longtake.recipes.ablation_selector import SelectorSize, gathered
 from longtake.recipes.ablation_selector import table_of as selector_of
-from longtake.recipes.ablation_tables import TOGETHER, WHEN, Measured, Plan, Planned, run_plan, table_of, task_starts
+from longtake.recipes.ablation_tables import Plan, Planned, run_plan, task_starts
 from longtake.recipes.ablation_world import SMALLEST, Exam, Size, World, needle_patches
 from longtake.recipes.operations import Cost, Part
+from longtake.recipes.replies import Replies
+from longtake.recipes.table_command import estimate_text
+from longtake.recipes.tables import TOGETHER, WHEN, Measured, table_of
 from longtake.types import Sampling
 from longtake.watch import watch_frames
 

@@ -13,8 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from longtake.data.hops import FORMS, MOST_HOPS, draw_pair, form_of
 from longtake.models.latent import Thinking
 from longtake.recipes import latent_ablations
-from longtake.recipes.ablation_replies import Replies
-from longtake.recipes.ablation_tables import TOGETHER, Measured, table_of
 from longtake.recipes.latent_arms import (
     LatentArm,
     base_arm,
@@ -31,6 +29,8 @@ from longtake.recipes.latent_plans import EIGHT, LATENTS, PLANS, LatentPlan
 from longtake.recipes.latent_tables import CONTROLS, SINGLE, SLOPE, commonest, slope, starts, with_hops
 from longtake.recipes.latent_world import SMALLEST, HopExam, HopWorld, Setting
 from longtake.recipes.operations import Cost, Operations
+from longtake.recipes.replies import Replies
+from longtake.recipes.tables import TOGETHER, Measured, table_of
 from longtake.types import LongtakeError
 
 

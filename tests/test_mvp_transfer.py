@@ -14,8 +14,6 @@ from longtake.data.questions import Question, score
 from longtake.eval.ablation import Estimate
 from longtake.eval.ablation_report import Finding
 from longtake.recipes import mvp_exam, mvp_transfer_arms, token_files
-from longtake.recipes.ablation_replies import Replies
-from longtake.recipes.ablation_tables import TOGETHER, Measured
 from longtake.recipes.mvp import mvp
 from longtake.recipes.mvp_exam import TRANSFER, exam_video, questions_about
 from longtake.recipes.mvp_site import Site
@@ -32,6 +30,8 @@ from longtake.recipes.mvp_transfer_arms import (
     step_cost,
 )
 from longtake.recipes.operations import Cost
+from longtake.recipes.replies import Replies
+from longtake.recipes.tables import TOGETHER, Measured
 from longtake.train.beside import Beside, draw, kinds_of
 from longtake.train.grpo_recipe import names_of
 from longtake.train.puzzles import QuestionPuzzle

@@ -25,8 +25,10 @@ from longtake.models.mean import TemporalMean
 from longtake.models.recot import ReCoT, ReCoTOutput
 from longtake.models.video_llm import VideoLLM
 from longtake.recipes.ablation_data import Kept, Samples, dataset
-from longtake.recipes.ablation_replies import Replies, Sight, ask_seen, ask_unseen
-from longtake.recipes.ablation_world import BANK_FRAMES, BLOCK, GROUNDED_LAYER, Exam, Size, World, named
+from longtake.recipes.ablation_replies import Sight, ask_seen, ask_unseen
+from longtake.recipes.ablation_world import BANK_FRAMES, BLOCK, GROUNDED_LAYER, Exam, Size, World
+from longtake.recipes.replies import Replies
+from longtake.recipes.work_folder import named
 from longtake.train import checkpoint
 from longtake.train.checkpoint import Cycle
 from longtake.train.decoder import DecoderRecipe, Phase, train_decoder

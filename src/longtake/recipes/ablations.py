@@ -18,13 +18,14 @@ import torch
 from longtake.recipes import ablation_heatmap as heatmap
 from longtake.recipes import ablation_selector as selector
 from longtake.recipes.ablation_arms import Arm, Pretraining, base_arm, folder_of, pretraining_folder
-from longtake.recipes.ablation_command import estimate_text, finish, settings_of
 from longtake.recipes.ablation_cost import question_seconds, video_seconds
 from longtake.recipes.ablation_jobs import Site, run_jobs
 from longtake.recipes.ablation_plans import PLANS, Costs
-from longtake.recipes.ablation_tables import Plan, picture, run_plan, with_settings
+from longtake.recipes.ablation_tables import Plan, run_plan
 from longtake.recipes.ablation_world import BANK_FRAMES, FULL, SMALLEST, World
 from longtake.recipes.operations import Part
+from longtake.recipes.table_command import estimate_text, finish, settings_of
+from longtake.recipes.tables import picture, with_settings
 from longtake.train import checkpoint
 
 QUESTIONS_A_VIDEO = 10  # about, in short videos

@@ -21,8 +21,6 @@ from pathlib import Path
 import torch
 
 from longtake.eval.ablation_report import AblationTable
-from longtake.recipes.ablation_command import estimate_text, finish, settings_of
-from longtake.recipes.ablation_tables import picture, with_settings
 from longtake.recipes.latent_arms import LatentArm, base_arm, folder_of
 from longtake.recipes.latent_cost import LatentCosts, video_seconds
 from longtake.recipes.latent_curves import curve_picture, run_curves
@@ -31,6 +29,8 @@ from longtake.recipes.latent_tables import CONTROLS, run_controls, run_plan, run
 from longtake.recipes.latent_world import FULL, SMALLEST, HopWorld, Setting
 from longtake.recipes.latent_world import Part as Videos
 from longtake.recipes.operations import Part
+from longtake.recipes.table_command import estimate_text, finish, settings_of
+from longtake.recipes.tables import picture, with_settings
 from longtake.recipes.token_files import SHARD
 from longtake.types import LongtakeError
 

@@ -12,8 +12,7 @@ import numpy as np
 from longtake.data.questions import normal
 from longtake.eval.ablation import difference, standing_of_all
 from longtake.eval.ablation_report import AblationTable, Finding, TaskStart
-from longtake.recipes.ablation_replies import Replies
-from longtake.recipes.ablation_tables import Measured, Plan, Questions, questions_of, table_of
+from longtake.recipes.ablation_tables import Plan
 from longtake.recipes.mvp_exam import (
     FRAMES,
     TRANSFER,
@@ -39,6 +38,8 @@ from longtake.recipes.mvp_transfer_arms import (
     warm_folder,
 )
 from longtake.recipes.operations import Cost, Part
+from longtake.recipes.replies import Replies
+from longtake.recipes.tables import Measured, Questions, questions_of, table_of
 from longtake.recipes.token_files import SHARD
 
 START, WARM = "before the warm-up", "warm-up"

@@ -25,7 +25,7 @@ from longtake.data.needles import Split
 from longtake.data.probe import ProbeVideo
 from longtake.data.questions import Question
 from longtake.model import EMBEDDED
-from longtake.recipes import ablation_world
+from longtake.recipes.ablations import world as ablation_world
 from longtake.recipes.token_files import encoded, keep_tokens, kept_tokens, token_files, videos_of
 from longtake.recipes.work_folder import kept, named
 from longtake.train.compressor import CPU

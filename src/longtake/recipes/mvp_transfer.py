@@ -12,7 +12,7 @@ import numpy as np
 from longtake.data.questions import normal
 from longtake.eval.ablation import difference, standing_of_all
 from longtake.eval.ablation_report import AblationTable, Finding, TaskStart
-from longtake.recipes.ablation_tables import Plan
+from longtake.recipes.ablations.tables import Plan
 from longtake.recipes.mvp_exam import (
     FRAMES,
     TRANSFER,

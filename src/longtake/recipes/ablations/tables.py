@@ -11,9 +11,9 @@ import numpy as np
 from longtake.data.questions import TASKS, Question, normal
 from longtake.eval.ablation import standing
 from longtake.eval.ablation_report import AblationTable, TaskStart
-from longtake.recipes.ablation_arms import Arm, run_arm, run_base
-from longtake.recipes.ablation_figures import figures_of
-from longtake.recipes.ablation_world import World
+from longtake.recipes.ablations.arms import Arm, run_arm, run_base
+from longtake.recipes.ablations.figures import figures_of
+from longtake.recipes.ablations.world import World
 from longtake.recipes.replies import Replies
 from longtake.recipes.tables import Figures, Measured, table_of
 

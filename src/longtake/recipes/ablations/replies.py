@@ -11,7 +11,7 @@ from longtake.backbones.own import OwnVideoLLM
 from longtake.eval.measures import Span
 from longtake.eval.probe import ANSWER_TOKENS, ask_blind
 from longtake.model import Model
-from longtake.recipes.ablation_world import Exam
+from longtake.recipes.ablations.world import Exam
 from longtake.recipes.replies import Replies
 from longtake.train.compressor import compress
 from longtake.train.groups import GROUPS_PER_PASS

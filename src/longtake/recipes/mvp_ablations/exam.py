@@ -20,7 +20,7 @@ from longtake.data.haystack import Clip, load_clips
 from longtake.data.probe import ProbeVideo, make_video
 from longtake.data.questions import Question, ask_all
 from longtake.eval.probe import ANSWER_TOKENS
-from longtake.recipes.mvp_site import Site
+from longtake.recipes.mvp_ablations.site import Site
 from longtake.recipes.replies import Replies
 from longtake.recipes.token_files import encoded, keep_tokens, kept_tokens, token_files, videos_of
 from longtake.recipes.work_folder import kept, named

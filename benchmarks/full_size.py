@@ -47,7 +47,7 @@ from longtake.backbones.own import OwnVideoLLM
 from longtake.model import EMBEDDED
 from longtake.models import VideoLLM, VideoLLMConfig
 from longtake.models.processor import VideoLLMProcessor
-from longtake.recipes.ablation_selector import made_up_memory
+from longtake.recipes.ablations.selector import made_up_memory
 from longtake.train.estimate import Workload, answering_flops, parameters, recot_flops, total, training_flops
 from longtake.train.footprint import answering_memory, kv_bytes, recot_memory, training_memory
 from longtake.train.tokenizer import fast_tokenizer

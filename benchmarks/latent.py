@@ -49,7 +49,7 @@ from latent_lessons import LESSONS, School, train_in_turn
 from longtake.backbones.base import Backbone, Prompt
 from longtake.data.hops import FORMS, MOST_HOPS, draw_hop
 from longtake.models.latent import LatentSettings, Thinking
-from longtake.recipes.latent_world import hops_name
+from longtake.recipes.latent_ablations.world import hops_name
 from longtake.recipes.operations import Operations
 from longtake.types import VisualTokens
 

@@ -16,21 +16,23 @@ from longtake.data.questions import Question
 from longtake.eval.ablation_report import TaskStart, as_text
 from longtake.models.mean import TemporalMean
 from longtake.models.processor import VideoLLMProcessor
-from longtake.recipes import ablations
-from longtake.recipes.ablation_arms import Arm, Pretraining, base_arm, folder_of, new_compressor, pretraining_folder
-from longtake.recipes.ablation_command import estimate_text
-from longtake.recipes.ablation_data import SampleMixer, sampled
-from longtake.recipes.ablation_figures import reconstruction
-from longtake.recipes.ablation_heatmap import HeatmapSize, chosen_questions, depth_map
-from longtake.recipes.ablation_heatmap import table_of as heatmap_of
-from longtake.recipes.ablation_jobs import Site, run_jobs
-from longtake.recipes.ablation_plans import PLANS, Costs
-from longtake.recipes.ablation_replies import Replies, Sight, remember
-from longtake.recipes.ablation_selector import SelectorSize, gathered
-from longtake.recipes.ablation_selector import table_of as selector_of
-from longtake.recipes.ablation_tables import TOGETHER, WHEN, Measured, Plan, Planned, run_plan, table_of, task_starts
-from longtake.recipes.ablation_world import SMALLEST, Exam, Size, World, needle_patches
+from longtake.recipes.ablations.__main__ import main
+from longtake.recipes.ablations.arms import Arm, Pretraining, base_arm, folder_of, new_compressor, pretraining_folder
+from longtake.recipes.ablations.data import SampleMixer, sampled
+from longtake.recipes.ablations.figures import reconstruction
+from longtake.recipes.ablations.heatmap import HeatmapSize, chosen_questions, depth_map
+from longtake.recipes.ablations.heatmap import table_of as heatmap_of
+from longtake.recipes.ablations.jobs import Site, run_jobs
+from longtake.recipes.ablations.plans import PLANS, Costs
+from longtake.recipes.ablations.replies import Sight, remember
+from longtake.recipes.ablations.selector import SelectorSize, gathered
+from longtake.recipes.ablations.selector import table_of as selector_of
+from longtake.recipes.ablations.tables import Plan, Planned, run_plan, task_starts
+from longtake.recipes.ablations.world import SMALLEST, Exam, Size, World, needle_patches
 from longtake.recipes.operations import Cost, Part
+from longtake.recipes.replies import Replies
+from longtake.recipes.table_command import estimate_text
+from longtake.recipes.tables import TOGETHER, WHEN, Measured, table_of
 from longtake.types import Sampling
 from longtake.watch import watch_frames
 
@@ -292,7 +294,7 @@ def test_every_command_at_its_smallest(work, monkeypatch, capsys, table):
     command = ["ablations", table, "--work", str(work), "--results", str(work / "results"), "--seeds", "0",
                "--size", "smallest", "--threads", "1"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", command)
-    ablations.main()
+    main()
     first = capsys.readouterr().out
     for name in TABLES[table]:
         kept = json.loads((work / "results" / f"{name}.json").read_text())
@@ -302,7 +304,7 @@ def test_every_command_at_its_smallest(work, monkeypatch, capsys, table):
         assert (work / "results" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     before = {file: file.stat().st_mtime_ns for file in work.rglob("*.pt")}
     results = {name: (work / "results" / f"{name}.json").read_text() for name in TABLES[table]}
-    ablations.main()  # again: nothing is trained or asked anew
+    main()  # again: nothing is trained or asked anew
     again = capsys.readouterr().out
     assert "about 0.00 core-hours still to be done" in again or table == "heatmap"
     assert {file: file.stat().st_mtime_ns for file in work.rglob("*.pt")} == before

@@ -9,8 +9,8 @@ import pytest
 from latent_runs import made, questions, recipe
 from longtake.eval.ablation_report import AblationTable, as_json, as_markdown, as_text
 from longtake.eval.equal_accuracy import Curve
-from longtake.recipes.latent_arms import LatentArm, base_arm, folder_of, recipe_of
-from longtake.recipes.latent_curves import (
+from longtake.recipes.latent_ablations.arms import LatentArm, base_arm, folder_of, recipe_of
+from longtake.recipes.latent_ablations.curves import (
     FIGURES,
     NAME,
     SAMPLES,
@@ -19,8 +19,8 @@ from longtake.recipes.latent_curves import (
     read_curve,
     with_curves,
 )
-from longtake.recipes.latent_plans import LATENTS
-from longtake.recipes.latent_world import FULL, SMALLEST, HopWorld, Setting
+from longtake.recipes.latent_ablations.plans import LATENTS
+from longtake.recipes.latent_ablations.world import FULL, SMALLEST, HopWorld, Setting
 from longtake.recipes.operations import Cost
 from longtake.train.latent import train_latent
 from longtake.types import LongtakeError

@@ -12,10 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from longtake.data.hops import FORMS, MOST_HOPS, draw_pair, form_of
 from longtake.models.latent import Thinking
-from longtake.recipes import latent_ablations
-from longtake.recipes.ablation_replies import Replies
-from longtake.recipes.ablation_tables import TOGETHER, Measured, table_of
-from longtake.recipes.latent_arms import (
+from longtake.recipes.latent_ablations.__main__ import main
+from longtake.recipes.latent_ablations.arms import (
     LatentArm,
     base_arm,
     controlled,
@@ -26,11 +24,13 @@ from longtake.recipes.latent_arms import (
     replies_of,
     trained,
 )
-from longtake.recipes.latent_cost import LatentCosts
-from longtake.recipes.latent_plans import EIGHT, LATENTS, PLANS, LatentPlan
-from longtake.recipes.latent_tables import CONTROLS, SINGLE, SLOPE, commonest, slope, starts, with_hops
-from longtake.recipes.latent_world import SMALLEST, HopExam, HopWorld, Setting
+from longtake.recipes.latent_ablations.cost import LatentCosts
+from longtake.recipes.latent_ablations.plans import EIGHT, LATENTS, PLANS, LatentPlan
+from longtake.recipes.latent_ablations.tables import CONTROLS, SINGLE, SLOPE, commonest, slope, starts, with_hops
+from longtake.recipes.latent_ablations.world import SMALLEST, HopExam, HopWorld, Setting
 from longtake.recipes.operations import Cost, Operations
+from longtake.recipes.replies import Replies
+from longtake.recipes.tables import TOGETHER, Measured, table_of
 from longtake.types import LongtakeError
 
 
@@ -164,7 +164,7 @@ def test_tables_refuse_without_a_setting(tmp_path, monkeypatch):
     command = ["latent_ablations", "worth", "--work", str(tmp_path / "other"), "--threads", "1"]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit, match=r"^error: .*/other holds no setting"):
-        latent_ablations.main()
+        main()
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def run(work, monkeypatch, capsys):
         own = ["latent_ablations", *words, "--work", str(work), "--results", str(work / "results"), "--seeds", "0",
                "--size", "smallest", "--threads", "1"]  # fmt: skip
         monkeypatch.setattr(sys, "argv", own)
-        latent_ablations.main()
+        main()
         return capsys.readouterr().out
 
     return command
@@ -212,7 +212,7 @@ def test_every_command_at_its_smallest(work, run, table):
 def test_a_dry_run_makes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["latent_ablations", "controls", "--work", str(tmp_path), "--size", "smallest",
                                       "--threads", "1", "--dry-run"])  # fmt: skip
-    latent_ablations.main()
+    main()
     told = capsys.readouterr().out
     assert "the first one; none is found yet" in told
     assert "latents, K = 8, 1 steps" in told

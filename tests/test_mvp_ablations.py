@@ -12,10 +12,12 @@ import tiny
 import world
 from footage_puzzles import make_puzzles
 from longtake.eval.puzzle_table import TRAINED, Answers, held_table, overall, stand_of
-from longtake.recipes import mvp_ablations, mvp_exam, mvp_replay
+from longtake.recipes import mvp_replay
 from longtake.recipes.mvp import mvp
-from longtake.recipes.mvp_held import equal_steps
-from longtake.recipes.mvp_site import Site, kept_costs, measured, smallest, work_name
+from longtake.recipes.mvp_ablations import exam
+from longtake.recipes.mvp_ablations.__main__ import TABLES, main
+from longtake.recipes.mvp_ablations.held import equal_steps
+from longtake.recipes.mvp_ablations.site import Site, kept_costs, measured, smallest, work_name
 from longtake.recipes.operations import Cost
 
 SOURCES = np.arange(40) // 4
@@ -148,12 +150,12 @@ def made(tmp_path_factory):
 @pytest.fixture
 def command(made, monkeypatch, capsys):
     """Runs a table at its smallest with two seeds; what it printed. A few drawn clips are the haystack."""
-    for module in (mvp_replay, mvp_exam):
+    for module in (mvp_replay, exam):
         monkeypatch.setattr(module, "load_clips", lambda split, *_: world.clips({"train": 0, "test": 1000}[split], 1))
 
     def run(*words: str) -> str:
         given = ["--puzzles", str(made / "puzzles"), "--start", str(made / "start"), "--work", str(made / "work")]
-        mvp_ablations.main(
+        main(
             [*words, *given, "--results", str(made / "results"), "--seeds", "0", "1", "--size", "smallest"]
         )
         return capsys.readouterr().out
@@ -169,7 +171,7 @@ ARMS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("table", mvp_ablations.TABLES)
+@pytest.mark.parametrize("table", TABLES)
 def test_every_table_comes_out_and_goes_on(made, command, table):
     pytest.importorskip("matplotlib")
     results = made / "results"

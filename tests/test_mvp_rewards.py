@@ -14,7 +14,7 @@ from longtake.data.puzzle_file import PUZZLES, read_records
 from longtake.eval.ablation import figure
 from longtake.eval.mvp import CHANCE
 from longtake.recipes.mvp import mvp
-from longtake.recipes.mvp_rewards import (
+from longtake.recipes.mvp_ablations.rewards import (
     ARMS,
     CLIPPED,
     FLAT,
@@ -27,8 +27,8 @@ from longtake.recipes.mvp_rewards import (
     recipe_of,
     table_of,
 )
-from longtake.recipes.mvp_site import Site
-from longtake.recipes.mvp_variants import rules_of, variant_records
+from longtake.recipes.mvp_ablations.site import Site
+from longtake.recipes.mvp_ablations.variants import rules_of, variant_records
 from longtake.recipes.operations import Cost
 from longtake.train.methods import METHODS
 from longtake.train.rewards import total

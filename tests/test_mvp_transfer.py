@@ -13,14 +13,14 @@ from grpo_runs import own, puzzles
 from longtake.data.questions import Question, score
 from longtake.eval.ablation import Estimate
 from longtake.eval.ablation_report import Finding
-from longtake.recipes import mvp_exam, mvp_transfer_arms, token_files
-from longtake.recipes.ablation_replies import Replies
-from longtake.recipes.ablation_tables import TOGETHER, Measured
+from longtake.recipes import token_files
 from longtake.recipes.mvp import mvp
-from longtake.recipes.mvp_exam import TRANSFER, exam_video, questions_about
-from longtake.recipes.mvp_site import Site
-from longtake.recipes.mvp_transfer import FALLS, PAIRS, START, WARM, fallen, table_of_answers
-from longtake.recipes.mvp_transfer_arms import (
+from longtake.recipes.mvp_ablations import exam as mvp_exam
+from longtake.recipes.mvp_ablations import transfer_arms
+from longtake.recipes.mvp_ablations.exam import TRANSFER, exam_video, questions_about
+from longtake.recipes.mvp_ablations.site import Site
+from longtake.recipes.mvp_ablations.transfer import FALLS, PAIRS, START, WARM, fallen, table_of_answers
+from longtake.recipes.mvp_ablations.transfer_arms import (
     ARMS,
     EVENLY,
     PUZZLES,
@@ -32,6 +32,8 @@ from longtake.recipes.mvp_transfer_arms import (
     step_cost,
 )
 from longtake.recipes.operations import Cost
+from longtake.recipes.replies import Replies
+from longtake.recipes.tables import TOGETHER, Measured
 from longtake.train.beside import Beside, draw, kinds_of
 from longtake.train.grpo_recipe import names_of
 from longtake.train.puzzles import QuestionPuzzle
@@ -180,9 +182,9 @@ def test_questions_get_the_operations_of_puzzles(site):
 
 
 def test_questions_are_of_other_videos_than_replay(site, monkeypatch):
-    monkeypatch.setattr(mvp_transfer_arms, "questions_of", lambda replay, backbone, split, folder, videos: [*videos])
+    monkeypatch.setattr(transfer_arms, "questions_of", lambda replay, backbone, split, folder, videos: [*videos])
     replayed, further = (
-        mvp_transfer_arms.own_puzzles(site, SIZE, arm, None, None) for arm in (REPLAY, QUESTIONS)
+        transfer_arms.own_puzzles(site, SIZE, arm, None, None) for arm in (REPLAY, QUESTIONS)
     )
     assert (len(replayed), len(further)) == (SIZE.replay.videos, SIZE.more_videos)
     assert not set(replayed) & set(further)
@@ -191,11 +193,11 @@ def test_questions_are_of_other_videos_than_replay(site, monkeypatch):
 def test_the_warm_up_keeps_replay_in_its_later_share(site, monkeypatch):
     asked = [QuestionPuzzle(name=f"{n}", question="?", answers=("5 s", "6 s", "7 s"), level="when") for n in range(50)]
     given = []
-    monkeypatch.setattr(mvp_transfer_arms, "questions_of", lambda *_: asked)
+    monkeypatch.setattr(transfer_arms, "questions_of", lambda *_: asked)
     monkeypatch.setattr(type(site.recipe.start), "backbone", lambda self: own())
-    monkeypatch.setattr(mvp_transfer_arms, "train_imitation", lambda *given_: given.append(given_))
+    monkeypatch.setattr(transfer_arms, "train_imitation", lambda *given_: given.append(given_))
     material = SimpleNamespace(train=["a puzzle"] * 40)
-    model = mvp_transfer_arms.replay_warmed(site, SIZE, 3, material)
+    model = transfer_arms.replay_warmed(site, SIZE, 3, material)
     ((recipe, _, lessons, folder),) = given
     assert (recipe.fit.seed, recipe.target, folder / "model") == (3, "form", model)
     remembered = lessons[40:]
@@ -206,5 +208,5 @@ def test_the_warm_up_keeps_replay_in_its_later_share(site, monkeypatch):
         assert lesson.reward(lesson.solution()) == {"exact": 1.0}
         assert (lesson.level, lesson.prompt(None).question) == ("when", "?")
     model.mkdir(parents=True)
-    assert mvp_transfer_arms.replay_warmed(site, SIZE, 3, material) == model
+    assert transfer_arms.replay_warmed(site, SIZE, 3, material) == model
     assert len(given) == 1

@@ -124,6 +124,15 @@ def test_imports_make_no_circle():
     assert has_cycle(folders) == []
 
 
+def test_tables_are_imported_by_tables_alone():
+    graph = our_imports()
+    families = tuple(f"longtake.recipes.{name}." for name in ("ablations", "latent_ablations", "mvp_ablations"))
+    tables = {module for module in graph if f"{module}.".startswith(families)}
+    assert {f"{family}__main__" for family in families} <= tables
+    users = {module: others & tables for module, others in graph.items() if module not in tables}
+    assert {module: used for module, used in users.items() if used} == {}
+
+
 def test_only_video_knows_pyav():
     users = {unit(name) for name, path in modules().items() if {n.split(".")[0] for n in imports(path)} & {"av"}}
     assert users <= {"video"}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from longtake.backbones.base import Backbone
 from longtake.data.probe import ProbeVideo
-from longtake.recipes.ablation_world import kept
+from longtake.recipes.work_folder import kept
 from longtake.types import VisualTokens
 
 SHARD = 100  # videos in a file

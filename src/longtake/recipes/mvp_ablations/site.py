@@ -20,11 +20,11 @@ import torch
 from longtake.backbones import load_backbone
 from longtake.backbones.base import Backbone
 from longtake.data.puzzle_file import PUZZLES
-from longtake.recipes.ablation_world import kept
 from longtake.recipes.mvp import Choice, MvpRecipe, StartModel, mvp_debug
 from longtake.recipes.mvp_stages import Material, gather, run_stage
 from longtake.recipes.operations import Cost, Operations, Part
 from longtake.recipes.settings import flat
+from longtake.recipes.work_folder import kept
 from longtake.train.beside import Beside
 from longtake.train.grpo import train_grpo
 from longtake.train.grpo_recipe import GrpoRecipe

@@ -18,8 +18,8 @@ from torch import Tensor
 from longtake.data.haystack import drawn_clip
 from longtake.data.hops import draw_hop, form_of, hop_video
 from longtake.data.probe import ProbeVideo
-from longtake.recipes.latent_arms import LatentArm, answers, recipe_of
-from longtake.recipes.latent_world import HopWorld, Setting
+from longtake.recipes.latent_ablations.arms import LatentArm, answers, recipe_of
+from longtake.recipes.latent_ablations.world import HopWorld, Setting
 from longtake.recipes.operations import Cost, Operations
 from longtake.recipes.token_files import encoded
 from longtake.train.forcing import Forcing, Rows

@@ -14,11 +14,11 @@ from longtake.data.hops import MOST_HOPS
 from longtake.data.questions import normal
 from longtake.eval.ablation import Estimate, difference, estimate, standing
 from longtake.eval.ablation_report import AblationTable, Finding, Row, TaskStart
-from longtake.recipes.ablation_replies import Replies
-from longtake.recipes.ablation_tables import Measured, questions_of, table_of
-from longtake.recipes.latent_arms import Control, LatentArm, base_arm, replies_of
-from longtake.recipes.latent_plans import FORKED, LATENTS, LatentPlan
-from longtake.recipes.latent_world import HopExam, HopWorld, Setting, hops_name
+from longtake.recipes.latent_ablations.arms import Control, LatentArm, base_arm, replies_of
+from longtake.recipes.latent_ablations.plans import FORKED, LATENTS, LatentPlan
+from longtake.recipes.latent_ablations.world import HopExam, HopWorld, Setting, hops_name
+from longtake.recipes.replies import Replies
+from longtake.recipes.tables import Measured, questions_of, table_of
 
 SINGLE, SEVERAL = "1 hop", "2 to 4 hops"
 SLOPE = "gain a hop"

@@ -25,8 +25,9 @@ from longtake.eval.plot import curves
 from longtake.eval.probe import QUESTIONS_A_VIDEO, ask_watched, watch_video
 from longtake.eval.report import Asked, ProbeRun
 from longtake.model import Model, load
-from longtake.recipes.ablation_world import World, kept, named
+from longtake.recipes.ablations.world import World
 from longtake.recipes.operations import Part
+from longtake.recipes.work_folder import kept, named
 from longtake.types import Memory, Provenance, Sampling, VisualTokens
 
 SHARES = (0.75, 0.5, 0.25, 0.1, 0.05)

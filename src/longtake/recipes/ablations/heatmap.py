@@ -34,11 +34,12 @@ from longtake.eval.probe import ANSWER_TOKENS, QUESTIONS_A_VIDEO
 from longtake.eval.report import DEPTHS
 from longtake.model import Model
 from longtake.models.video_llm import VideoLLM
-from longtake.recipes.ablation_arms import Arm, Pretraining, compressor_of
-from longtake.recipes.ablation_replies import Sight, remember
-from longtake.recipes.ablation_selector import save
-from longtake.recipes.ablation_world import BANK_FRAMES, GROUNDED_LAYER, World, named
+from longtake.recipes.ablations.arms import Arm, Pretraining, compressor_of
+from longtake.recipes.ablations.replies import Sight, remember
+from longtake.recipes.ablations.selector import save
+from longtake.recipes.ablations.world import BANK_FRAMES, GROUNDED_LAYER, World
 from longtake.recipes.operations import Part
+from longtake.recipes.work_folder import named
 from longtake.train.checkpoint import Cycle
 from longtake.train.decoder import DecoderRecipe, Phase, train_decoder
 from longtake.train.groups import BankGroups, frozen_tokens

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from longtake.models.latent import Thinking
-from longtake.recipes.latent_arms import LatentArm, pausing
-from longtake.recipes.latent_cost import LatentCosts
+from longtake.recipes.latent_ablations.arms import LatentArm, pausing
+from longtake.recipes.latent_ablations.cost import LatentCosts
 
 FORKED = (
     "Every arm goes on from one model that has learned from answers alone for a while; arms with one seed see the same "

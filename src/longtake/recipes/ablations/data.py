@@ -19,7 +19,7 @@ from longtake.data.needles import Card, Mover
 from longtake.data.probe import MAX_CARDS
 from longtake.data.redundancy import Cut, similarity
 from longtake.data.regroup import VideoSource
-from longtake.recipes.ablation_world import BANK_FRAMES, BLOCK, World
+from longtake.recipes.ablations.world import BANK_FRAMES, BLOCK, World
 
 Samples = Literal["bank", "as it is", "planted", "adverse"]
 Kept = Literal["all", "random half", "pruned half"]

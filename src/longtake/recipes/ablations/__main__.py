@@ -15,16 +15,16 @@ from pathlib import Path
 
 import torch
 
-from longtake.recipes import ablation_heatmap as heatmap
-from longtake.recipes import ablation_selector as selector
-from longtake.recipes.ablation_arms import Arm, Pretraining, base_arm, folder_of, pretraining_folder
-from longtake.recipes.ablation_command import estimate_text, finish, settings_of
-from longtake.recipes.ablation_cost import question_seconds, video_seconds
-from longtake.recipes.ablation_jobs import Site, run_jobs
-from longtake.recipes.ablation_plans import PLANS, Costs
-from longtake.recipes.ablation_tables import Plan, picture, run_plan, with_settings
-from longtake.recipes.ablation_world import BANK_FRAMES, FULL, SMALLEST, World
+from longtake.recipes.ablations import heatmap, selector
+from longtake.recipes.ablations.arms import Arm, Pretraining, base_arm, folder_of, pretraining_folder
+from longtake.recipes.ablations.cost import question_seconds, video_seconds
+from longtake.recipes.ablations.jobs import Site, run_jobs
+from longtake.recipes.ablations.plans import PLANS, Costs
+from longtake.recipes.ablations.tables import Plan, run_plan
+from longtake.recipes.ablations.world import BANK_FRAMES, FULL, SMALLEST, World
 from longtake.recipes.operations import Part
+from longtake.recipes.table_command import estimate_text, finish, settings_of
+from longtake.recipes.tables import picture, with_settings
 from longtake.train import checkpoint
 
 QUESTIONS_A_VIDEO = 10  # about, in short videos
@@ -114,7 +114,7 @@ OTHERS = {"selector": run_selector, "heatmap": run_heatmap}
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m longtake.recipes.ablations", description=__doc__)
     parser.add_argument("table", choices=[*PLANS, *OTHERS])
     parser.add_argument("--footage", type=Path, default=None, help="a folder of videos; drawn scenes alone without it")
     parser.add_argument("--work", type=Path, default=Path(".cache/ablations"))

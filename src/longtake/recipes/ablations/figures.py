@@ -15,10 +15,11 @@ from longtake.data.needles import Split
 from longtake.eval.features import KINDS, FeatureRun, evaluate
 from longtake.eval.features import Arm as Tokens
 from longtake.eval.measures import auroc
-from longtake.recipes.ablation_arms import Arm, compressor_of, folder_of, pretrain, trained
-from longtake.recipes.ablation_world import BLOCK, Exam, World, kept, needle_patches
+from longtake.recipes.ablations.arms import Arm, compressor_of, folder_of, pretrain, trained
+from longtake.recipes.ablations.world import BLOCK, Exam, World, needle_patches
+from longtake.recipes.tables import Figures
+from longtake.recipes.work_folder import kept
 
-Figures = dict[str, float]
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from longtake.backbones.own import OwnVideoLLM
-from longtake.data.questions import Question, score
-from longtake.eval.measures import Span, overlap
+from longtake.eval.measures import Span
 from longtake.eval.probe import ANSWER_TOKENS, ask_blind
 from longtake.model import Model
-from longtake.recipes.ablation_world import Exam, kept
+from longtake.recipes.ablations.world import Exam
+from longtake.recipes.replies import Replies
 from longtake.train.compressor import compress
 from longtake.train.groups import GROUPS_PER_PASS
 from longtake.types import Memory, Provenance, Sampling, VisualTokens
@@ -30,39 +24,6 @@ class Sight:
 
     size: int
     every: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replies:
-    """What was answered to all questions about the test videos, in their order.
-
-    spans: the best evidence span of each answer, None where there is none.
-    """
-
-    answers: tuple[str, ...]
-    spans: tuple[Span | None, ...]
-
-    def right(self, questions: Sequence[Question]) -> NDArray[np.float64]:
-        """1 where an answer is right, ``(questions,)``."""
-        return np.array([score(q, a) for q, a in zip(questions, self.answers, strict=True)], np.float64)
-
-    def overlaps(self, questions: Sequence[Question]) -> NDArray[np.float64]:
-        """How the best evidence overlaps what is asked about, ``(questions,)``; nan for questions about the whole."""
-        spans = [(q.event.start_seconds, q.event.stop_seconds) if q.event else None for q in questions]
-        pairs = zip(self.spans, spans, strict=True)
-        return np.array([np.nan if true is None else overlap(found, true) for found, true in pairs])
-
-    def save(self, file: Path) -> None:
-        """As JSON, whole or not at all."""
-        text = json.dumps(dataclasses.asdict(self))
-        kept(file, lambda scratch: scratch.write_text(text))
-
-    @classmethod
-    def load(cls, file: Path) -> Replies:
-        """From ``save``."""
-        state = json.loads(file.read_text())
-        spans = tuple(None if span is None else (span[0], span[1]) for span in state["spans"])
-        return cls(answers=tuple(state["answers"]), spans=spans)
 
 
 @torch.no_grad()

@@ -20,10 +20,10 @@ from longtake.data.haystack import Clip, load_clips
 from longtake.data.probe import ProbeVideo, make_video
 from longtake.data.questions import Question, ask_all
 from longtake.eval.probe import ANSWER_TOKENS
-from longtake.recipes.ablation_replies import Replies
-from longtake.recipes.ablation_world import kept, named
-from longtake.recipes.mvp_site import Site
+from longtake.recipes.mvp_ablations.site import Site
+from longtake.recipes.replies import Replies
 from longtake.recipes.token_files import encoded, keep_tokens, kept_tokens, token_files, videos_of
+from longtake.recipes.work_folder import kept, named
 from longtake.train.puzzles import QuestionPuzzle
 
 TRANSFER = ("order", "after", "direction", "count")

@@ -12,9 +12,8 @@ import numpy as np
 from longtake.data.questions import normal
 from longtake.eval.ablation import difference, standing_of_all
 from longtake.eval.ablation_report import AblationTable, Finding, TaskStart
-from longtake.recipes.ablation_replies import Replies
-from longtake.recipes.ablation_tables import Measured, Plan, Questions, questions_of, table_of
-from longtake.recipes.mvp_exam import (
+from longtake.recipes.ablations.tables import Plan
+from longtake.recipes.mvp_ablations.exam import (
     FRAMES,
     TRANSFER,
     TransferExam,
@@ -23,9 +22,8 @@ from longtake.recipes.mvp_exam import (
     replies_to,
     transfer_exam,
 )
-from longtake.recipes.mvp_replay import memory_file
-from longtake.recipes.mvp_site import Site, frozen, missing, training
-from longtake.recipes.mvp_transfer_arms import (
+from longtake.recipes.mvp_ablations.site import Site, frozen, missing, training
+from longtake.recipes.mvp_ablations.transfer_arms import (
     ARMS,
     PUZZLES,
     QUESTIONS,
@@ -38,7 +36,10 @@ from longtake.recipes.mvp_transfer_arms import (
     trained,
     warm_folder,
 )
+from longtake.recipes.mvp_replay import memory_file
 from longtake.recipes.operations import Cost, Part
+from longtake.recipes.replies import Replies
+from longtake.recipes.tables import Measured, Questions, questions_of, table_of
 from longtake.recipes.token_files import SHARD
 
 START, WARM = "before the warm-up", "warm-up"

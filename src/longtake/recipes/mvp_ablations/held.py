@@ -15,7 +15,7 @@ from longtake.backbones.base import Backbone
 from longtake.eval.ablation_report import AblationTable
 from longtake.eval.puzzle_table import Answers, held_table
 from longtake.recipes.mvp import MvpRecipe
-from longtake.recipes.mvp_site import Site, kept_costs, missing, one_step, seeded, training
+from longtake.recipes.mvp_ablations.site import Site, kept_costs, missing, one_step, seeded, training
 from longtake.recipes.mvp_stages import run_on_puzzles
 from longtake.recipes.operations import Cost, Part
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 from functools import lru_cache
 
 from longtake.models.masking import Policy
-from longtake.recipes.ablation_arms import Arm, Pretraining
-from longtake.recipes.ablation_cost import arm_cost, pretraining_cost
-from longtake.recipes.ablation_data import Kept, Samples
-from longtake.recipes.ablation_tables import Plan, Planned
-from longtake.recipes.ablation_world import World
+from longtake.recipes.ablations.arms import Arm, Pretraining
+from longtake.recipes.ablations.cost import arm_cost, pretraining_cost
+from longtake.recipes.ablations.data import Kept, Samples
+from longtake.recipes.ablations.tables import Plan, Planned
+from longtake.recipes.ablations.world import World
 from longtake.recipes.operations import Cost
 
 FORKED = (

@@ -24,9 +24,11 @@ from longtake.models.masking import Policy
 from longtake.models.mean import TemporalMean
 from longtake.models.recot import ReCoT, ReCoTOutput
 from longtake.models.video_llm import VideoLLM
-from longtake.recipes.ablation_data import Kept, Samples, dataset
-from longtake.recipes.ablation_replies import Replies, Sight, ask_seen, ask_unseen
-from longtake.recipes.ablation_world import BANK_FRAMES, BLOCK, GROUNDED_LAYER, Exam, Size, World, named
+from longtake.recipes.ablations.data import Kept, Samples, dataset
+from longtake.recipes.ablations.replies import Sight, ask_seen, ask_unseen
+from longtake.recipes.ablations.world import BANK_FRAMES, BLOCK, GROUNDED_LAYER, Exam, Size, World
+from longtake.recipes.replies import Replies
+from longtake.recipes.work_folder import named
 from longtake.train import checkpoint
 from longtake.train.checkpoint import Cycle
 from longtake.train.decoder import DecoderRecipe, Phase, train_decoder
@@ -52,7 +54,7 @@ class Arm:
     size: frames of a group. every: of a video's frames only each n-th is seen. frames: of a video. start: a DTS begins
     as the mean of its frames, from which ReCoT goes on, or with random weights. pretraining: None leaves a DTS as it
     starts. trainable: the DTS is trained along with the decoder. samples, kept: what is learned from; see
-    ``ablation_data``.
+    ``data.py``.
     """
 
     kind: Literal["mean", "DTS"] = "DTS"

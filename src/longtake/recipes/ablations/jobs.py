@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from longtake.recipes.ablation_arms import Arm, Pretraining, base_arm, pretrain, run_arm, run_base, trained
-from longtake.recipes.ablation_figures import figures_of
-from longtake.recipes.ablation_tables import Plan
-from longtake.recipes.ablation_world import Exam, Size, World
+from longtake.recipes.ablations.arms import Arm, Pretraining, base_arm, pretrain, run_arm, run_base, trained
+from longtake.recipes.ablations.figures import figures_of
+from longtake.recipes.ablations.tables import Plan
+from longtake.recipes.ablations.world import Exam, Size, World
 
 Run = tuple[Arm, int]  # an arm and its seed
 

@@ -16,15 +16,15 @@ from pathlib import Path
 
 from longtake.eval.ablation_report import AblationTable
 from longtake.eval.puzzle_table import overall
-from longtake.recipes.ablation_command import estimate_text, finish, settings_of
-from longtake.recipes.ablation_tables import picture, with_settings
 from longtake.recipes.mvp import MvpRecipe, mvp
-from longtake.recipes.mvp_held import held_costs, held_parts, run_held
-from longtake.recipes.mvp_rewards import reward_costs, reward_parts, run_rewards
-from longtake.recipes.mvp_site import Site, smallest, stage_model, work_name
-from longtake.recipes.mvp_transfer import run_transfer, transfer_parts
-from longtake.recipes.mvp_transfer_arms import SIZE, SMALLEST, replay_warmed, transfer_costs
+from longtake.recipes.mvp_ablations.held import held_costs, held_parts, run_held
+from longtake.recipes.mvp_ablations.rewards import reward_costs, reward_parts, run_rewards
+from longtake.recipes.mvp_ablations.site import Site, smallest, stage_model, work_name
+from longtake.recipes.mvp_ablations.transfer import run_transfer, transfer_parts
+from longtake.recipes.mvp_ablations.transfer_arms import SIZE, SMALLEST, replay_warmed, transfer_costs
 from longtake.recipes.operations import Cost, Part
+from longtake.recipes.table_command import estimate_text, finish, settings_of
+from longtake.recipes.tables import picture, with_settings
 from longtake.types import LongtakeError
 
 TABLES = ("held", "transfer", "rewards")
@@ -96,7 +96,7 @@ def recipe_of(options: argparse.Namespace) -> MvpRecipe:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m longtake.recipes.mvp_ablations", description=__doc__)
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--puzzles", type=Path, required=True, help="what longtake synth mvp wrote")
     parser.add_argument("--footage", type=Path, default=None, help="a folder of videos for questions, or drawn scenes")

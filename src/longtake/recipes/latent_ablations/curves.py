@@ -19,13 +19,13 @@ from longtake.eval.ablation import figure
 from longtake.eval.ablation_report import AblationTable, Section
 from longtake.eval.equal_accuracy import Curve, Reached, equal_accuracy
 from longtake.eval.plot import curves
-from longtake.recipes.ablation_world import kept
-from longtake.recipes.latent_arms import folder_of
-from longtake.recipes.latent_cost import LatentCosts
-from longtake.recipes.latent_plans import LatentPlan
-from longtake.recipes.latent_tables import SEVERAL, SINGLE
-from longtake.recipes.latent_world import HopWorld, Setting
+from longtake.recipes.latent_ablations.arms import folder_of
+from longtake.recipes.latent_ablations.cost import LatentCosts
+from longtake.recipes.latent_ablations.plans import LatentPlan
+from longtake.recipes.latent_ablations.tables import SEVERAL, SINGLE
+from longtake.recipes.latent_ablations.world import HopWorld, Setting
 from longtake.recipes.operations import Cost
+from longtake.recipes.work_folder import kept
 
 NAME = "samples to equal accuracy"
 ALL = "all questions"

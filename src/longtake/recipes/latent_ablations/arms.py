@@ -21,9 +21,9 @@ from longtake.backbones.base import Backbone, Prompt
 from longtake.backbones.thinking import think
 from longtake.data.hops import LONGEST_TRACE, conclusion
 from longtake.models.latent import LatentSettings, Thinking, matched_noise, mean_latents, one_repeated
-from longtake.recipes.ablation_replies import Replies
-from longtake.recipes.ablation_world import named
-from longtake.recipes.latent_world import HopExam, HopWorld, Setting
+from longtake.recipes.latent_ablations.world import HopExam, HopWorld, Setting
+from longtake.recipes.replies import Replies
+from longtake.recipes.work_folder import named
 from longtake.train.compressor import CPU
 from longtake.train.latent import train_latent
 from longtake.train.latent_recipe import LatentRecipe, Teacher

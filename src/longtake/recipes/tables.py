@@ -1,10 +1,9 @@
-"""From arms to a table: which are trained, from which starting model, and what is compared with what."""
+"""From replies to a table: what arms reached, and what is compared with what."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,49 +13,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from longtake.data.questions import TASKS, Question, normal
-from longtake.eval.ablation import Estimate, difference, estimate, figure, figure_difference, standing
+from longtake.data.questions import TASKS, Question
+from longtake.eval.ablation import Estimate, difference, estimate, figure, figure_difference
 from longtake.eval.ablation_report import AblationTable, Finding, Row, TaskStart
 from longtake.eval.measures import RECALLS
 from longtake.eval.plot import bars
-from longtake.recipes.ablation_arms import Arm, run_arm, run_base
-from longtake.recipes.ablation_figures import Figures, figures_of
-from longtake.recipes.ablation_replies import Replies
-from longtake.recipes.ablation_world import World
+from longtake.recipes.replies import Replies
 
 TOGETHER = "open tasks together"
 WHEN = "IoU of when"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
-    """An arm of a table. starred: with every seed; else with the first one, exploratory."""
-
-    name: str
-    arm: Arm
-    starred: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """One table before it is run.
-
-    pairs: (arm, the arm it is compared with), by name. figures: measures of the compressors alone are taken, too.
-    every: of a test video's frames the starting model sees one in so many.
-    """
-
-    name: str
-    title: str
-    notes: tuple[str, ...]
-    arms: tuple[Planned, ...]
-    pairs: tuple[tuple[str, str], ...]
-    frames: int = 16
-    every: int = 1
-    figures: bool = False
-
-    def seeds(self, planned: Planned, seeds: Sequence[int]) -> list[int]:
-        """The seeds that an arm is trained with."""
-        return list(seeds) if planned.starred else list(seeds[:1])
+Figures = dict[str, float]
 
 
 class Titled(Protocol):
@@ -108,21 +74,6 @@ class Measured:
         return Measured(self.exam, dict([*self.replies.items()][:seeds]), dict([*self.figures.items()][:seeds]))
 
 
-def run_plan(world: World, plan: Plan, seeds: Sequence[int]) -> AblationTable:
-    """Train and ask what is missing, and put the table together."""
-    exam = world.exam(plan.frames)
-    tasks = task_starts(exam.asked, *run_base(world, plan.frames, plan.every, exam))
-    runs = [(planned, seed) for planned in plan.arms for seed in plan.seeds(planned, seeds)]
-    replies = [run_arm(world, planned.arm, seed, exam) for planned, seed in runs]
-    arms = [(planned.arm, seed) for planned, seed in runs]
-    figures: list[Figures] = figures_of(world, arms) if plan.figures else [{} for _ in runs]
-    measured = {planned.name: Measured(exam, {}, {}) for planned in plan.arms}
-    for (planned, seed), answered, own in zip(runs, replies, figures, strict=True):
-        measured[planned.name].replies[seed] = answered
-        measured[planned.name].figures[seed] = own
-    return table_of(plan, measured, tasks)
-
-
 def table_of(plan: Titled, measured: Mapping[str, Measured], tasks: Mapping[str, TaskStart]) -> AblationTable:
     """Rows of all arms, and findings of the pairs on what may be compared."""
     rows = tuple(Row(arm=name, cells=cells(found, tasks)) for name, found in measured.items())
@@ -137,21 +88,6 @@ def table_of(plan: Titled, measured: Mapping[str, Measured], tasks: Mapping[str,
     return AblationTable(
         name=plan.name, title=plan.title, notes=plan.notes, rows=rows, findings=tuple(findings), tasks=tasks
     )
-
-
-def task_starts(asked: Sequence[Question], seen: Replies, unseen: Replies) -> dict[str, TaskStart]:
-    """Where the starting model stands on every task that was asked."""
-    starts = {}
-    right, blind = seen.right(asked), unseen.right(asked)
-    for task in TASKS:
-        own = np.array([question.task == task for question in asked])
-        if own.any():
-            common = Counter(normal(q.answer) for q, is_own in zip(asked, own, strict=True) if is_own).most_common(1)
-            majority = common[0][1] / int(own.sum())
-            start, guess = float(right[own].mean()), float(blind[own].mean())
-            verdict = standing(start, guess, majority)
-            starts[task] = TaskStart(start=start, blind=guess, majority=majority, standing=verdict)
-    return starts
 
 
 def questions_of(exam: Questions, tasks: Sequence[str]) -> NDArray[np.bool_]:

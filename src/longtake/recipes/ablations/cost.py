@@ -22,10 +22,10 @@ from longtake.data.clips import Clips
 from longtake.data.haystack import drawn_clip
 from longtake.data.regroup import RegroupedMixer, group_frames
 from longtake.model import Model
-from longtake.recipes.ablation_arms import Arm, Pretraining, decoder_recipe, new_compressor, new_recot, recot_step
-from longtake.recipes.ablation_data import SampleMixer
-from longtake.recipes.ablation_replies import remember
-from longtake.recipes.ablation_world import BLOCK, World
+from longtake.recipes.ablations.arms import Arm, Pretraining, decoder_recipe, new_compressor, new_recot, recot_step
+from longtake.recipes.ablations.data import SampleMixer
+from longtake.recipes.ablations.replies import remember
+from longtake.recipes.ablations.world import BLOCK, World
 from longtake.recipes.operations import Cost, Operations
 from longtake.train.decoder import draw_lessons, train_step
 from longtake.train.groups import BankGroups, LiveTokens, frozen_tokens

@@ -19,8 +19,7 @@ from longtake.eval.ablation import Estimate, figure
 from longtake.eval.ablation_report import AblationTable, Row
 from longtake.eval.mvp import CHANCE, chance_parts
 from longtake.eval.puzzle_table import MEASURES, Parts, cells, compared, notes_of, opened, places_of, stand_of
-from longtake.recipes.ablation_world import kept, named
-from longtake.recipes.mvp_site import (
+from longtake.recipes.mvp_ablations.site import (
     Lessons,
     Site,
     arm_model,
@@ -31,10 +30,11 @@ from longtake.recipes.mvp_site import (
     stage_model,
     training,
 )
+from longtake.recipes.mvp_ablations.variants import Variant, variant_records
 from longtake.recipes.mvp_stages import Material, split_of
-from longtake.recipes.mvp_variants import Variant, variant_records
 from longtake.recipes.operations import Cost, Part
 from longtake.recipes.settings import flat
+from longtake.recipes.work_folder import kept, named
 from longtake.train.exam import answers
 from longtake.train.grpo_recipe import GrpoRecipe
 from longtake.train.imitate import ImitateRecipe

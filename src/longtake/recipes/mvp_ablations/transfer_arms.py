@@ -16,14 +16,14 @@ import numpy as np
 
 from longtake.backbones.base import Backbone
 from longtake.data.haystack import drawn_clip
-from longtake.recipes.ablation_world import named
-from longtake.recipes.mvp_exam import FRAMES, ROWS, exam_video, replay_folder, replies_to
+from longtake.recipes.mvp_ablations.exam import FRAMES, ROWS, exam_video, replay_folder, replies_to
+from longtake.recipes.mvp_ablations.site import Lessons, Site, arm_model, kept_costs, one_step, seeded
 from longtake.recipes.mvp_replay import Replay, questions_of
-from longtake.recipes.mvp_site import Lessons, Site, arm_model, kept_costs, one_step, seeded
 from longtake.recipes.mvp_stages import Material
 from longtake.recipes.operations import Cost
 from longtake.recipes.settings import flat
 from longtake.recipes.token_files import encoded
+from longtake.recipes.work_folder import named
 from longtake.train.beside import Beside
 from longtake.train.curriculum import CurriculumRecipe
 from longtake.train.grpo_recipe import GrpoRecipe

@@ -7,13 +7,9 @@ of groups they were planned in, so that groups of 1, 2, 4 and 8 frames all see t
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +27,7 @@ from longtake.model import EMBEDDED
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM, VideoLLMConfig
+from longtake.recipes.work_folder import kept, named
 from longtake.train.compressor import CPU
 from longtake.train.lookback import look_back
 
@@ -255,17 +252,3 @@ def needle_patches(video: ProbeVideo, side: int) -> NDArray[np.bool_]:
                 down = (y <= middle * height) & (middle * height < y + drawn.height)
                 covered[frame] |= down[:, None] & across[None]
     return covered
-
-
-def named(prefix: str, settings: dict[str, Any]) -> str:
-    """A folder's name made of settings: other settings, another folder."""
-    text = json.dumps(settings, sort_keys=True, default=str)
-    return f"{prefix}-{hashlib.blake2b(text.encode(), digest_size=5).hexdigest()}"
-
-
-def kept(file: Path, write: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_name(file.name + ".tmp")
-    write(scratch)
-    scratch.replace(file)

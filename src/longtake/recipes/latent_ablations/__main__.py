@@ -21,16 +21,16 @@ from pathlib import Path
 import torch
 
 from longtake.eval.ablation_report import AblationTable
-from longtake.recipes.ablation_command import estimate_text, finish, settings_of
-from longtake.recipes.ablation_tables import picture, with_settings
-from longtake.recipes.latent_arms import LatentArm, base_arm, folder_of
-from longtake.recipes.latent_cost import LatentCosts, video_seconds
-from longtake.recipes.latent_curves import curve_picture, run_curves
-from longtake.recipes.latent_plans import LATENTS, PLANS, LatentPlanned
-from longtake.recipes.latent_tables import CONTROLS, run_controls, run_plan, run_setting
-from longtake.recipes.latent_world import FULL, SMALLEST, HopWorld, Setting
-from longtake.recipes.latent_world import Part as Videos
+from longtake.recipes.latent_ablations.arms import LatentArm, base_arm, folder_of
+from longtake.recipes.latent_ablations.cost import LatentCosts, video_seconds
+from longtake.recipes.latent_ablations.curves import curve_picture, run_curves
+from longtake.recipes.latent_ablations.plans import LATENTS, PLANS, LatentPlanned
+from longtake.recipes.latent_ablations.tables import CONTROLS, run_controls, run_plan, run_setting
+from longtake.recipes.latent_ablations.world import FULL, SMALLEST, HopWorld, Setting
+from longtake.recipes.latent_ablations.world import Part as Videos
 from longtake.recipes.operations import Part
+from longtake.recipes.table_command import estimate_text, finish, settings_of
+from longtake.recipes.tables import picture, with_settings
 from longtake.recipes.token_files import SHARD
 from longtake.types import LongtakeError
 
@@ -121,7 +121,7 @@ def run_table(world: HopWorld, options: argparse.Namespace) -> AblationTable | N
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m longtake.recipes.latent_ablations", description=__doc__)
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--footage", type=Path, default=None, help="a folder of videos; drawn scenes alone without it")
     parser.add_argument("--work", type=Path, default=Path(".cache/latent-ablations"))

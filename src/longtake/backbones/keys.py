@@ -49,6 +49,8 @@ def with_room(key_values: KeyValues, columns: int) -> KeyValues:
     roomy = copy.copy(key_values)
     roomy.layers = []
     for layer in key_values.layers:
-        assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
+        assert isinstance(layer, DynamicLayer)
+        assert layer.keys is not None
+        assert layer.values is not None
         roomy.layers.append(RoomyLayer(layer.keys, layer.values, columns))
     return roomy

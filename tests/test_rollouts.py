@@ -68,6 +68,6 @@ def test_a_cache_with_room_leaves_the_given_one_alone():
 def test_prompts_stand_together_while_their_columns_fit(monkeypatch):
     monkeypatch.setattr(rollouts, "TOGETHER", 10)
     backbone = SimpleNamespace(prompt_tokens=len)
-    asked = ["aaa", "aa", "aaaa", "a" * 12, "a", "a", "aaa", "a"]
-    assert list(rollouts.batches(backbone, asked)) == [["aaa", "aa"], ["aaaa"], ["a" * 12], ["a", "a", "aaa"], ["a"]]
-    assert list(rollouts.batches(backbone, [])) == []
+    asked = ["aa", "a", "aaa", "a" * 12, "", "", "aa", ""]
+    assert list(rollouts.batches(backbone, asked, 1)) == [["aa", "a"], ["aaa"], ["a" * 12], ["", "", "aa"], [""]]
+    assert list(rollouts.batches(backbone, [], 1)) == []

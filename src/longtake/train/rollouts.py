@@ -17,7 +17,7 @@ from longtake.backbones.base import Backbone, Prompt
 from longtake.train.puzzles import Puzzle
 from longtake.types import LongtakeError, Rollout, VisualTokens
 
-TOGETHER = 4096  # columns of prompts that are run at once: bounds their keys and values
+TOGETHER = 8192  # columns of prompts that are run at once, with what may follow them: bounds keys and values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ def roll_each(
     assert not backbone.model.training, "sampling needs eval mode: layers that are computed again keep no cache"
     asked = prompts or (puzzle.prompt(backbone) for puzzle in puzzles)
     rollouts: list[Rollout] = []
-    for batch in batches(backbone, asked):
+    for batch in batches(backbone, asked, draw.group * draw.max_new_tokens):
         first = len(rollouts) // draw.group
         rollouts += backbone.generate(
             backbone.prepare(batch),
@@ -116,17 +116,21 @@ def answered_each(
     prompts: asked in place of the puzzles' own.
     """
     said: list[Rollout] = []
-    for batch in batches(backbone, prompts or (puzzle.prompt(backbone) for puzzle in puzzles)):
+    asked = prompts or (puzzle.prompt(backbone) for puzzle in puzzles)
+    for batch in batches(backbone, asked, max_new_tokens):
         said += backbone.generate(backbone.prepare(batch), max_new_tokens=max_new_tokens)
     return [scored(puzzle, rollout) for puzzle, rollout in zip(puzzles, said, strict=True)]
 
 
-def batches(backbone: Backbone, prompts: Iterable[Prompt]) -> Iterator[list[Prompt]]:
-    """Prompts in a row that have at most ``TOGETHER`` columns, padding included; a longer one stands alone."""
+def batches(backbone: Backbone, prompts: Iterable[Prompt], further: int) -> Iterator[list[Prompt]]:
+    """Prompts in a row that have at most ``TOGETHER`` columns, padding included; a longer one stands alone.
+
+    further: columns behind each prompt, for what is said.
+    """
     batch: list[Prompt] = []
     longest = 0
     for prompt in prompts:
-        columns = backbone.prompt_tokens(prompt)
+        columns = backbone.prompt_tokens(prompt) + further
         if batch and max(longest, columns) * (len(batch) + 1) > TOGETHER:
             yield batch
             batch, longest = [], 0

@@ -315,12 +315,14 @@ def compare(bench: Bench, repeats: int) -> dict[str, Any]:
 
 
 def verify(bench: Bench) -> dict[str, float]:
-    """How far each arm's loss and gradients lie from the package's, on the package's completions.
+    """How far each arm's loss and gradients lie from the package's, on completions that are drawn hot.
 
+    A model that is sure of its answer has next to no gradient on it, and rounding would be all there is to compare.
     Raises AssertionError for gradients further apart than ``MOST_APART`` of the largest, on a CPU.
     """
     bench.backbone.model.eval()
-    group = roll(bench.backbone, bench.puzzles["package"], bench.recipe.draw, (0,))
+    hot = dataclasses.replace(bench.recipe.draw, temperature=1.5)
+    group = roll(bench.backbone, bench.puzzles["package"], hot, (0,))
     loss, gradient = bench.gradients("package", group)
     worst_loss = worst = 0.0
     for arm in ARMS[1:]:

@@ -61,7 +61,7 @@ def probe(
 
 @evaluations.command()
 def hops(
-    frames: Annotated[int, typer.Option(help="Frames a video, 1 a second.", min=15)] = 16,
+    frames: Annotated[int, typer.Option(help="Frames a video, 1 a second; at least 15.")] = 16,
     samples: Annotated[int, typer.Option(help="Questions, each about its own video.", min=1)] = 100,
     seed: SeedOption = 0,
     haystack: HaystackOption = None,

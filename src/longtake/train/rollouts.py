@@ -93,7 +93,7 @@ def roll_each(
             num_rollouts=draw.group,
             temperature=draw.temperature,
             top_p=draw.top_p,
-            generators=[seeded(backbone, seed) for seed in seeds[first : first + len(batch)]],
+            generators=[generator_of(backbone, seed) for seed in seeds[first : first + len(batch)]],
         )
     return [
         Group(puzzle=puzzle, rollouts=tuple(scored(puzzle, own) for own in rollouts[at : at + draw.group]))
@@ -140,7 +140,7 @@ def batches(backbone: Backbone, prompts: Iterable[Prompt], further: int) -> Iter
         yield batch
 
 
-def seeded(backbone: Backbone, seed: Sequence[int]) -> torch.Generator:
+def generator_of(backbone: Backbone, seed: Sequence[int]) -> torch.Generator:
     """Random numbers of one group."""
     return torch.Generator(backbone.device).manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
 

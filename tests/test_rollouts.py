@@ -66,7 +66,7 @@ def test_a_cache_with_room_leaves_the_given_one_alone():
 
 
 def test_prompts_stand_together_while_their_columns_fit(monkeypatch):
-    monkeypatch.setattr(rollouts, "TOGETHER", 10)
+    monkeypatch.setattr(rollouts, "COLUMNS_AT_ONCE", 10)
     backbone = SimpleNamespace(prompt_tokens=len)
     asked = ["aa", "a", "aaa", "a" * 12, "", "", "aa", ""]
     assert list(rollouts.batches(backbone, asked, 1)) == [["aa", "a"], ["aaa"], ["a" * 12], ["", "", "aa"], [""]]

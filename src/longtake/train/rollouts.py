@@ -17,7 +17,7 @@ from longtake.backbones.base import Backbone, Prompt
 from longtake.train.puzzles import Puzzle
 from longtake.types import LongtakeError, Rollout, VisualTokens
 
-TOGETHER = 8192  # columns of prompts that are run at once, with what may follow them: bounds keys and values
+COLUMNS_AT_ONCE = 8192  # columns of prompts that are run at once, with what may follow them: bounds keys and values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +123,7 @@ def answered_each(
 
 
 def batches(backbone: Backbone, prompts: Iterable[Prompt], further: int) -> Iterator[list[Prompt]]:
-    """Prompts in a row that have at most ``TOGETHER`` columns, padding included; a longer one stands alone.
+    """Prompts in a row that have at most ``COLUMNS_AT_ONCE`` columns, padding included; a longer one stands alone.
 
     further: columns behind each prompt, for what is said.
     """
@@ -131,7 +131,7 @@ def batches(backbone: Backbone, prompts: Iterable[Prompt], further: int) -> Iter
     longest = 0
     for prompt in prompts:
         columns = backbone.prompt_tokens(prompt) + further
-        if batch and max(longest, columns) * (len(batch) + 1) > TOGETHER:
+        if batch and max(longest, columns) * (len(batch) + 1) > COLUMNS_AT_ONCE:
             yield batch
             batch, longest = [], 0
         batch.append(prompt)

@@ -98,8 +98,9 @@ def sample(
     with run.accelerator.autocast():
         rolled = roll_each(backbone, [puzzles[place] for place in seeds], recipe.draw, list(seeds.values()))
         groups = dict(zip(seeds, rolled, strict=True))
-        for place in [place for place in seeds if recipe.contrast and place < recipe.fit.batch]:
-            groups[place] = contrasted(recipe, backbone, groups[place], seeds[place])
+        for place, seed in seeds.items():
+            if recipe.contrast and place < recipe.fit.batch:
+                groups[place] = contrasted(recipe, backbone, groups[place], seed)
     run.module.train()
     return groups
 

@@ -172,7 +172,9 @@ def abreast_attention(
 ) -> Tensor:
     """Attention of the newest column of each branch over the stem and its own branch: ``(batch, heads, count, dim)``.
 
-    All branches of a row are queries of one product, so that the stem is read once for all of them.
+    query: ``(batch, heads, count, dim)``; key, value: ``(batch, key heads, keys, dim)``, of stem and branches as
+    ``Abreast`` says; mask: bool ``(batch, keys)``. All branches of a row are queries of one product, so that the stem
+    is read once for all of them.
     """
     count, (heads, dim) = abreast.count, query.shape[1::2]
     branch = torch.arange(key.shape[2] - abreast.stem, device=query.device) % count

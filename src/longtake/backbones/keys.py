@@ -22,7 +22,10 @@ def crop(key_values: KeyValues, length: int) -> None:
 
 
 class RoomyLayer(DynamicLayer):
-    """A layer that writes further columns in place, where the class above copies all of them for each."""
+    """A layer that writes further columns in place, where the class above copies all of them for each.
+
+    keys, values: ``(rows, key heads, columns so far, dim)``; they are copied. columns: how many more there is room for.
+    """
 
     def __init__(self, keys: Tensor, values: Tensor, columns: int) -> None:
         super().__init__()
@@ -34,7 +37,7 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = keys, values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Takes new columns; all columns so far."""
+        """Takes new columns, ``(rows, key heads, new, dim)``; gives all so far."""
         start = self.get_seq_length()
         stop = start + key_states.shape[-2]
         self._roomy_keys[..., start:stop, :] = key_states

@@ -1,5 +1,6 @@
 """The haystack: shots by hand, footage decoded once, and the split by source."""
 
+import shutil
 import warnings
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from longtake.data.haystack import (
     Shot,
     describe,
     drawn_clip,
+    footage_clips,
     group_by_source,
     load_clips,
     random_shot,
@@ -166,8 +168,22 @@ def test_a_folder_is_decoded_once_and_split_by_source(footage, tmp_path, monkeyp
 
 def test_a_folder_without_videos_says_so(tmp_path):
     (tmp_path / "note.txt").write_text("nothing here")
+    with pytest.raises(VideoError, match="is not a folder; name a folder of video files"):
+        load_clips("test", tmp_path / "nothing", tmp_path / "cache")
     with pytest.raises(VideoError, match="holds no readable video; name a folder"):
         load_clips("test", tmp_path, tmp_path / "cache")
+
+
+def test_a_side_without_a_source_says_so(footage, tmp_path):
+    folder = tmp_path / "one"
+    folder.mkdir()
+    shutil.copy(footage / "v0.mp4", folder)
+    own = split_of_source("v0.mp4")
+    other = "train" if own == "test" else "test"
+    assert [clip.name for clip in load_clips(own, folder, tmp_path)] == ["v0.mp4"]
+    assert footage_clips(other, folder, tmp_path) == []
+    with pytest.raises(VideoError, match=f"is of the {other} side"):
+        load_clips(other, folder, tmp_path)
 
 
 @pytest.mark.slow

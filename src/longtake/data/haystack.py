@@ -88,15 +88,36 @@ def random_shot(rng: np.random.Generator, clips: list[Clip], start_seconds: floa
 
 
 def load_clips(split: Split, folder: Path | None, cache: Path) -> list[Clip]:
-    """The clips of one split: from the videos in a folder, or drawn scenes when ``folder`` is None."""
+    """The clips of one split: from the videos in a folder, or drawn scenes when ``folder`` is None.
+
+    Raises VideoError where there are none.
+    """
     if folder is None:
         return [drawn_clip(seed) for seed in DRAWN_SEEDS[split]]
-    clips = [clip for path in sorted(folder.iterdir()) if (clip := _stored(path, cache)) is not None]
+    clips = footage_clips(split, folder, cache)
+    if not clips:
+        raise VideoError(
+            f"no video in {folder} is of the {split} side, which takes whole sources (about one in four is for the "
+            "test); add footage, or name no folder for drawn scenes"
+        )
+    return clips
+
+
+def footage_clips(split: Split, folder: Path, cache: Path) -> list[Clip]:
+    """The clips of one split in a folder, maybe none. Raises VideoError where no video can be read at all."""
+    clips = [clip for path in files_in(folder) if (clip := _stored(path, cache)) is not None]
     if not clips:
         raise VideoError(f"{folder} holds no readable video; name a folder of video files, or none for drawn scenes")
     sources = group_by_source(clips)
     chosen = [clip for clip in clips if split_of_source(sources[clip.name]) == split]
     return [clip for clip in chosen if len(clip.pixels) >= 4]
+
+
+def files_in(folder: Path) -> list[Path]:
+    """What a folder of footage holds, by name. Raises VideoError where it is not a folder."""
+    if not folder.is_dir():
+        raise VideoError(f"{folder} is not a folder; name a folder of video files, or none for drawn scenes")
+    return sorted(folder.iterdir())
 
 
 def split_of_source(source: str) -> Split:

@@ -11,6 +11,7 @@ then goes on from the model in the package.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
 
 from longtake.data.bank import BankRecipe, Mixer, build_bank, cut_units, read_events
-from longtake.data.haystack import Clip, describe, load_clips
+from longtake.data.haystack import Clip, describe, footage_clips, load_clips
 from longtake.data.needles import Split
 from longtake.model import EMBEDDED
 from longtake.models.dts import DynamicTokenSynthesizer
@@ -174,7 +175,7 @@ def decoder() -> DecoderRecipe:
 
 def clips(split: Split, footage: Path | None, work: Path) -> list[Clip]:
     """Real footage and drawn scenes of one split."""
-    real = load_clips(split, footage, work / "haystack") if footage else []
+    real = footage_clips(split, footage, work / "haystack") if footage else []
     return real + load_clips(split, None, work)
 
 
@@ -351,11 +352,14 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help=device)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.stage == "bank":
-        recipe = bank(options.seed, options.videos, options.small)
-        run_bank(options.footage, options.work, options.device, recipe, options.workers)
-    else:
-        STAGES[options.stage](options.footage, options.work, options.device)
+    try:
+        if options.stage == "bank":
+            recipe = bank(options.seed, options.videos, options.small)
+            run_bank(options.footage, options.work, options.device, recipe, options.workers)
+        else:
+            STAGES[options.stage](options.footage, options.work, options.device)
+    except LongtakeError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from longtake.recipes.operations import Part
 from longtake.recipes.table_command import estimate_text, finish, settings_of
 from longtake.recipes.tables import picture, with_settings
 from longtake.train import checkpoint
+from longtake.types import LongtakeError
 
 QUESTIONS_A_VIDEO = 10  # about, in short videos
 
@@ -129,10 +131,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     size = SMALLEST if options.size == "smallest" else FULL
     world = World(options.work, options.footage, size, torch.device(options.device))
-    if options.table in OTHERS:
-        OTHERS[options.table](world, options)
-    else:
-        run_plans(world, options.table, options)
+    try:
+        if options.table in OTHERS:
+            OTHERS[options.table](world, options)
+        else:
+            run_plans(world, options.table, options)
+    except LongtakeError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config
 
 from longtake.backbones.own import OwnVideoLLM
 from longtake.data.bank import BankRecipe, build_bank
-from longtake.data.haystack import Clip, describe, load_clips
+from longtake.data.haystack import Clip, describe, files_in, footage_clips, load_clips
 from longtake.data.needles import Split
 from longtake.data.probe import ProbeVideo, make_video, place_event
 from longtake.data.questions import Question, ask_all
@@ -124,7 +124,7 @@ class World:
 
     def clips(self, split: Split) -> list[Clip]:
         """Footage, or drawn scenes, of one split."""
-        real = load_clips(split, self.footage, self.work / "haystack") if self.footage else []
+        real = footage_clips(split, self.footage, self.work / "haystack") if self.footage else []
         return real + load_clips(split, None, self.work)
 
     @torch.no_grad()
@@ -142,7 +142,7 @@ class World:
     @property
     def footage_names(self) -> list[str]:
         """Part of what names a bank and test videos: other footage, other files."""
-        return sorted(file.name for file in self.footage.iterdir()) if self.footage else []
+        return [file.name for file in files_in(self.footage)] if self.footage else []
 
     @property
     def bank_folder(self) -> Path:

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
 import tiny
 from grpo_runs import Letters, own, puzzles, qwen, recipe, run_grpo
@@ -20,6 +21,7 @@ from longtake.train.judging import experience, gathered, judge, taught
 from longtake.train.losses import Objective, policy_loss
 from longtake.train.methods import METHODS, Method, Segments, Teaching
 from longtake.train.policy import Policy
+from longtake.train.puzzles import QuestionPuzzle
 from longtake.train.rollouts import Draw, Experience, Group, answered, roll, shuffled, split_after
 from longtake.types import LongtakeError, Rollout
 from stage_runs import fit, logged
@@ -406,6 +408,8 @@ def test_samples_can_be_read(tmp_path, capsys):
         ({"shard": True}, "shard is true; sampling needs whole weights"),
         ({"zero": True}, "zero is true"),
         ({"kl": 0.1}, "kl is 0.1, but the reference is the model without its LoRA"),
+        ({"kl": 0.1, "lora_rank": 2, "train_video": True}, "kl is 0.1 and train_video is true"),
+        ({"lora_rank": 2, "lora_alpha": 0.0}, "lora_alpha is 0.0; it must be above 0"),
         ({"group": 1}, "group is 1; it must be at least 2"),
         ({"weights": {"letters": 0.0}}, "all weights are 0"),
         ({"updates": 0}, "updates 0"),
@@ -423,6 +427,11 @@ def test_teachers_and_puzzles_are_checked(tmp_path):
     backbone = own()
     with pytest.raises(LongtakeError, match="a teacher and a method with teaching go together"):
         train_grpo(recipe(), backbone, puzzles(backbone), tmp_path, teacher=own())
+    tokens = backbone.encode(tiny.frames(4, 32, 32))
+    asked = QuestionPuzzle(name="which", question="which?", answers=("a",), tokens=tokens)
+    exact = recipe(method="opd", weights={"exact": 1.0})
+    with pytest.raises(LongtakeError, match="which has tokens of one model, and the teacher would be shown them"):
+        train_grpo(exact, backbone, [asked], tmp_path, teacher=own())
     with pytest.raises(LongtakeError, match="there are no puzzles"):
         train_grpo(recipe(), backbone, [], tmp_path)
     for name, message in {"temperature": "temperature is 0", "top_p": "top_p 0", "group": "group is 0"}.items():
@@ -430,6 +439,28 @@ def test_teachers_and_puzzles_are_checked(tmp_path):
             Draw(**{name: 0})
     with pytest.raises(LongtakeError, match="micro_batch is 2"):
         dataclasses.replace(recipe(), fit=fit())
+
+
+def test_a_teacher_may_see_more_than_the_student(tmp_path):
+    short, long = tiny.frames(4, 32, 32), tiny.frames(8, 32, 32)
+    student, teacher = own(), own()
+    shown = {student: short, teacher: long}
+    asked = QuestionPuzzle(
+        name="which", question="which?", answers=("a",), watched=lambda backbone: backbone.encode(shown[backbone])
+    )
+    assert len(asked.prompt(teacher).tokens) == 2 * len(asked.prompt(student).tokens)
+    steps = recipe(method="opd", weights={"exact": 1.0}, steps=1, batch=1)
+    train_grpo(steps, student, [asked], tmp_path, teacher=teacher)
+    (row,) = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert row["step"] == 1
+
+
+def test_the_scale_of_lora_may_be_a_fraction():
+    backbone = own()
+    lora.add(backbone.decoder, 2, 0.5)
+    scales = [m.scaling["default"] for m in backbone.decoder.modules() if isinstance(m, LoraLayer)]
+    assert scales
+    assert set(scales) == {0.25}
 
 
 def test_gathering_alone_sorts():

@@ -11,7 +11,7 @@ from longtake.train import lora
 from longtake.train.curriculum import CurriculumRecipe
 from longtake.train.exam import Control
 from longtake.train.methods import METHODS, Method
-from longtake.train.puzzles import Puzzle
+from longtake.train.puzzles import Puzzle, QuestionPuzzle
 from longtake.train.rewards import WEIGHTS
 from longtake.train.rollouts import Draw
 from longtake.train.run import Fit
@@ -64,6 +64,11 @@ class GrpoRecipe:
                 f"kl is {self.method.objective.kl}, but the reference is the model without its LoRA; "
                 "set lora_rank above 0, or kl to 0"
             )
+        if self.method.objective.kl and self.train_video:
+            raise LongtakeError(
+                f"kl is {self.method.objective.kl} and train_video is true, but the reference would see the video "
+                "through the parts that learn; set one of them to 0 or false"
+            )
         if self.draw.group < 2 and self.method.teaching is None:
             raise LongtakeError(f"group is {self.draw.group}; it must be at least 2, so that completions are compared")
         if not any(self.weights.values()):
@@ -92,6 +97,12 @@ def check(
         raise LongtakeError("a teacher and a method with teaching go together; give both, or neither")
     if teacher is not None and teacher.tokenizer.get_vocab() != backbone.tokenizer.get_vocab():
         raise LongtakeError("the teacher's vocabulary is not the student's; give a teacher with the same tokenizer")
+    for puzzle in puzzles if teacher is not None else ():
+        if isinstance(puzzle, QuestionPuzzle) and puzzle.tokens is not None:
+            raise LongtakeError(
+                f"{puzzle.name} has tokens of one model, and the teacher would be shown them; give watched in "
+                "their place, a function of the model"
+            )
     return (*names, TEMPORAL) if recipe.contrast else names
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -14,13 +15,20 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from longtake.backbones.base import Backbone
+from longtake.types import LongtakeError
 
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def add(module: nn.Module, rank: int, alpha: float) -> None:
-    """Trained float32 weights beside every linear layer of the decoder's blocks; its own no longer need a gradient."""
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=int(alpha), target_modules=LAYERS), module)
+    """Trained float32 weights beside every linear layer of the decoder's blocks; its own no longer need a gradient.
+
+    alpha: their scale over the rank. Raises LongtakeError where it is not above 0.
+    """
+    if alpha <= 0:
+        raise LongtakeError(f"lora_alpha is {alpha}; it must be above 0, or LoRA learns nothing")
+    scale: Any = alpha  # peft says int, and divides it by the rank
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=scale, target_modules=LAYERS), module)
     for name, parameter in module.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.to(torch.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,6 +38,8 @@ class QuestionPuzzle:
     """A question with a short answer about a watched video, or about none.
 
     answers: texts that are right, compared as those of the probe world are (``data.questions.normal``).
+    tokens: of the model that learns. watched: in their place, what gives the tokens of whichever model is asked, so
+    that a teacher sees with its own eyes, or more frames.
     """
 
     name: str
@@ -45,6 +47,7 @@ class QuestionPuzzle:
     answers: tuple[str, ...]
     tokens: VisualTokens | None = None
     level: str = "question"
+    watched: Callable[[Backbone], VisualTokens] | None = None
 
     def __post_init__(self) -> None:
         if not any(map(normal, self.answers)):
@@ -52,8 +55,8 @@ class QuestionPuzzle:
 
     def prompt(self, backbone: Backbone) -> Prompt:
         """The question after the video."""
-        del backbone
-        return Prompt(question=self.question, tokens=self.tokens)
+        tokens = self.tokens if self.watched is None else self.watched(backbone)
+        return Prompt(question=self.question, tokens=tokens)
 
     def reward(self, completion: str) -> dict[str, float]:
         """ "exact": 1 for the whole of an answer. A right answer among others ("red or blue") is wrong."""

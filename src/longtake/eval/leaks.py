@@ -155,9 +155,11 @@ def larger_share(record: PuzzleRecord, frames: FrameFile) -> float:
 def random_tower(backbone: Backbone, seed: int = 0) -> Embed:
     """The same architecture's tower with random weights."""
     model: Any = backbone.model  # both families keep their network there
+    config = copy.deepcopy(model.config)
+    config.get_text_config().num_hidden_layers = 1  # nobody reads here, and there may be billions of weights
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = type(model)(model.config).to(backbone.device, model.dtype).eval()
+        fresh = type(model)(config).to(backbone.device, model.dtype).eval()
     other: Any = copy.copy(backbone)
     other.model = fresh
     embed: Embed = other.tower_features

@@ -163,17 +163,8 @@ def examine(recipe: MvpRecipe, material: Material, output: Path) -> dict[str, An
     Writes ``report.json`` and ``answers.jsonl``. Every process must call it; None on those that don't speak.
     """
     processes = start_processes(recipe.grpo.fit)
-    asked: list[Asked] = []
-    for stage in PUZZLE_STAGES:
-        if (output / stage / "model").exists():
-            backbone = load_backbone(str(output / stage / "model"), processes.device, torch.float32)
-            backbone.model.requires_grad_(False)  # so that pictures' tokens are kept
-            sets = {stage: material.held}
-            if stage != "warm":
-                sets |= {f"{stage}, {control}": puzzles for control, puzzles in material.controls.items()}
-            for row, puzzles in sets.items():
-                parts = answers(processes, backbone, puzzles, recipe.grpo.draw.max_new_tokens)
-                asked.append(Asked(row=row, parts=parts))
+    trained = [stage for stage in PUZZLE_STAGES if (output / stage / "model").exists()]
+    asked = [one for stage in trained for one in ask_stage(recipe, stage, material, output, processes)]
     if not processes.is_main_process:
         return None
     backbone = recipe.start.backbone()
@@ -187,6 +178,21 @@ def examine(recipe: MvpRecipe, material: Material, output: Path) -> dict[str, An
     with replaced(output / "answers.jsonl") as scratch, scratch.open("w") as sink:
         sink.writelines(lines(told, records, material.sources))
     return found
+
+
+def ask_stage(
+    recipe: MvpRecipe, stage: str, material: Material, output: Path, processes: Accelerator
+) -> list[Asked]:
+    """The held-out puzzles, asked of the model that a stage left; after the warm-up under the controls too."""
+    backbone = load_backbone(str(output / stage / "model"), processes.device, torch.float32)
+    backbone.model.requires_grad_(False)  # so that pictures' tokens are kept
+    sets = {stage: material.held}
+    if stage != "warm":
+        sets |= {f"{stage}, {control}": puzzles for control, puzzles in material.controls.items()}
+    longest = recipe.grpo.draw.max_new_tokens
+    return [
+        Asked(row=row, parts=answers(processes, backbone, puzzles, longest)) for row, puzzles in sets.items()
+    ]
 
 
 def lines(told: Sequence[Asked], records: Sequence[PuzzleRecord], sources: Mapping[str, str]) -> Iterator[str]:

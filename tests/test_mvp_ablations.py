@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,9 +12,9 @@ import torch
 import tiny
 import world
 from footage_puzzles import make_puzzles
-from longtake.eval.puzzle_table import TRAINED, Answers, held_table, overall, stand_of
+from longtake.eval.puzzle_table import TRAINED, Answers, by_source, held_table, overall, stands_of
 from longtake.recipes import mvp_replay
-from longtake.recipes.mvp import mvp
+from longtake.recipes.mvp import StartModel, mvp
 from longtake.recipes.mvp_ablations import exam
 from longtake.recipes.mvp_ablations.__main__ import TABLES, main
 from longtake.recipes.mvp_ablations.held import equal_steps
@@ -61,16 +62,40 @@ def test_a_clear_difference_holds_and_none_is_undetermined():
 
 
 def test_floors_and_ceilings():
-    everything = np.ones(40, bool)
+    everything = {"all": np.ones(40, bool)}
     ends = ((0.05, 0.05, "floor"), (0.5, 0.0, "open"), (1.0, 1.0, "ceiling"), (1.0, 0.0, "open"))
     for grpo, supervised, expected in ends:
         seeds = seeds_of(grpo, supervised)
         rows = {name: [seed[name] for seed in seeds] for name in seeds[0]}
-        assert stand_of(rows, TRAINED, everything) == expected
+        stands = stands_of(rows, TRAINED, everything, SOURCES)
+        assert {stand for (_, measure), stand in stands.items() if measure == "exact"} == {expected}
     seeds = seeds_of(0.0, 0.0)
     table = held_table(seeds, {}, about(seeds[0]))
     assert table.findings == ()
-    assert "L1 floor, L2 floor, all floor" in table.notes[1]
+    assert "L1 exact floor, L1 selection floor" in table.notes[1]
+
+
+def test_a_measure_is_compared_though_another_is_at_the_floor():
+    seeds = seeds_of(0.0, 0.0)
+    for seed in seeds:
+        seed["grpo"]["selection"] = answering(0.8, 60)["exact"]
+    table = held_table(seeds, {}, about(seeds[0]))
+    assert {finding.measure.split()[1] for finding in table.findings} == {"selection"}
+    gain = {f.against: f.found for f in table.findings if f.measure == "all selection"}["warm"]
+    assert gain.verdict == "holds"
+
+
+def test_every_source_weighs_the_same():
+    values = np.array([[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
+    sources = np.array([7, 7, 7, 2])
+    assert np.allclose(by_source(values, sources), [[0.0, 1.0], [1.0, 1 / 3]])
+    seeds = [{name: {m: v[:4] for m, v in own.items()} for name, own in seed.items()} for seed in seeds_of(0.9, 0.1)]
+    for seed in seeds:
+        seed["grpo"]["exact"] = np.array([1.0, 1.0, 1.0, 0.0])
+    table = held_table(seeds, {}, Answers(rows=seeds[0], levels=("L1",) * 4, sources=sources, baselines=("path",)))
+    (row,) = [row for row in table.rows if row.arm == "grpo"]
+    assert row.cells["L1 exact"].mean == 0.5
+    assert "4 puzzles of 2 sources, the largest with 3" in table.notes[0]
 
 
 def test_answers_are_read_by_row(tmp_path):
@@ -98,6 +123,15 @@ def test_other_settings_and_puzzles_have_a_work_folder_of_their_own(tmp_path):
         (tmp_path / "puzzles.jsonl").write_text(text)
         names |= {work_name(recipe, tmp_path) for recipe in (mvp(), smallest(), mvp())}
     assert len(names) == 4
+
+
+def test_other_weights_in_the_same_place_have_a_work_folder_of_their_own(tmp_path):
+    recipe = dataclasses.replace(smallest(), start=StartModel(folder=str(tmp_path / "model")))
+    names = set()
+    for seed in (0, 1):
+        tiny.save_video_llm(tmp_path / "model", seed)
+        names.add(work_name(recipe, tmp_path))
+    assert len(names) == 2
 
 
 def test_a_picture_shows_what_is_over_all_levels():

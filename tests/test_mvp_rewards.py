@@ -107,7 +107,7 @@ def test_answers_become_a_table():
     assert found[FULL, WARM, "L1 exact"].verdict == "holds"
     assert found["exact only", FULL, "L1 exact"].mean < -0.4
     assert found["near distractors", "random distractors", "L1 exact"].verdict == "exploratory"
-    assert "L1 open, L2 floor" in table.notes[1]
+    assert "L2 exact floor" in table.notes[1]
     assert [row.arm for row in table.rows] == [CHANCE, WARM, *BY_NAME]
     assert table.rows[2].cells[FLAT].mean == 0.5
 

@@ -80,7 +80,8 @@ class Estimate:
 def estimate(values: Array, videos: NDArray[np.int64], seed: int = 0) -> Estimate:
     """The mean of values, ``(seeds, questions)``: right or wrong, an overlap, or the difference of two arms' values.
 
-    videos: which video each question is about, ``(questions,)``. seed: of the resampling.
+    videos: which video each question is about, ``(questions,)``; of a single one nothing is known of the error.
+    seed: of the resampling.
     """
     if values.ndim != 2 or videos.shape != values.shape[1:] or not values.size:
         raise ValueError(f"values {values.shape} must be (seeds, questions) for videos {videos.shape}, at least one")
@@ -110,20 +111,25 @@ def figure_difference(arm: Array, other: Array) -> Estimate:
 
 def figure(values: Array) -> Estimate:
     """The mean of one figure a seed, ``(seeds,)``."""
-    if len(values) == 1:
-        return Estimate(mean=float(values[0]), by_seed=(float(values[0]),), standard_error=math.inf, degrees=math.inf)
-    return _joined(values, [(float(values.var(ddof=1)) / len(values), len(values) - 1)])
+    spread = float(values.var(ddof=1)) if len(values) > 1 else math.inf
+    return _joined(values, [(spread / len(values), len(values) - 1)])
 
 
 def _joined(by_seed: Array, parts: list[tuple[float, int]]) -> Estimate:
-    """Variances with their degrees of freedom as one error (Welch and Satterthwaite)."""
-    variance = sum(part for part, _ in parts)
-    known = sum(part**2 / free for part, free in parts if free)
+    """Variances with their degrees of freedom as one error (Welch and Satterthwaite).
+
+    A part without a degree of freedom, of one video, says nothing, and so nothing is known of the error.
+    """
+    variance, degrees = math.inf, math.inf
+    if all(free for _, free in parts):
+        variance = sum(part for part, _ in parts)
+        known = sum(part**2 / free for part, free in parts)
+        degrees = variance**2 / known if known else math.inf
     return Estimate(
         mean=float(by_seed.mean()),
         by_seed=tuple(float(value) for value in by_seed),
         standard_error=math.sqrt(variance),
-        degrees=variance**2 / known if known else math.inf,
+        degrees=degrees,
     )
 
 

@@ -1,7 +1,8 @@
 """Answers to held-out puzzles, of several seeds and under controls, as an ablation's table. Ours.
 
-Intervals resample sources. Arms are compared at a level only where one of them is at least 10 points above chance in
-exact answers and not all are above 90%: ``ablation.standing_of_all``, with chance as the guess.
+Every source weighs the same, however many of the puzzles it has, and intervals resample sources. Arms are compared in a
+measure at a level only where one of them is at least 10 points above chance there and not all are above 90%:
+``ablation.standing_of_all``, with chance as the guess.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from longtake.eval.ablation import Estimate, Standing, difference, estimate, standing_of_all
+from longtake.eval.ablation import Estimate, Standing, estimate, standing_of_all
 from longtake.eval.ablation_report import AblationTable, Finding, Row
 from longtake.eval.mvp import BEST, CHANCE
 
@@ -24,6 +25,7 @@ ALL = "all"
 
 Parts = Mapping[str, NDArray[np.float64]]  # by measure, (puzzles,)
 Where = NDArray[np.bool_]  # (puzzles,)
+Stands = Mapping[tuple[str, str], Standing]  # by level and measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,15 +66,16 @@ def held_table(
     """
     rows = {name: [seed[name] for seed in by_seed] for name in by_seed[0]} | {n: [p] for n, p in once.items()}
     places = places_of(about.levels)
-    stands = {level: stand_of(rows, TRAINED, where) for level, where in places.items()}
+    stands = stands_of(rows, TRAINED, places, about.sources)
     others = [name for name in rows if name not in (*about.baselines, CHANCE, "grpo") and "supervised," not in name]
     findings = []
-    for level, where in opened(places, stands).items():
-        for measure in MEASURES:
-            best = max(about.baselines, key=lambda name: float(rows[name][0][measure][where].mean()))
-            for label, other in [*((name, name) for name in others), (CHANCE, CHANCE), (BEST, best)]:
-                found = _difference(rows["grpo"], rows[other], measure, where, about.sources)
-                findings.append(Finding(arm="grpo", against=label, measure=f"{level} {measure}", found=found))
+    for level, measure in opened(stands):
+        where = places[level]
+        means = {name: mean_of(rows[name][:1], measure, where, about.sources) for name in about.baselines}
+        best = max(means, key=lambda name: means[name])
+        for label, other in [*((name, name) for name in others), (CHANCE, CHANCE), (BEST, best)]:
+            found = _difference(rows["grpo"], rows[other], measure, where, about.sources)
+            findings.append(Finding(arm="grpo", against=label, measure=f"{level} {measure}", found=found))
     return AblationTable(
         name="mvp-held",
         title="Puzzles of held-out sources",
@@ -86,19 +89,19 @@ def compared(
     rows: Mapping[str, Sequence[Parts]],
     pairs: Sequence[tuple[str, str]],
     places: Mapping[str, Where],
+    stands: Stands,
     sources: NDArray[np.int64],
 ) -> tuple[Finding, ...]:
-    """How the arms of some pairs differ at the levels that are given, over the seeds that both have."""
+    """How the arms of some pairs differ where they may be compared, over the seeds that both have."""
     return tuple(
         Finding(
             arm=arm,
             against=against,
             measure=f"{level} {measure}",
-            found=_difference(rows[arm], rows[against], measure, where, sources),
+            found=_difference(rows[arm], rows[against], measure, places[level], sources),
         )
         for arm, against in pairs
-        for level, where in places.items()
-        for measure in MEASURES
+        for level, measure in opened(stands)
     )
 
 
@@ -115,24 +118,36 @@ def overall(measures: Sequence[str]) -> list[str]:
     return [name for name in measures if name.startswith(f"{ALL} ") or name.split()[-1] not in MEASURES]
 
 
-def opened(places: Mapping[str, Where], stands: Mapping[str, Standing]) -> dict[str, Where]:
-    """The levels where arms may be compared."""
-    return {level: where for level, where in places.items() if stands[level] == "open"}
+def opened(stands: Stands) -> list[tuple[str, str]]:
+    """Levels and measures where arms may be compared."""
+    return [place for place, stand in stands.items() if stand == "open"]
 
 
-def notes_of(sources: NDArray[np.int64], stands: Mapping[str, Standing]) -> tuple[str, ...]:
-    """What was asked, and where arms are compared."""
-    told = ", ".join(f"{level} {stand}" for level, stand in stands.items())
+def notes_of(sources: NDArray[np.int64], stands: Stands) -> tuple[str, ...]:
+    """What was asked, and where arms are not compared."""
+    counts = np.unique(sources, return_counts=True)[1]
+    closed = [f"{level} {measure} {stand}" for (level, measure), stand in stands.items() if stand != "open"]
     return (
-        f"{len(sources)} puzzles of {len(np.unique(sources))} sources; intervals resample sources.",
-        f"Where arms are compared (floor: none is 10 points above chance; ceiling: all are above 90%): {told}.",
+        f"{len(sources)} puzzles of {len(counts)} sources, the largest with {counts.max()}; every source weighs the "
+        "same, and intervals resample sources.",
+        "Where arms are not compared (floor: none is 10 points above chance; ceiling: all are above 90%): "
+        f"{', '.join(closed) or 'nowhere'}.",
     )
 
 
-def stand_of(rows: Mapping[str, Sequence[Parts]], trained: Sequence[str], where: Where) -> Standing:
-    """Whether arms may be compared on some puzzles, from the trained arms' exact answers and chance."""
-    reached = [float(np.mean([seed["exact"][where].mean() for seed in rows[name]])) for name in trained]
-    return standing_of_all(reached, float(rows[CHANCE][0]["exact"][where].mean()))
+def stands_of(
+    rows: Mapping[str, Sequence[Parts]],
+    trained: Sequence[str],
+    places: Mapping[str, Where],
+    sources: NDArray[np.int64],
+) -> Stands:
+    """Whether arms may be compared, by level and measure, from the trained arms and chance."""
+    found: dict[tuple[str, str], Standing] = {}
+    for level, where in places.items():
+        for measure in MEASURES:
+            reached = [mean_of(rows[name], measure, where, sources) for name in trained]
+            found[level, measure] = standing_of_all(reached, mean_of(rows[CHANCE], measure, where, sources))
+    return found
 
 
 def cells(
@@ -140,7 +155,7 @@ def cells(
 ) -> dict[str, Estimate]:
     """What a row reached, by level and measure."""
     return {
-        f"{level} {measure}": estimate(np.stack([seed[measure][where] for seed in seeds]), sources[where])
+        f"{level} {measure}": _estimate(np.stack([seed[measure][where] for seed in seeds]), sources[where])
         for level, where in places.items()
         for measure in MEASURES
     }
@@ -152,4 +167,20 @@ def _difference(
     """Over the seeds that both have."""
     pairs = [(one[measure][where], two[measure][where]) for one, two in zip(arm, other, strict=False)]
     one, two = (np.stack(side) for side in zip(*pairs, strict=True))
-    return difference(one, two, sources[where])
+    return _estimate(one - two, sources[where])
+
+
+def mean_of(seeds: Sequence[Parts], measure: str, where: Where, sources: NDArray[np.int64]) -> float:
+    """The mean over seeds and sources, each of which weighs the same."""
+    return float(by_source(np.stack([seed[measure][where] for seed in seeds]), sources[where]).mean())
+
+
+def by_source(values: NDArray[np.float64], sources: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Means of values ``(seeds, puzzles)`` over each source's puzzles, ``(seeds, sources)``."""
+    _, place, counts = np.unique(sources, return_inverse=True, return_counts=True)
+    return np.stack([np.bincount(place, seed) / counts for seed in values])
+
+
+def _estimate(values: NDArray[np.float64], sources: NDArray[np.int64]) -> Estimate:
+    means = by_source(values, sources)
+    return estimate(means, np.arange(means.shape[1]))

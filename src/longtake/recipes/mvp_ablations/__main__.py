@@ -19,7 +19,7 @@ from longtake.eval.puzzle_table import overall
 from longtake.recipes.mvp import MvpRecipe, mvp
 from longtake.recipes.mvp_ablations.held import held_costs, held_parts, run_held
 from longtake.recipes.mvp_ablations.rewards import reward_costs, reward_parts, run_rewards
-from longtake.recipes.mvp_ablations.site import Site, smallest, stage_model, work_name
+from longtake.recipes.mvp_ablations.site import Site, drawn_evenly, smallest, stage_model, work_name
 from longtake.recipes.mvp_ablations.transfer import run_transfer, transfer_parts
 from longtake.recipes.mvp_ablations.transfer_arms import SIZE, SMALLEST, replay_warmed, transfer_costs
 from longtake.recipes.operations import Cost, Part
@@ -91,7 +91,7 @@ def recipe_of(options: argparse.Namespace) -> MvpRecipe:
     steps = recipe.grpo.fit.steps if options.steps is None else options.steps
     fit = replace(recipe.grpo.fit, steps=steps)
     start = replace(recipe.start, folder=options.start)
-    return replace(recipe, start=start, grpo=replace(recipe.grpo, fit=fit))
+    return drawn_evenly(replace(recipe, start=start, grpo=replace(recipe.grpo, fit=fit)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

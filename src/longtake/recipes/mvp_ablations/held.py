@@ -43,7 +43,8 @@ def held_parts(site: Site, seeds: Sequence[int], costs: dict[str, Cost]) -> list
     """What is still to be trained; what was begun counts in full, and asking comes on top."""
     recipe = seeded(site.recipe, 0, equal_steps(site.recipe, costs))
     folders = {stage: [site.folder(seed) for seed in seeds] for stage in STAGES}
-    folders["warm"], folders["grpo"] = [*folders["warm"], site.blind], [*folders["grpo"], site.blind]
+    blind = site.blind(seeds[0])
+    folders["warm"], folders["grpo"] = [*folders["warm"], blind], [*folders["grpo"], blind]
     return [
         training(
             stage, getattr(recipe, stage).fit.steps, costs[stage], missing(f / stage / "model" for f in folders[stage])
@@ -60,7 +61,7 @@ def run_held(site: Site, seeds: Sequence[int], costs: dict[str, Cost]) -> Ablati
         recipe = seeded(site.recipe, seed, steps)
         answers.append(_answers(recipe, STAGES, site.puzzles, site.folder(seed)))
     unseeing = replace(seeded(site.recipe, seeds[0], steps), puzzles=replace(site.recipe.puzzles, control="blind"))
-    blind = _answers(unseeing, STAGES[:2], site.puzzles, site.blind)
+    blind = _answers(unseeing, STAGES[:2], site.puzzles, site.blind(seeds[0]))
     found = held_table([one.rows for one in answers], {BLIND: blind.rows["grpo"]}, answers[0])
     notes = (*found.notes, f"supervised: {steps} steps, the operations of {site.recipe.grpo.fit.steps} of grpo")
     return replace(found, notes=notes)

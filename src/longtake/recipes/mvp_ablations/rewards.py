@@ -18,7 +18,7 @@ from longtake.data.puzzle_file import PuzzleRecord
 from longtake.eval.ablation import Estimate, figure
 from longtake.eval.ablation_report import AblationTable, Row
 from longtake.eval.mvp import CHANCE, chance_parts
-from longtake.eval.puzzle_table import MEASURES, Parts, cells, compared, notes_of, opened, places_of, stand_of
+from longtake.eval.puzzle_table import MEASURES, Parts, cells, compared, notes_of, places_of, stands_of
 from longtake.recipes.mvp_ablations.site import (
     Lessons,
     Site,
@@ -188,7 +188,7 @@ def table_of(
     places = places_of([puzzle.level for puzzle in material.held])
     names = [material.sources[puzzle.record.identity] for puzzle in material.held]
     sources = np.unique(names, return_inverse=True)[1].astype(np.int64)
-    stands = {level: stand_of(rows, [arm.name for arm in ARMS], where) for level, where in places.items()}
+    stands = stands_of(rows, [arm.name for arm in ARMS], places, sources)
     return AblationTable(
         name="mvp-rewards",
         title="Which reward, distractors and method, on puzzles of held-out sources",
@@ -197,7 +197,7 @@ def table_of(
             Row(arm=name, cells={**cells(parts, places, sources), **figures.get(name, {})})
             for name, parts in rows.items()
         ),
-        findings=compared(rows, PAIRS, opened(places, stands), sources),
+        findings=compared(rows, PAIRS, places, stands, sources),
     )
 
 

@@ -19,6 +19,7 @@ import torch
 
 from longtake.backbones import load_backbone
 from longtake.backbones.base import Backbone
+from longtake.data.haystack import files_in
 from longtake.data.puzzle_file import PUZZLES
 from longtake.recipes.mvp import Choice, MvpRecipe, StartModel, mvp_debug
 from longtake.recipes.mvp_stages import Material, gather, run_stage
@@ -26,12 +27,14 @@ from longtake.recipes.operations import Cost, Operations, Part
 from longtake.recipes.settings import flat
 from longtake.recipes.work_folder import kept
 from longtake.train.beside import Beside
+from longtake.train.curriculum import CurriculumRecipe
 from longtake.train.grpo import train_grpo
 from longtake.train.grpo_recipe import GrpoRecipe
 from longtake.train.imitate import ImitateRecipe, train_imitation
 from longtake.train.puzzles import Puzzle
 from longtake.train.run import start_processes
 
+EVENLY = CurriculumRecipe(by_success=False)  # what is drawn depends on the seed alone
 Lessons = tuple[Sequence[Puzzle], Sequence[Beside]]  # an arm's own puzzles, and those beside them
 
 
@@ -54,12 +57,11 @@ class Site:
     @property
     def footage_names(self) -> list[str]:
         """Part of what names questions and those who learned from them."""
-        return sorted(file.name for file in self.footage.iterdir()) if self.footage else []
+        return [file.name for file in files_in(self.footage)] if self.footage else []
 
-    @property
-    def blind(self) -> Path:
-        """Of the run that never sees a picture, with the first seed."""
-        return self.work / "blind"
+    def blind(self, seed: int) -> Path:
+        """Of a seed's run that never sees a picture."""
+        return self.work / f"blind-{seed}"
 
     def material(self) -> Material:
         """The puzzles of all tables, read and split."""
@@ -67,8 +69,9 @@ class Site:
 
 
 def work_name(recipe: MvpRecipe, puzzles: Path) -> str:
-    """The work folder's name: other settings or puzzles get one of their own."""
-    digest = hashlib.blake2b(json.dumps(flat(recipe), sort_keys=True).encode(), digest_size=5)
+    """The work folder's name: other settings, puzzles or weights to begin from get one of their own."""
+    told = flat(recipe) | {"weights": recipe.start.backbone().name}
+    digest = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=5)
     if (puzzles / PUZZLES).is_file():
         digest.update((puzzles / PUZZLES).read_bytes())
     return f"puzzles-{digest.hexdigest()}"
@@ -77,6 +80,14 @@ def work_name(recipe: MvpRecipe, puzzles: Path) -> str:
 def smallest() -> MvpRecipe:
     """``mvp_debug`` with two puzzles to be asked: whether a table comes out, not what it says."""
     return replace(mvp_debug(), puzzles=Choice(levels=("L1",), watched=2, most_held=4))
+
+
+def drawn_evenly(recipe: MvpRecipe) -> MvpRecipe:
+    """Puzzles come equally often in policy optimisation, as they do in supervised learning and in what is counted.
+
+    By its success it would learn from other puzzles than the arm that it is compared with, and of other cost.
+    """
+    return replace(recipe, grpo=replace(recipe.grpo, curriculum=EVENLY))
 
 
 def seeded(recipe: MvpRecipe, seed: int, supervised_steps: int = 1) -> MvpRecipe:

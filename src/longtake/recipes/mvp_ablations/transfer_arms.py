@@ -17,7 +17,7 @@ import numpy as np
 from longtake.backbones.base import Backbone
 from longtake.data.haystack import drawn_clip
 from longtake.recipes.mvp_ablations.exam import FRAMES, ROWS, exam_video, replay_folder, replies_to
-from longtake.recipes.mvp_ablations.site import Lessons, Site, arm_model, kept_costs, one_step, seeded
+from longtake.recipes.mvp_ablations.site import EVENLY, Lessons, Site, arm_model, kept_costs, one_step, seeded
 from longtake.recipes.mvp_replay import Replay, questions_of
 from longtake.recipes.mvp_stages import Material
 from longtake.recipes.operations import Cost
@@ -25,7 +25,6 @@ from longtake.recipes.settings import flat
 from longtake.recipes.token_files import encoded
 from longtake.recipes.work_folder import named
 from longtake.train.beside import Beside
-from longtake.train.curriculum import CurriculumRecipe
 from longtake.train.grpo_recipe import GrpoRecipe
 from longtake.train.imitate import Lesson, train_imitation
 from longtake.train.puzzles import QuestionPuzzle
@@ -33,7 +32,6 @@ from longtake.train.run import start_processes
 
 REPLAY, QUESTIONS, PUZZLES = "replay only", "GRPO on questions", "MVP-GRPO"
 ARMS = (REPLAY, QUESTIONS, PUZZLES)
-EVENLY = CurriculumRecipe(by_success=False)  # what is drawn depends on the seed alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +77,7 @@ def arm_recipe(
         return base
     answered = replace(base, weights={"exact": 1.0})
     if arm == REPLAY:
-        return replace(answered, fit=replace(base.fit, batch=size.replay.count), curriculum=EVENLY)
+        return replace(answered, fit=replace(base.fit, batch=size.replay.count))
     share = costs[PUZZLES].operations / costs[QUESTIONS].operations if costs else 1.0
     return replace(answered, fit=replace(base.fit, batch=max(1, round(base.fit.batch * share))))
 

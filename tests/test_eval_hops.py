@@ -59,8 +59,8 @@ def test_the_command(tmp_path, capsys, monkeypatch):
         main()
     assert ended.value.code == 0
     assert json.loads(capsys.readouterr().out)["run"]["questions"] == 1
-    monkeypatch.setattr(sys, "argv", [*command, "--frames", "12"])
+    monkeypatch.setattr(sys, "argv", [*command, "--frames", "9"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1
-    assert "frames is 12" in capsys.readouterr().err
+    assert "frames is 9" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 import longtake
 import tiny
 import world
+from longtake.backbones.base import Prompt
 from longtake.data.needles import Card
 from longtake.data.probe import Event, ProbeVideo, make_video
 from longtake.data.questions import TASKS, Question, ask_all
@@ -26,6 +27,7 @@ from longtake.eval.probe import (
 )
 from longtake.eval.report import DEPTHS, Asked, ProbeRun, interval, report, table
 from longtake.types import Answer, Evidence, Usage
+from thoughts import thinker
 
 CONTROLS = {"all", "oracle", "random", "uniform", "blind", "majority", "hindsight"}
 
@@ -252,6 +254,22 @@ def test_a_perfect_model_scores_everything(model, monkeypatch, begin):
 def test_blind_answers_come_from_the_question_alone(model):
     first = ask_blind(model, ["What is on the red card?", "How many?"])
     assert ask_blind(model, ["How many?"]) == first[1:]
+
+
+def test_a_model_that_thinks_does_so_when_blind_too(monkeypatch):
+    thinking = longtake.Model(backbone=thinker("own"))
+    assert thinking.backbone.latent is not None
+    questions, seen = ["What is on the red card?", "How many?"], []
+    own = thinking.backbone.generate
+
+    def told(self, inputs, *rest, **more):
+        seen.append(inputs)
+        return own(inputs, *rest, **more)
+
+    monkeypatch.setattr(type(thinking.backbone), "generate", told)
+    ask_blind(thinking, questions)
+    plain_inputs = thinking.backbone.prepare([Prompt(question=question) for question in questions])
+    assert seen[0].ids.shape[1] == plain_inputs.ids.shape[1] + 2 + 4  # the markers and four latents
 
 
 def test_the_plot_is_a_picture(tmp_path):

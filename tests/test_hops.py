@@ -16,6 +16,7 @@ from longtake.data.hops import (
     Hop,
     cards_by_shape,
     conclusion,
+    count_cards,
     draw_hop,
     draw_pair,
     form_of,
@@ -137,11 +138,29 @@ def every_wording() -> list[str]:
 
 def test_a_pair_asks_the_same_and_is_answered_differently():
     rng = np.random.default_rng(5)
-    for form in FORMS:
+    for form in [*FORMS] * 10:
         one, other = draw_pair(rng, "train", form, 16)
         assert one.text == other.text
         assert one.answer != other.answer
         assert {one.answer, other.answer} <= set(FORMS[form].answers)
+
+
+@pytest.mark.parametrize("form", [name for name, form in FORMS.items() if form.earliest is not None])
+def test_no_place_of_a_card_has_the_answer_more_often(form):
+    """In both videos of a pair; the 99.99% quantile of chi-square, by Wilson and Hilferty."""
+    drawn = [draw_pair(np.random.default_rng([17, n]), "train", form, 16) for n in range(60)]
+    for side in range(2):
+        found = Counter(pair[side].place for pair in drawn)
+        places = range(FORMS[form].earliest, count_cards(form, 16))
+        assert set(found) <= set(places)
+        expected, degrees = 60 / len(places), len(places) - 1
+        largest = degrees * (1 - 2 / (9 * degrees) + 3.719 * np.sqrt(2 / (9 * degrees))) ** 3
+        assert sum((found[place] - expected) ** 2 / expected for place in places) < largest
+
+
+def test_how_many_cards_a_video_has():
+    assert [count_cards("shape", frames) for frames in (10, 12, 14, 16, 30)] == [5, 6, 7, 7, 7]
+    assert [count_cards("order", frames) for frames in (10, 16)] == [2, 5]
 
 
 @pytest.mark.slow
@@ -190,7 +209,8 @@ def test_no_sentence_is_on_both_sides_and_every_tested_word_was_trained():
 def test_traces_are_short_in_the_packaged_models_tokens():
     tokenizer = VideoLLMProcessor.from_pretrained(EMBEDDED).tokenizer
     rng = np.random.default_rng(0)
-    longest = max(len(tokenizer(draw_hop(rng, "train", form, 16).trace)["input_ids"]) for form in FORMS)
+    traces = [draw_hop(rng, split, form, 16).trace for split in WORDINGS for form in FORMS for _ in range(20)]
+    longest = max(len(tokenizer(trace)["input_ids"]) for trace in traces)
     assert longest < LONGEST_TRACE
 
 
@@ -217,5 +237,5 @@ def test_every_shape_is_on_cards_of_both_splits():
 
 
 def test_too_few_frames_are_refused():
-    with pytest.raises(LongtakeError, match="frames is 12; .* at least 15"):
-        draw_hop(np.random.default_rng(0), "train", "shape", 12)
+    with pytest.raises(LongtakeError, match="frames is 9; .* at least 10"):
+        draw_hop(np.random.default_rng(0), "train", "shape", 9)

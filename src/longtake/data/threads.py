@@ -1,4 +1,4 @@
-"""PyTorch on one thread, for work that many processes do at once."""
+"""How many threads PyTorch works with."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from longtake.types import LongtakeError
 
 
 @contextmanager
@@ -17,3 +19,10 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def use_threads(count: int) -> None:
+    """Let PyTorch work with so many threads from now on. Raises LongtakeError for fewer than one."""
+    if count < 1:
+        raise LongtakeError(f"threads is {count}; it must be at least 1")
+    torch.set_num_threads(count)

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from longtake.backbones.base import Prompt
 from longtake.data.haystack import Clip, unique_minutes
 from longtake.data.hops import FORMS, LONGEST_TRACE, MOST_HOPS, Hop, conclusion, draw_hop, form_of, hop_video
 from longtake.data.needles import Split
+from longtake.eval.probe import ask_blind
 from longtake.eval.report import Asked, Cell, always, interval, right_by, shown
 from longtake.model import Model
 from longtake.types import Sampling
@@ -61,9 +61,8 @@ def ask(model: Model, run: HopRun, clips: list[Clip], number: int) -> Asked:
         model.backbone, video.frames(), Sampling(fps=1.0), duration_seconds=run.frames, num_planned=run.frames
     )
     said = model.ask(memory, hop.text, max_new_tokens=LONGEST_TRACE).text
-    inputs = model.backbone.prepare([Prompt(question=hop.text)])
-    (blind,) = model.backbone.generate(inputs, max_new_tokens=LONGEST_TRACE)
-    answers = {"model": conclusion(said), "blind": conclusion(blind.text)}
+    (blind,) = ask_blind(model, [hop.text], LONGEST_TRACE)
+    answers = {"model": conclusion(said), "blind": conclusion(blind)}
     return Asked(
         video=number, question=hop.question, answers=answers, depth=None, evidence_hit=None, evidence_share=0.0
     )

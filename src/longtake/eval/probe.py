@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from longtake.backbones.base import Prompt
+from longtake.backbones.thinking import think, thinking_of
 from longtake.data.haystack import Clip
 from longtake.data.probe import Event, ProbeVideo, make_video
 from longtake.data.questions import Question, ask_all
@@ -170,10 +171,15 @@ def needle_groups(watched: Watched, run: ProbeRun, question: Question) -> tuple[
 
 
 @torch.no_grad()
-def ask_blind(model: Model, questions: Sequence[str]) -> list[str]:
-    """Answers without any video."""
-    inputs = model.backbone.prepare([Prompt(question=question) for question in questions])
-    return [rollout.text for rollout in model.backbone.generate(inputs, max_new_tokens=ANSWER_TOKENS)]
+def ask_blind(model: Model, questions: Sequence[str], max_new_tokens: int = ANSWER_TOKENS) -> list[str]:
+    """Answers without any video; a model that thinks before it answers thinks here too."""
+    backbone, cache = model.backbone, None
+    inputs = backbone.prepare([Prompt(question=question) for question in questions])
+    thinking = thinking_of(backbone, None)
+    if thinking is not None:
+        thought = think(backbone, inputs, thinking=thinking)
+        inputs, cache = thought.inputs, thought.cache
+    return [rollout.text for rollout in backbone.generate(inputs, cache, max_new_tokens=max_new_tokens)]
 
 
 def evidence(video: ProbeVideo, question: Question, answer: Answer) -> tuple[bool | None, float]:

@@ -5,13 +5,14 @@ Run: longtake train embedded --data FILE --media DIR --output DIR [--set start.f
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from longtake.data.media import VariableSampling
 from longtake.model import EMBEDDED
 from longtake.models.processor import VideoLLMProcessor
-from longtake.models.video_llm import VideoLLM
+from longtake.models.video_llm import VideoLLM, VideoLLMConfig
 from longtake.recipes.recipe import DataFiles, Recipe
 from longtake.train.align import AlignRecipe
 from longtake.train.dialogues import Reading, load_model
@@ -32,6 +33,11 @@ class Saved:
         folder = Path(self.folder) if self.folder else EMBEDDED
         if not (folder / "config.json").is_file():
             raise LongtakeError(f"start.folder is {folder}; it must be a saved model's folder, with a config.json")
+        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        if kind != VideoLLMConfig.model_type:
+            raise LongtakeError(
+                f"start.folder holds a model of type {kind}; this recipe trains a {VideoLLMConfig.model_type}"
+            )
         return load_model(folder)
 
     def data(self, folder: Path) -> DataFiles | None:

@@ -73,8 +73,11 @@ class Forcing(nn.Module):
         thinking = module.settings.thinking
         longest = max(map(len, answers))
         veil = bottleneck(inputs, thinking.latents, longest) if rows.veiled else None
-        with uncheckpointed(backbone.model):
-            made, _ = rolled(backbone, inputs, None, thinking, veil)
+        if thinking.mode == "pause":  # learned vectors, whatever the prompt is: there is nothing to roll out
+            made = module.pause(len(answers), thinking.latents)
+        else:
+            with uncheckpointed(backbone.model):
+                made, _ = rolled(backbone, inputs, None, thinking, veil)
         whole = with_latents(inputs, made.latents, module)
         layered = recipe.teacher == "dense" and self.aligns(rows)
         states, layers = self.forced(whole, answers, veil, layered=layered)

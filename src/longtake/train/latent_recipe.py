@@ -83,6 +83,11 @@ def check(
             f"batch is {recipe.fit.batch}; it must be a multiple of {rows}: micro_batch times {processes} processes"
         )
     if not recipe.thinks:
+        if backbone.latent is not None:
+            raise LongtakeError(
+                "thinks is false, but the model has latents, which would be kept as they are and thought with; set "
+                "thinks=true, or begin from a model without latents"
+            )
         return
     settings = recipe.settings if backbone.latent is None else backbone.latent.settings
     mode = settings.thinking.mode

@@ -18,8 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
+from longtake.data.threads import use_threads
 from longtake.eval.ablation_report import AblationTable
 from longtake.recipes.latent_ablations.arms import LatentArm, base_arm, folder_of
 from longtake.recipes.latent_ablations.cost import LatentCosts, video_seconds
@@ -67,7 +66,7 @@ def parts_of(
         missing = sum(not file.exists() for file in world.shards(own, frames, fps))
         shown = min(SHARD, world.count(own))
         parts.append(Part(name=f"{shown} videos, {own}, {fps:g} fps", times=missing, seconds=shown * fps * render))
-    base, asked = base_arm(setting), world.count(videos)
+    base, asked, digest = base_arm(setting), world.count(videos), world.digest(videos, setting.frames)
     left = not (folder_of(world, setting, base, 0, forked=False) / "model").exists()
     parts.append(Part(name="base", times=int(left), seconds=base.steps * costs.arm(base).seconds))
     for planned in arms:
@@ -77,10 +76,11 @@ def parts_of(
         named = planned.name if planned.name.endswith(" steps") else f"{planned.name}, {arm.steps} steps"
         spent = arm.steps * costs.arm(arm).seconds
         if world.curve_every:
-            spent += (1 + math.ceil(arm.steps / world.curve_every)) * world.count("curve") * costs.asked(arm)
+            asks = 3 if arm.thinking.latents and arm.thinking.mode != "pause" else 1  # and with another's latents
+            spent += (1 + math.ceil(arm.steps / world.curve_every)) * asks * world.count("curve") * costs.asked(arm)
         parts.append(Part(name=named, times=untrained, seconds=spent))
         ways = ["replies", *CONTROLS] if table == "controls" else ["replies"]
-        open_ways = [f for f in folders for way in ways if not (f / f"{way}-{videos}-{asked}.json").exists()]
+        open_ways = [f for f in folders for way in ways if not (f / f"{way}-{videos}-{digest}.json").exists()]
         parts.append(
             Part(name=f"{planned.name}, asked", times=len(open_ways), seconds=asked * costs.asked(arm))
         )
@@ -88,13 +88,13 @@ def parts_of(
 
 
 def run_search(world: HopWorld, options: argparse.Namespace) -> AblationTable | None:
-    """The search for a setting, one seed."""
-    options.seeds = options.seeds[:1]
+    """The search for a setting; the second of two seeds is for what the first has found."""
+    options.seeds = options.seeds[:2]
     for number, setting in enumerate(world.size.settings, start=1):
         costs = LatentCosts(world, setting)
         told = estimate_text(parts_of(world, "setting", setting, options.seeds, costs, video_seconds(world, setting)))
         print(f"setting {number}: {setting}\n{told}", flush=True)
-    return None if options.dry_run else run_setting(world, options.seeds[0])
+    return None if options.dry_run else run_setting(world, options.seeds)
 
 
 def run_table(world: HopWorld, options: argparse.Namespace) -> AblationTable | None:
@@ -132,9 +132,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and stop")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     size = SMALLEST if options.size == "smallest" else FULL
     try:
+        use_threads(options.threads)
         world = HopWorld(options.work, options.footage, size, options.curve)
         found = run_search(world, options) if options.table == "setting" else run_table(world, options)
     except LongtakeError as error:

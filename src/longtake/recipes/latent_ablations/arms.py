@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from longtake.backbones import load_backbone
@@ -56,9 +57,12 @@ class LatentArm:
 
 
 def pausing(latents: int) -> LatentArm:
-    """Learned vectors in the place of latents: nothing is fed back, read again, aligned or kept diverse."""
+    """Learned vectors in the place of latents: nothing is fed back, read again, aligned or kept diverse.
+
+    The bottleneck stays, so that what is compared is what latents hold, and not how they are taught.
+    """
     thinking = Thinking(latents=latents, mode="pause")
-    return LatentArm(thinking=thinking, align=0.0, diverse=0.0, bottleneck=0.0, reread=False)
+    return LatentArm(thinking=thinking, align=0.0, diverse=0.0, reread=False)
 
 
 def recipe_of(world: HopWorld, setting: Setting, arm: LatentArm, seed: int) -> LatentRecipe:
@@ -87,13 +91,14 @@ def base_arm(setting: Setting) -> LatentArm:
 
 def folder_of(world: HopWorld, setting: Setting, arm: LatentArm, seed: int, *, forked: bool = True) -> Path:
     """Where an arm's weights and answers are kept, its log with the curve among them; the base has none."""
+    begun = setting if forked else dataclasses.replace(setting, steps=0)  # settings may share a base
     key: dict[str, object] = {
-        "setting": dataclasses.asdict(setting), "arm": dataclasses.asdict(arm), "seed": seed, "forked": forked,
+        "setting": dataclasses.asdict(begun), "arm": dataclasses.asdict(arm), "seed": seed, "forked": forked,
         "size": [world.size.train_questions, world.size.batch, world.size.width, world.size.heads],
-        "footage": world.footage_names, "model": world.start_name,
+        "footage": world.footage_names, "model": world.start_name, "questions": world.digest("train", setting.frames),
     }  # fmt: skip
     if forked and world.curve_every:
-        key["curve"] = [world.curve_every, world.count("curve")]
+        key["curve"] = [world.curve_every, world.digest("curve", setting.frames)]
     silent = f"{arm.thinking.mode}-{arm.thinking.latents}" if arm.thinking.latents else "answer"
     says = "trace" if arm.traced else silent
     return world.work / named(f"{'arm' if forked else 'base'}-{says}-{arm.steps}-{seed}", key)
@@ -117,17 +122,28 @@ def trained(world: HopWorld, setting: Setting, arm: LatentArm, seed: int, *, for
 def halfway(
     world: HopWorld, setting: Setting, backbone: Backbone, thinking: Thinking
 ) -> Callable[[], dict[str, float]]:
-    """Asks a model the curve's questions: the shares right of all, of those of one hop, and of several."""
+    """Asks a model the curve's questions: the shares right of all, of those of one hop, and of several.
+
+    Where it thinks, also what is lost, of all, with the latents of a pair's other video.
+    """
     exam = world.exam("curve", setting.frames)
     single = np.array([hop.hops == 1 for hop in exam.hops])
 
     def figures() -> dict[str, float]:
         said = answers(backbone, exam.puzzles, thinking)
-        right = Replies(answers=tuple(said), spans=(None,) * len(said)).right(exam.asked)
+        right = right_of(said, exam)
         parts = {"right": right, "right_single": right[single], "right_several": right[~single]}
+        if thinking.latents and thinking.mode != "pause":
+            swapped = latents_of(backbone, exam.puzzles, thinking)[torch.arange(len(right)) ^ 1]
+            parts["lost_swapped"] = right - right_of(answers(backbone, exam.puzzles, thinking, swapped), exam)
         return {name: float(own.mean()) for name, own in parts.items()}
 
     return figures
+
+
+def right_of(said: Sequence[str], exam: HopExam) -> NDArray[np.float64]:
+    """1 where what was said is right, ``(questions,)``."""
+    return Replies(answers=tuple(said), spans=(None,) * len(said)).right(exam.asked)
 
 
 def dense_of(world: HopWorld, setting: Setting) -> dict[str, VisualTokens]:
@@ -196,7 +212,7 @@ def replies_of(
 ) -> Replies:  # fmt: skip
     """What an arm answers, trained first where it is not; kept answers are not asked for again."""
     folder = folder_of(world, setting, arm, seed, forked=forked)
-    file = folder / f"{'blind' if blind else control or 'replies'}-{part}-{len(exam.hops)}.json"
+    file = folder / f"{'blind' if blind else control or 'replies'}-{part}-{exam.digest}.json"
     if not file.exists():
         backbone = trained(world, setting, arm, seed, forked=forked)
         given = None if control is None else controlled(world, setting, backbone, exam, arm.thinking, control)

@@ -69,9 +69,10 @@ def made_up(world: HopWorld, setting: Setting) -> list[QuestionPuzzle]:
     ]
 
 
-def drawn_tokens(world: HopWorld, setting: Setting) -> VisualTokens:
+def drawn_tokens(world: HopWorld, setting: Setting, fps: float = 1.0) -> VisualTokens:
     """Of one video over a drawn scene, float32."""
-    tokens = encoded(world.start(), drawn_video(setting))
+    video = drawn_video(setting)
+    tokens = encoded(world.start(), replace(video, fps=fps, num_frames=round(video.num_frames * fps)))
     return replace(tokens, features=tokens.features.float())
 
 
@@ -105,7 +106,7 @@ def arm_cost(world: HopWorld, setting: Setting, arm: LatentArm) -> Cost:
         others=slots[None][:0],
         counts=torch.zeros(len(puzzles), 0, dtype=torch.bool),
         veiled=False,
-        dense=tuple(puzzle.tokens for puzzle in puzzles) if arm.teacher == "dense" else (),
+        dense=(drawn_tokens(world, setting, fps=2.0),) * len(puzzles) if arm.teacher == "dense" else (),
     )
     return measured(lambda: forcing(rows)[0])
 

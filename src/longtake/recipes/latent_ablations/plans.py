@@ -15,7 +15,8 @@ FORKED = (
 )
 EQUAL = (
     "Training operations are those of the latents, K = 8, unless an arm is named after its steps: those have the "
-    "steps of the latents and fewer operations. A trace in words is annotation that no other arm has."
+    "steps of the latents and fewer operations. A trace in words is annotation that no other arm has. Learned "
+    "vectors in the place of latents (pause) are taught through the same bottleneck."
 )
 LATENTS = LatentArm(thinking=Thinking())
 EIGHT = "latents, K = 8"
@@ -36,13 +37,19 @@ class LatentPlanned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentPlan:
-    """One table before it is run. pairs: (arm, the arm it is compared with), by name."""
+    """One table before it is run. pairs: (arm, the arm it is compared with), by name.
+
+    halves: (arm, low, high): whether an arm keeps half of what high gains over low. claims: (latents, pause, answers at
+    equal operations): whether latent reasoning may be claimed.
+    """
 
     name: str
     title: str
     notes: tuple[str, ...]
     arms: tuple[LatentPlanned, ...]
     pairs: tuple[tuple[str, str], ...]
+    halves: tuple[tuple[str, str, str], ...] = ()
+    claims: tuple[tuple[str, str, str], ...] = ()
 
 
 def worth(costs: LatentCosts) -> LatentPlan:
@@ -53,24 +60,28 @@ def worth(costs: LatentCosts) -> LatentPlan:
         LatentPlanned(name=f"answer-only, {steps} steps", arm=LatentArm(steps=steps)),
         LatentPlanned(name="answer-only", arm=costs.as_costly(LatentArm(), eight)),
         LatentPlanned(name=f"trace in words, {steps} steps", arm=LatentArm(steps=steps, traced=True)),
+        LatentPlanned(name="trace in words", arm=costs.as_costly(LatentArm(traced=True), eight)),
         LatentPlanned(name="pause, K = 8", arm=costs.as_costly(pausing(8), eight)),
         LatentPlanned(name=EIGHT, arm=eight),
     ]
     for count in (2, 4, 16):
         arm = costs.as_costly(replace(LATENTS, thinking=Thinking(latents=count)), eight)
         arms.append(LatentPlanned(name=f"latents, K = {count}", arm=arm, starred=False))
-    short, equal, trace, pause = (planned.name for planned in arms[:4])
+    short, equal, brief, trace, pause = (planned.name for planned in arms[:5])
     return LatentPlan(
         name="latent-worth",
         title="What latents are worth, by hops",
         notes=(FORKED, EQUAL),
         arms=tuple(arms),
         pairs=(
-            *((EIGHT, name) for name in (short, equal, pause, trace)),
-            (trace, short),
+            *((EIGHT, name) for name in (short, equal, pause, brief, trace)),
+            (brief, short),
+            (trace, equal),
             (pause, equal),
-            *((EIGHT, planned.name) for planned in arms[5:]),
+            *((EIGHT, planned.name) for planned in arms[6:]),
         ),
+        halves=((EIGHT, equal, trace),),
+        claims=((EIGHT, pause, equal),),
     )
 
 

@@ -7,7 +7,9 @@ the same for every arm.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -51,14 +53,15 @@ class Setting:
 class LatentSize:
     """How large the tables are. Ours: chosen for a few hours of two CPU cores.
 
-    pairs, search_pairs: of test questions, asked about two videos each; curves have half of the latter. most_steps: to
-    which an arm is lengthened at most for equal operations. width, heads: of the latents' module. settings: tried in
-    this order. single, gain: what a setting must reach, on single hops and by traces over answers alone on all others.
+    pairs, search_pairs, curve_pairs: of test questions, asked about two videos each. most_steps: to which an arm is
+    lengthened at most for equal operations. width, heads: of the latents' module. settings: tried in this order.
+    single, gain: what a setting must reach, on single hops and by traces over answers alone on all others.
     """
 
     train_questions: int = 4000
     pairs: int = 240
-    search_pairs: int = 120
+    search_pairs: int = 240
+    curve_pairs: int = 60
     batch: int = 8
     most_steps: int = 4000
     width: int = 128
@@ -75,7 +78,7 @@ class LatentSize:
 
 FULL = LatentSize()
 SMALLEST = LatentSize(
-    train_questions=8, pairs=4, search_pairs=4, batch=2, most_steps=2, width=16, heads=2,
+    train_questions=8, pairs=4, search_pairs=4, curve_pairs=2, batch=2, most_steps=2, width=16, heads=2,
     settings=(Setting(base_steps=1, steps=1),), single=0.0, gain=-1.0,  # whatever is reached, so that tables are made
 )  # fmt: skip
 
@@ -88,6 +91,11 @@ class HopExam:
     puzzles: tuple[QuestionPuzzle, ...]
 
     @property
+    def digest(self) -> str:
+        """Of questions, their videos' things, and answers."""
+        return digest_of(self.hops)
+
+    @property
     def asked(self) -> list[Question]:
         """All questions, their task the number of hops."""
         return [dataclasses.replace(hop.question, task=hops_name(hop.hops)) for hop in self.hops]
@@ -96,6 +104,12 @@ class HopExam:
     def video_of(self) -> NDArray[np.int64]:
         """The pair that each question is of: what is drawn again for intervals."""
         return np.arange(len(self.hops)) // 2
+
+
+def digest_of(hops: Sequence[Hop]) -> str:
+    """What names whatever is made of some questions: others get another name."""
+    told = repr([(hop.text, hop.things, hop.answer) for hop in hops])
+    return hashlib.blake2b(told.encode(), digest_size=5).hexdigest()
 
 
 def hops_name(hops: int) -> str:
@@ -117,6 +131,7 @@ class HopWorld:
         self._world = ablation_world.World(work, footage, ablation_world.SMALLEST)  # for its footage alone
         self._tokens = lru_cache(maxsize=4)(self._made)
         self._hops = lru_cache(maxsize=4)(self._drawn)
+        self._digest = lru_cache(maxsize=8)(lambda part, frames: digest_of(self.hops(part, frames)))
 
     @property
     def footage_names(self) -> list[str]:
@@ -135,7 +150,7 @@ class HopWorld:
     def count(self, part: Part) -> int:
         """Questions of a part."""
         size = self.size
-        pairs = {"search": size.search_pairs, "exam": size.pairs, "curve": size.search_pairs // 2}
+        pairs = {"search": size.search_pairs, "exam": size.pairs, "curve": size.curve_pairs}
         return size.train_questions if part == "train" else 2 * pairs[part]
 
     def hops(self, part: Part, frames: int) -> tuple[Hop, ...]:
@@ -150,9 +165,14 @@ class HopWorld:
         rngs = [np.random.default_rng([seed, number]) for number in range(self.count(part) // 2)]
         return tuple(hop for n, rng in enumerate(rngs) for hop in draw_pair(rng, split, form_of(n), frames))
 
+    def digest(self, part: Part, frames: int) -> str:
+        """Of a part's questions."""
+        return self._digest(part, frames)
+
     def folder(self, part: Part, frames: int, fps: float = 1.0) -> Path:
         """Where the tokens of a part are or will be."""
         key = {"frames": frames, "fps": fps, "footage": self.footage_names, "model": self.start_name, "part": part}
+        key["questions"] = self.digest(part, frames)
         return self.work / named(f"hops-{part}", key)
 
     def shards(self, part: Part, frames: int, fps: float = 1.0) -> list[Path]:
@@ -203,6 +223,8 @@ class HopWorld:
     def setting_file(self) -> Path:
         """Where the search keeps the setting that it found."""
         key = {"size": dataclasses.asdict(self.size), "footage": self.footage_names, "model": self.start_name}
+        lengths = sorted({setting.frames for setting in self.size.settings})
+        key["questions"] = [self.digest("search", frames) for frames in lengths]
         return self.work / f"{named('setting', key)}.json"
 
     def keep_setting(self, setting: Setting) -> None:

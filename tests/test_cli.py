@@ -165,6 +165,8 @@ def test_what_is_no_video(run, tmp_path, command, kind):
 def test_bad_targets(run, video, tmp_path):
     assert_one_line(run("watch", video, "-o", tmp_path / "none" / "m"), "does not exist; make it first")
     assert_one_line(run("watch", video, "-o", tmp_path), "is not a plain file; give another name")
+    assert_one_line(run("watch", video, "-o", ""), "is not a plain file; give another name")
+    assert_one_line(run("watch", video, "-o", video), "is there and is no memory; give another name")
     assert os.listdir(tmp_path) == []
 
 

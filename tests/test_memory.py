@@ -102,6 +102,28 @@ def test_other_safetensors_files(tmp_path):
         load_memory(tmp_path / "model.safetensors")
 
 
+@pytest.mark.parametrize("damage", ["no header", "no JSON", "no grid", "short grid", "no sampling", "bad sampling"])
+def test_a_damaged_header_gives_one_line(tmp_path, damage):
+    save_memory(make(), tmp_path / "m")
+    with safe_open(tmp_path / "m", framework="pt") as file:
+        metadata = file.metadata()
+    header = json.loads(metadata["header"])
+    if damage == "no header":
+        del metadata["header"]
+    elif damage == "no JSON":
+        metadata["header"] = metadata["header"][:-1]
+    elif damage == "no grid":
+        metadata["header"] = json.dumps(header | {"grid": None})
+    elif damage == "short grid":
+        metadata["header"] = json.dumps(header | {"grid": [3]})
+    else:
+        provenance = header["provenance"] | {"sampling": [] if damage == "no sampling" else {"at_seconds": 3}}
+        metadata["header"] = json.dumps(header | {"provenance": provenance})
+    save_file(load_file(tmp_path / "m"), tmp_path / "m", metadata)
+    with pytest.raises(LongtakeError, match="m has a damaged header .*; watch the video again"):
+        load_memory(tmp_path / "m")
+
+
 def test_another_version(tmp_path, monkeypatch):
     monkeypatch.setattr(longtake.memory, "VERSION", 2)
     save_memory(make(), tmp_path / "m")

@@ -15,6 +15,7 @@ SOURCE = ROOT / "src" / "longtake"
 
 FLOORS = [
     {"types"},
+    {"outputs"},
     {"video", "compress", "select", "memory", "shards"},
     {"models", "backbones", "data"},
     {"watch", "ask", "train"},

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import longtake.watch
 from fakes import FakeBackbone, grey_frames, write_video
@@ -296,6 +299,74 @@ def test_shards_of_another_watch_are_not_used(video, tmp_path, change):
         memory = watch(backbone, path, sampling, target=target)
     assert memory.provenance.frames == len(backbone.encoded_frames) == (300 if change == "sampling" else 600)
     assert not [name for name in os.listdir(tmp_path) if "shard" in name]
+
+
+@pytest.mark.parametrize("damage", ["header", "watch", "grid", "frame_seconds"])
+def test_a_damaged_shard_is_watched_again(video, tmp_path, damage):
+    target, shard = tmp_path / "m", tmp_path / "m.shard-00000"
+    interrupt(video, target)
+    tensors = load_file(shard)
+    with safe_open(shard, framework="pt") as file:
+        metadata = file.metadata()
+    if damage == "frame_seconds":
+        del tensors["frame_seconds"]
+    else:
+        header = json.loads(metadata["header"])
+        header.pop(damage, None)
+        metadata["header"] = "{" if damage == "header" else json.dumps(header)
+    save_file(tensors, shard, metadata)
+    backbone = FakeBackbone()
+    with pytest.warns(UserWarning, match="shards of another or a broken watch stood beside it"):
+        watch(backbone, video, Sampling(fps=1.0), target=target)
+    assert len(backbone.encoded_frames) == 600
+    assert os.listdir(tmp_path) == ["m"]
+
+
+def test_only_a_watch_s_own_files_are_removed(video, tmp_path):
+    target = tmp_path / "m"
+    foreign = ["m.shard-notes.txt", "m.shard-000001", "m2.shard-00000", ".m2.0123456789ab.part", ".m.fresh.part"]
+    left = [".m.0123456789ab.part", ".m.shard-00003.0123456789ab.part"]
+    written_now = ".m.ba9876543210.part"
+    for name in (*foreign, *left, written_now):
+        (tmp_path / name).write_text("of somebody")
+        if name != written_now:
+            os.utime(tmp_path / name, (0, 0))
+    watch(FakeBackbone(), video, Sampling(fps=1.0), target=target)
+    assert sorted(os.listdir(tmp_path)) == sorted(["m", written_now, *foreign])
+
+
+@pytest.mark.parametrize("there", ["the video", "notes", "weights"])
+def test_only_a_memory_is_replaced(video, tmp_path, there):
+    target = tmp_path / "there"
+    if there == "the video":
+        target.write_bytes(video.read_bytes())
+    elif there == "notes":
+        target.write_text("of mine")
+    else:
+        save_file({"weight": torch.zeros(3)}, target)
+    before, backbone = target.read_bytes(), FakeBackbone()
+    source = target if there == "the video" else video
+    with pytest.raises(LongtakeError, match="there is there and is no memory; give another name, or remove that file"):
+        watch(backbone, source, Sampling(fps=1.0), target=target)
+    assert target.read_bytes() == before
+    assert backbone.encoded_frames == []
+
+
+def test_a_memory_is_replaced_even_a_truncated_one(video, tmp_path):
+    target = tmp_path / "m"
+    watch(FakeBackbone(), video, Sampling(count=8), target=target)
+    target.write_bytes(target.read_bytes()[:-5])
+    watch(FakeBackbone(), video, Sampling(count=12), target=target)
+    assert load_memory(target).provenance.frames == 12
+
+
+@pytest.mark.parametrize("length", [240, 300])
+def test_a_name_too_long_for_what_stands_beside_it_is_refused_before_watching(video, tmp_path, length):
+    backbone = FakeBackbone()
+    with pytest.raises(LongtakeError, match="could not write .*: File name too long; "):
+        watch(backbone, video, Sampling(fps=1.0), target=tmp_path / ("m" * length))
+    assert backbone.encoded_frames == []
+    assert os.listdir(tmp_path) == []
 
 
 def test_full_disk_while_watching_keeps_whole_shards_only(video, tmp_path, monkeypatch):

@@ -10,17 +10,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from longtake.outputs import check_output, check_plain, scratch_beside, unwritable
 from longtake.types import LongtakeError, Memory, Provenance, Sampling, VisualTokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["is_memory", "load_memory", "read_tensors", "save_memory", "write_tensors"]
+__all__ = ["check_target", "is_memory", "load_memory", "read_tensors", "save_memory", "write_tensors"]
 
 VERSION = 1
 FORMAT = "longtake.memory"
@@ -44,20 +45,41 @@ def save_memory(memory: Memory, path: str | os.PathLike[str]) -> None:
 def load_memory(path: str | os.PathLike[str]) -> Memory:
     """Read a memory back, equal to what was saved; no model is needed.
 
-    Raises LongtakeError for a missing, truncated or foreign file and for another version of the layout.
+    Raises LongtakeError for a missing, damaged or foreign file and for another version of the layout.
     """
     tensors, header = read_tensors(Path(path), FORMAT)
-    provenance = dict(header["provenance"])
-    sampling = dict(provenance["sampling"])
-    if sampling["at_seconds"] is not None:
-        sampling["at_seconds"] = tuple(sampling["at_seconds"])
-    provenance |= {"sampling": Sampling(**sampling), "warnings": tuple(provenance["warnings"])}
-    return Memory(
-        tokens=tokens_of(tensors, header["grid"]),
-        group_seconds=header["group_seconds"],
-        start_seconds=header["start_seconds"],
-        provenance=Provenance(**provenance),
-    )
+    with sound(Path(path)):
+        provenance = dict(header["provenance"])
+        sampling = dict(provenance["sampling"])
+        if sampling["at_seconds"] is not None:
+            sampling["at_seconds"] = tuple(sampling["at_seconds"])
+        provenance |= {"sampling": Sampling(**sampling), "warnings": tuple(provenance["warnings"])}
+        return Memory(
+            tokens=tokens_of(tensors, header["grid"]),
+            group_seconds=header["group_seconds"],
+            start_seconds=header["start_seconds"],
+            provenance=Provenance(**provenance),
+        )
+
+
+def check_target(path: Path) -> None:
+    """Refuse, before a video is watched, a file that cannot be written, and one that is there and is no memory."""
+    check_output(path)
+    if path.exists() and _form(path) != FORMAT:
+        raise LongtakeError(f"{path} is there and is no memory; give another name, or remove that file first")
+
+
+def _form(path: Path) -> str | None:
+    """What the header of a file says it is, truncated or not; None where it says nothing."""
+    if not is_memory(path):
+        return None
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            form: str | None = json.loads(file.read(length))["__metadata__"]["format"]
+        except (ValueError, KeyError, TypeError):
+            return None
+    return form
 
 
 def is_memory(path: str | os.PathLike[str]) -> bool:
@@ -88,17 +110,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], form: str, header: 
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    if path.exists() and not path.is_file():  # a rename would replace a folder's or device's name
-        raise LongtakeError(f"{path} exists and is not a plain file; give another name to write to")
+    check_plain(path)
     metadata = {"format": form, "version": str(VERSION), "header": json.dumps(header)}
-    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    part = scratch_beside(path)
     try:
         save_file(dict(tensors), part, metadata)
         _settle(part)
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        raise LongtakeError(f"could not write {path}: {reason}; free space or choose another place") from error
+        raise unwritable(path, error) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -126,7 +146,20 @@ def read_tensors(path: Path, form: str) -> tuple[dict[str, Tensor], dict[str, An
         raise LongtakeError(f"{path} is not a whole memory file ({error}); watch the video again") from error
     metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
     _check_form(path, metadata, form)
-    return tensors, json.loads(metadata["header"])
+    with sound(path):
+        return tensors, json.loads(metadata["header"])
+
+
+@contextmanager
+def sound(path: Path) -> Iterator[None]:
+    """A block that makes values of what a file holds; where they do not fit together the file is damaged.
+
+    Raises LongtakeError then.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise LongtakeError(f"{path} has a damaged header ({error!r}); watch the video again") from error
 
 
 def _check_form(path: Path, metadata: Mapping[str, str], form: str) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longtake.memory import read_tensors, token_tensors, tokens_of, write_tensors
+from longtake.memory import read_tensors, sound, token_tensors, tokens_of, write_tensors
+from longtake.outputs import check_output, remove_abandoned
 from longtake.types import LongtakeError, VisualTokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = "longtake.shard"
+SHARD = r"\.shard-\d{5}"  # what stands behind the target's name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,10 @@ class Shards:
     target: Path
     watch: str
     count: int = field(default=0, init=False)
+
+    def check(self) -> None:
+        """Refuse names, which are longer than the target's, that cannot be written."""
+        check_output(self._path(0))
 
     def resume(self) -> Iterator[Shard]:
         """The whole shards of this same watch, in order, each read when it is asked for."""
@@ -57,23 +64,25 @@ class Shards:
         self.count += 1
 
     def remove(self) -> None:
-        """Remove every shard beside the target."""
+        """Remove every shard beside the target, and what killed writers of it and of them left."""
         for path in self._files():
             path.unlink(missing_ok=True)
+        remove_abandoned(self.target, SHARD)
 
     def _path(self, index: int) -> Path:
         return self.target.with_name(f"{self.target.name}.shard-{index:05d}")
 
     def _files(self) -> list[Path]:
-        start = f"{self.target.name}.shard-"
+        own = re.compile(re.escape(self.target.name) + SHARD)
         folder = self.target.parent
-        return sorted(folder / name for name in os.listdir(folder) if name.startswith(start))
+        return sorted(folder / name for name in os.listdir(folder) if own.fullmatch(name))
 
     def _read(self, path: Path) -> Shard | None:
         try:
             tensors, header = read_tensors(path, FORMAT)
+            with sound(path):
+                if header["watch"] != self.watch:
+                    return None
+                return Shard(tokens=tokens_of(tensors, header["grid"]), frame_seconds=tensors["frame_seconds"])
         except LongtakeError:  # broken or of another version: watched again
             return None
-        if header["watch"] != self.watch:
-            return None
-        return Shard(tokens=tokens_of(tensors, header["grid"]), frame_seconds=tensors["frame_seconds"])

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 import longtake.video
-from longtake.memory import save_memory, token_tensors, tokens_of
+from longtake.memory import check_target, save_memory, token_tensors, tokens_of
 from longtake.shards import Shard, Shards
-from longtake.types import Frames, LongtakeError, Memory, Provenance, Sampling, VideoError
+from longtake.types import Frames, Memory, Provenance, Sampling, VideoError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,9 +53,12 @@ def watch(
         watch of the same video, sampling and model continues from them; they are removed when the memory stands.
     progress: called with frames watched so far and frames planned.
 
-    Raises VideoError when the file or the span holds no frame, LongtakeError when the target cannot be written.
+    Raises VideoError when the file or the span holds no frame, LongtakeError when the target cannot be written or is a
+    file that is no memory.
     Warns with each thing that the reader had to leave out.
     """
+    if target is not None:
+        check_target(Path(target))
     step = max(1, (CHUNK_FRAMES if backbone.frame_size else CHUNK_FRAMES_UNSIZED) // backbone.frames_per_group)
     reading = longtake.video.read(
         path, sampling, size=backbone.frame_size, chunk_frames=step * backbone.frames_per_group
@@ -67,7 +70,7 @@ def watch(
             backbone,
             reading,
             sampling,
-            video=os.fspath(path),
+            video=os.path.abspath(path),  # so that it names the same file wherever the memory is asked
             video_identity=identity,
             duration_seconds=reading.info.duration_seconds,
             num_planned=reading.num_planned,
@@ -139,10 +142,10 @@ def watch_frames(
 
 
 def _shards(backbone: Backbone, target: Path, identity: str, sampling: Sampling) -> Shards:
-    if not target.parent.is_dir():
-        raise LongtakeError(f"{target}: the folder {target.parent} does not exist; make it first")
     key = {"model": backbone.name, "video": identity, "sampling": dataclasses.asdict(sampling)}
-    return Shards(target=target, watch=json.dumps(key, sort_keys=True))
+    shards = Shards(target=target, watch=json.dumps(key, sort_keys=True))
+    shards.check()
+    return shards
 
 
 def _continue(kept: _Kept, shards: Shards | None) -> None:

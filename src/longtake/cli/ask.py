@@ -100,6 +100,9 @@ def watch(
     device: DeviceOption = None,
 ) -> None:
     """Watch a video once and save the memory; called again after an interruption, it continues."""
+    from longtake.memory import check_target
+
+    check_target(output)
     sampling = _sampling(video, fps, max_frames, start, stop)
     memory = _watch(load_model(model, device), video, sampling, output)
     print(f"{output}: {memory.provenance.frames} frames, {len(memory.tokens)} tokens")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from longtake.types import LongtakeError
+from longtake.outputs import scratch_beside, unwritable
 
 
 @contextmanager
@@ -17,12 +15,11 @@ def replaced(path: Path) -> Iterator[Path]:
 
     Raises LongtakeError, with ``path`` as it was, when it cannot be written.
     """
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    scratch = scratch_beside(path)
     try:
         yield scratch
         scratch.replace(path)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise LongtakeError(f"could not write {path}: {reason}; free space or choose another place") from error
+        raise unwritable(path, error) from error
     finally:
         scratch.unlink(missing_ok=True)

@@ -202,6 +202,32 @@ def test_a_replaced_video_is_noticed(tmp_path: Path):
     assert model.ask(memory, QUESTION).text == answer.text
 
 
+@pytest.mark.usefixtures("permissions")
+@pytest.mark.parametrize("change", ["emptied", "unreadable"])
+def test_a_video_that_cannot_be_read_any_more_blocks_no_memory(tmp_path: Path, change):
+    video = write_video(tmp_path / "a.mp4", [20] * 40)
+    model = Model(backbone=FakeBackbone())
+    memory = model.watch(video)
+    if change == "emptied":
+        video.write_bytes(b"")
+    else:
+        video.chmod(0)
+    with pytest.warns(UserWarning, match="a.mp4 has changed since it was watched"):
+        assert model.ask(memory, QUESTION).text
+
+
+def test_a_video_watched_by_a_relative_path_is_known_from_any_folder(tmp_path: Path, monkeypatch):
+    for name, level in (("home", 20), ("away", 200)):
+        (tmp_path / name).mkdir()
+        write_video(tmp_path / name / "a.mp4", [level] * 40)
+    model = Model(backbone=FakeBackbone())
+    monkeypatch.chdir(tmp_path / "home")
+    memory = model.watch("a.mp4")
+    assert memory.provenance.video == str(tmp_path / "home" / "a.mp4")
+    monkeypatch.chdir(tmp_path / "away")
+    model.ask(memory, QUESTION)  # no warning of another file of the name
+
+
 def test_model_passes_spans_and_refuses_two_samplings(tmp_path: Path):
     video = write_video(tmp_path / "a.mp4", [20] * 40)
     model = Model(backbone=FakeBackbone())

@@ -17,7 +17,7 @@ from longtake.backbones.base import Cache, Inputs, Prompt
 from longtake.backbones.thinking import Thought, think, thinking_of
 from longtake.models.latent import Thinking
 from longtake.select import Selector, TopK
-from longtake.types import Answer, Evidence, LatentLooks, LongtakeError, Memory, Query, Usage, VisualTokens
+from longtake.types import Answer, Evidence, LatentLooks, LongtakeError, Memory, Query, Usage, VideoError, VisualTokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,9 +153,17 @@ def check_model(backbone: Backbone, memory: Memory) -> None:
 def check_video(memory: Memory) -> None:
     """Warn when the file that the memory names is not the one that was watched; a file that is gone is no matter."""
     video = memory.provenance.video
-    if video and Path(video).is_file() and longtake.video.identity(video) != memory.provenance.video_identity:
+    if Path(video).is_absolute() and Path(video).is_file() and _identity(video) != memory.provenance.video_identity:
         line = f"{video} has changed since it was watched; the answer is about the earlier file; watch it again"
         warnings.warn(line, stacklevel=3)
+
+
+def _identity(video: str) -> str | None:
+    """None for a file that is there and can't be read as a video: it's empty, or may not be read."""
+    try:
+        return longtake.video.identity(video)
+    except VideoError:
+        return None
 
 
 def group_scores(attention: Tensor, source: Tensor, tokens: VisualTokens) -> Tensor:

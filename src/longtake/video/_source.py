@@ -172,23 +172,25 @@ def open_container(path: str) -> av.container.InputContainer:
     try:
         # The file: prefix keeps names with colons from being taken for protocols.
         return av.open(f"file:{path}", metadata_errors="replace")
-    except PermissionError as error:
-        raise VideoError(f"{path}: may not be read; check its permissions") from error
     except av.FFmpegError as error:
         raise VideoError(f"{path}: is not a video that FFmpeg can open ({error.strerror})") from error
 
 
 def check_file(path: str) -> None:
-    """VideoError unless the path names a regular file with something in it."""
+    """VideoError unless the path names a regular file with something in it that may be read."""
     file = Path(path)
-    if not file.exists():
-        raise VideoError(f"{path}: no such file; check the path")
-    if file.is_dir():
-        raise VideoError(f"{path}: is a directory; give one video file")
-    if not file.is_file():
-        raise VideoError(f"{path}: is not a regular file; longtake reads video files, not streams or devices")
-    if file.stat().st_size == 0:
-        raise VideoError(f"{path}: the file is empty; was it copied completely?")
+    try:
+        if not file.exists():
+            raise VideoError(f"{path}: no such file; check the path")
+        if file.is_dir():
+            raise VideoError(f"{path}: is a directory; give one video file")
+        if not file.is_file():
+            raise VideoError(f"{path}: is not a regular file; longtake reads video files, not streams or devices")
+        with file.open("rb") as handle:
+            if not handle.read(1):
+                raise VideoError(f"{path}: the file is empty; was it copied completely?")
+    except OSError as error:  # a name that is too long, a folder or file that may not be read
+        raise VideoError(f"{path}: {error.strerror}; check the path and its permissions") from error
 
 
 def choose_stream(

@@ -148,7 +148,7 @@ def test_the_command_shows_latents(saved, tmp_path):
     [
         (["--latents", "9"], "latents is 9, but this model has 4"),
         (["--latents", "0", "--show-latents", "a.png"], "no latents to show"),
-        (["--show-latents", "looks.mp3"], "looks.mp3 is no picture's file"),
+        (["--show-latents", "looks.mp3"], "looks.mp3 ends in '.mp3'; give a name that ends in .png or .pdf or .svg"),
     ],
 )
 def test_what_cannot_be_thought_is_refused(saved, options, message):

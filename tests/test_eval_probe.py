@@ -1,15 +1,21 @@
 """The probe evaluation: intervals, reports and evidence by hand, and the whole run with a tiny model."""
 
+import errno
 import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import longtake
+import longtake.model
 import tiny
 import world
 from longtake.backbones.base import Prompt
+from longtake.cli import app
 from longtake.data.needles import Card
 from longtake.data.probe import Event, ProbeVideo, make_video
 from longtake.data.questions import TASKS, Question, ask_all
@@ -26,7 +32,7 @@ from longtake.eval.probe import (
     watch_video,
 )
 from longtake.eval.report import DEPTHS, Asked, ProbeRun, interval, report, table
-from longtake.types import Answer, Evidence, Usage
+from longtake.types import Answer, Evidence, LongtakeError, Usage
 from thoughts import thinker
 
 CONTROLS = {"all", "oracle", "random", "uniform", "blind", "majority", "hindsight"}
@@ -278,3 +284,32 @@ def test_the_plot_is_a_picture(tmp_path):
     depth_by_length([found, found | {"run": {"num_frames": 1024}}], tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "map.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("plot", ["none/map.png", "map.foo"])
+def test_a_picture_that_cannot_be_drawn_is_refused_first(tmp_path, monkeypatch, plot):
+    pytest.importorskip("matplotlib")
+
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(longtake.model, "load", load)
+    done = CliRunner().invoke(app, ["eval", "probe", "--frames", "16", "--plot", str(tmp_path / plot)])
+    assert isinstance(done.exception, LongtakeError)
+    assert Path(plot).parts[0] in str(done.exception)
+
+
+def test_figures_are_printed_though_their_picture_fails(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    found = report(ProbeRun(num_frames=64), [asked(0, True)], world.clips(), [])
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "map.png")
+
+    monkeypatch.setattr(longtake.model, "load", lambda *_, **__: None)
+    monkeypatch.setattr("longtake.data.haystack.load_clips", lambda *_: world.clips())
+    monkeypatch.setattr(probe, "evaluate_each", lambda *_: [found])
+    monkeypatch.setattr("longtake.eval.plot.depth_by_length", full)
+    done = CliRunner().invoke(app, ["eval", "probe", "--frames", "64", "--plot", str(tmp_path / "map.png")])
+    assert isinstance(done.exception, OSError)
+    assert "all questions" in done.output

@@ -390,7 +390,12 @@ def test_samples_can_be_read(tmp_path, capsys):
     assert "step 2" in capsys.readouterr().out
     samples(tmp_path, output=tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text() == viewer.as_html(rows)
-    with pytest.raises(LongtakeError, match="could not write"):
+    with pytest.raises(LongtakeError, match="samples.jsonl ends in '.jsonl'; give a name that ends in .html"):
+        samples(tmp_path, output=tmp_path / viewer.FILE)
+    with (tmp_path / viewer.FILE).open("a") as sink:
+        sink.write('{"step": 4, "puz')  # as a run leaves it that is writing, or was killed
+    assert viewer.read(tmp_path) == rows
+    with pytest.raises(LongtakeError, match="does not exist; make it first"):
         samples(tmp_path, output=tmp_path / "none" / "page.html")
     hostile = rollout("<script>alert(1)</script>", finished=False, exact=0.5)
     group = Group(puzzle=Letters(name="a<b", tokens=None), rollouts=(hostile,))

@@ -395,7 +395,7 @@ def test_a_killed_worker_is_reported_and_its_fellows_work_is_kept(run, tmp_path)
 
 
 def test_mistakes(run, data, media, tmp_path):
-    with pytest.raises(LongtakeError, match="is the data itself"):
+    with pytest.raises(LongtakeError, match=r"data.jsonl is one of the files that are read, which stay as they are"):
         run("data.jsonl")
     with pytest.raises(LongtakeError, match="does not exist; make it first"):
         run("none/out.jsonl")
@@ -405,6 +405,26 @@ def test_mistakes(run, data, media, tmp_path):
     data.write_text('{"id": 1}\n')
     with pytest.raises(LongtakeError, match=r"data\.jsonl:1"):
         run()
+
+
+def test_no_output_takes_the_place_of_what_is_read(media, tmp_path):
+    for name in ("still1.mp4", "dd.examples.png"):
+        (tmp_path / name).write_bytes((media / name.replace("dd.examples", "a")).read_bytes())
+    rows = [sample("one", "still1.mp4", "What?"), {**sample("two", "dd.examples.png", "What?")}]
+    rows[1] = json.loads(json.dumps(rows[1]).replace("video", "image"))
+    held = "".join(json.dumps(row) + "\n" for row in rows)
+    for data in ("dd.jsonl", "ee.scores.jsonl"):
+        (tmp_path / data).write_text(held)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    for data, output, told in (
+        ("dd.jsonl", "still1.mp4", "still1.mp4 ends in '.mp4'; give a name that ends in .jsonl or .json"),
+        ("ee.scores.jsonl", "ee.jsonl", "ee.scores.jsonl is one of the files that are read"),
+        ("ee.scores.jsonl", "dd.json", "dd.examples.png is one of the files that are read"),
+        ("dd.jsonl", "", "is not a plain file"),
+    ):
+        with pytest.raises(LongtakeError, match=told):
+            prune(tmp_path / data, tmp_path, tmp_path / output, HALF, make_scorer, pictures=False)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("save", [tiny.save_video_llm, tiny.save_qwen_vl])

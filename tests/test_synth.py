@@ -411,6 +411,7 @@ def test_bad_files_are_one_line(command, media, tmp_path):
         (["synth", "mvp", media / "torn.mp4", "-o", tmp_path / "out", "--embedder", "pixels"], "none of the 1 videos"),
         (["synth", "mvp", media / "none", "-o", tmp_path / "out", "--embedder", "pixels"], "no such file or folder"),
         (["synth", "mvp", media, "-o", media / "notes.txt", "--embedder", "pixels"], "notes.txt"),
+        (["inspect", tmp_path / "none", "-o", tmp_path / "puzzles.jsonl"], "give a name that ends in .html"),
         (["inspect", tmp_path / "none"], "give the folder that longtake synth mvp wrote"),
     ):
         code, out, err = command(*asked)

@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,8 +38,10 @@ def check_plain(path: Path) -> None:
         raise LongtakeError(f"{path} exists and is not a plain file; give another name to write to")
 
 
-def check_output(path: Path, *, reads: Iterable[Path] = ()) -> None:
-    """Refuse, before any work is done for it, a file that could not be written or is one of those that are read.
+def check_output(path: Path, *, endings: Sequence[str] = (), reads: Collection[Path] = ()) -> None:
+    """Refuse, before any work is done for it, a file that could not be written.
+
+    endings: what its name may end in; whatever else is there stays so. reads: files it must not be, resolved.
 
     Raises LongtakeError; leaves nothing behind.
     """
@@ -47,7 +49,9 @@ def check_output(path: Path, *, reads: Iterable[Path] = ()) -> None:
         check_plain(path)
         if not path.parent.is_dir():
             raise LongtakeError(f"{path}: the folder {path.parent} does not exist; make it first")
-        if path.resolve() in {read.resolve() for read in reads}:
+        if endings and path.suffix not in endings:
+            raise LongtakeError(f"{path} ends in {path.suffix!r}; give a name that ends in {' or '.join(endings)}")
+        if path.resolve() in reads:
             raise LongtakeError(f"{path} is one of the files that are read, which stay as they are; give another name")
         scratch = scratch_beside(path)
         scratch.touch(exist_ok=False)

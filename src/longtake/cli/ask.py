@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longtake.cli.console import DeviceOption, JsonOption, ModelOption, load_model, progress
-from longtake.cli.latents import check_latents, check_picture, looks_fields
+from longtake.cli.console import DeviceOption, JsonOption, ModelOption, check_picture, load_model, progress
+from longtake.cli.latents import check_latents, looks_fields
 from longtake.types import LongtakeError
 
 if TYPE_CHECKING:

@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from longtake.outputs import check_output
+
 if TYPE_CHECKING:
     from longtake.backbones.tower import Tower
     from longtake.model import Model
@@ -25,6 +27,7 @@ WorkersOption = Annotated[int, typer.Option("--workers", help="Processes, one th
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 MOST_NAMED = 20  # files on the terminal
+PICTURES, PAGES = (".png", ".pdf", ".svg"), (".html", ".htm")
 
 
 class EngineChoice(StrEnum):
@@ -50,6 +53,14 @@ def load_tower(folder: Path, device: str | None) -> Tower:
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
     return Tower.load(folder, device)
+
+
+def check_picture(file: Path) -> None:
+    """Refuse a picture that could not be drawn, before the work for it."""
+    from longtake.eval import plot
+
+    check_output(file, endings=PICTURES)
+    plot.require()
 
 
 @contextmanager

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from longtake.cli.console import DeviceOption, JsonOption, ModelOption, SeedOption, load_model, load_tower, progress
+from longtake.cli.console import (
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    SeedOption,
+    check_picture,
+    load_model,
+    load_tower,
+    progress,
+)
 
 if TYPE_CHECKING:
     from longtake.eval.leaks import Embed
@@ -45,6 +54,8 @@ def probe(
     from longtake.eval.probe import evaluate_each
     from longtake.eval.report import ProbeRun, table
 
+    if plot is not None:
+        check_picture(plot)
     loaded = load_model(model, device)
     clips = load_clips("test", haystack, cache)
     results = []
@@ -54,9 +65,9 @@ def probe(
         runs = [ProbeRun(num_frames=num_frames, keep=share, **settings) for share in shares]
         with progress(f"{num_frames} frames") as report:
             results += evaluate_each(loaded, runs, clips, report)
+    print(json.dumps(results if len(results) > 1 else results[0]) if as_json else table(results))
     if plot is not None:
         depth_by_length(results, plot)
-    print(json.dumps(results if len(results) > 1 else results[0]) if as_json else table(results))
 
 
 @evaluations.command()

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from longtake.cli.console import PAGES
+from longtake.outputs import check_output
+
 
 def inspect(
     folder: Annotated[Path, typer.Argument(help="What longtake synth wrote.")],
@@ -19,8 +22,10 @@ def inspect(
     from longtake.data.sheets import contact_page
     from longtake.data.whole import replaced
 
+    if output is not None:
+        check_output(output, endings=PAGES)
     page = contact_page(folder, count)
-    target = output or folder / "inspect.html"
+    target = folder / "inspect.html" if output is None else output
     with replaced(target) as scratch:
         scratch.write_text(page, encoding="utf-8")
     print(target)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longtake.types import LongtakeError
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -14,17 +12,6 @@ if TYPE_CHECKING:
     from longtake.types import LatentLooks
 
 BEST_TIMES, BEST_CELLS = 3, 5  # told of each latent
-PICTURES = (".png", ".pdf", ".svg")
-
-
-def check_picture(file: Path) -> None:
-    """Refuse a picture that could not be written, before a video is watched for it."""
-    from longtake.eval import plot
-
-    if file.suffix not in PICTURES or not file.parent.is_dir():
-        raise LongtakeError(f"{file} is no picture's file; it must end in .png, .pdf or .svg, in a folder that exists")
-    plot.require()
-
 
 def check_latents(model: Model, latents: int | None, picture: Path | None) -> None:
     """Refuse latents that the model does not have, before a video is watched for them."""

@@ -22,7 +22,10 @@ from longtake.data.scorer import Key, Scored, Scorer, VideoPart
 from longtake.data.verdict import Verdict, judge
 from longtake.data.whole import replaced
 from longtake.data.workers import Engine, work
+from longtake.outputs import check_output
 from longtake.types import LongtakeError
+
+ENDINGS = ("scores.jsonl", "videos.jsonl", "histogram.png", "examples.png")  # beside the output, by its stem
 
 MakeScorer = Callable[[], Scorer]  # picklable; called once in each process
 
@@ -64,15 +67,17 @@ def prune(
     videos), ``.videos.jsonl`` (a line a video as they are scored; the first line says with which settings, and another
     pruning may only go on from it with the same ones), ``.histogram.png`` and ``.examples.png``.
 
-    Raises LongtakeError for data that cannot be read, an output that cannot be written or is the data, scores of other
+    Raises LongtakeError for data that cannot be read, an output that cannot be written or is read, scores of other
     settings, a worker that was killed, and when no video at all could be scored.
     """
     begun = time.perf_counter()
-    if output.resolve() == data.resolve():
-        raise LongtakeError(f"{output} is the data itself, which stays as it is; give another --output")
     if pictures:
         require_matplotlib()
     samples = read_samples(data, media)
+    reads = {path.resolve() for path in (data, *(file for sample in samples for file in sample.files))}
+    check_output(output, endings=(".jsonl", ".json"), reads=reads)
+    for ending in ENDINGS:
+        check_output(beside(output, ending), reads=reads)
     parts = list({part.key: part for sample in samples for part in sample.parts}.values())
     scorer = make()
     with ScoreFile(beside(output, "videos.jsonl"), scorer.settings) as file:

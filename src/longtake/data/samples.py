@@ -35,11 +35,12 @@ _TELL = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One sample: its name, kind, videos in order, and its bytes in the file."""
+    """One sample: its name, kind, videos in order, all files that it shows, and its bytes in the file."""
 
     name: str
     subset: Subset
     parts: tuple[VideoPart, ...]
+    files: tuple[Path, ...]
     raw: bytes
 
 
@@ -52,7 +53,13 @@ def read_samples(file: Path, media: Path) -> list[Sample]:
     raws = cut_samples(file.read_bytes())
     assert len(raws) == len(conversations), f"{file}: {len(raws)} samples but {len(conversations)} conversations"
     return [
-        Sample(name=talk.name, subset=subset_of(talk), parts=_parts(talk.media, media), raw=raw)
+        Sample(
+            name=talk.name,
+            subset=subset_of(talk),
+            parts=_parts(talk.media, media),
+            files=tuple(one.path for one in talk.media),
+            raw=raw,
+        )
         for talk, raw in zip(conversations, raws, strict=True)
     ]
 

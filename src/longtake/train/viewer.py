@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from longtake.data.whole import replaced
 from longtake.train.checkpoint import room_in
 from longtake.train.rollouts import Group
 from longtake.types import LongtakeError
@@ -50,11 +51,12 @@ def keep(folder: Path, row: dict[str, Any]) -> None:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """All groups that a run kept. Raises LongtakeError where there are none."""
+    """All groups that a run kept, but for one that it is writing now. Raises LongtakeError where there are none."""
     file = folder / FILE
     if not file.is_file():
         raise LongtakeError(f"{folder} holds no {FILE}; give the folder of a run that sampled, with samples_every set")
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    *whole, _ = file.read_text().split("\n")
+    return [json.loads(line) for line in whole]
 
 
 def as_text(rows: Iterable[dict[str, Any]]) -> str:
@@ -78,12 +80,8 @@ def as_html(rows: Iterable[dict[str, Any]]) -> str:
 
 def write(rows: Iterable[dict[str, Any]], target: Path) -> None:
     """The page to a file, whole or not at all. Raises LongtakeError where it cannot be written."""
-    scratch = target.with_name(target.name + ".tmp")
-    try:
-        scratch.write_text(as_html(rows))
-        scratch.replace(target)
-    except OSError as error:
-        raise LongtakeError(f"could not write {target}: {error.strerror}; choose another place") from error
+    with replaced(target) as scratch:
+        scratch.write_text(as_html(rows), encoding="utf-8")
 
 
 def _section(row: dict[str, Any]) -> str:

@@ -234,5 +234,7 @@ def test_model_passes_spans_and_refuses_two_samplings(tmp_path: Path):
     memory = model.watch(video, start_seconds=8.0, stop_seconds=20.0)
     assert (memory.start_seconds, memory.provenance.frames) == (8.0, 12)
     assert model.watch(video, sampling=Sampling(count=4)).provenance.frames == 4
+    with pytest.raises(LongtakeError, match="max_new_tokens is 0; it must be at least 1"):
+        model.ask(memory, QUESTION, max_new_tokens=0)
     with pytest.raises(LongtakeError, match="put them into the sampling"):
         model.watch(video, fps=1.0, sampling=Sampling(count=4))

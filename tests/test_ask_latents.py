@@ -14,6 +14,7 @@ from longtake.backbones.base import Prompt
 from longtake.backbones.thinking import think
 from longtake.cli import app
 from longtake.cli.latents import looks_fields
+from longtake.eval.plot import latent_looks
 from longtake.memory import save_memory
 from longtake.model import Model
 from longtake.types import LatentLooks, LongtakeError, Memory, Sampling
@@ -131,6 +132,14 @@ def saved(tmp_path_factory) -> tuple[Path, Path]:
 def asked(saved, *options: object):
     memory, model = saved
     return CliRunner().invoke(app, ["ask", str(memory), QUESTION, "--model", str(model), *map(str, options)])
+
+
+def test_a_question_of_money_is_no_formula(tmp_path):
+    pytest.importorskip("matplotlib")
+    attended = torch.full((1, 2, 2, 2), 0.125, dtype=torch.float64)
+    looks = LatentLooks(attended=attended, reread=None, openness=0.5, times=((0.0, 4.0), (4.0, 8.0)))
+    latent_looks(r"is it $5 or \money$?", looks, tmp_path / "looks.png")
+    assert (tmp_path / "looks.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_command_shows_latents(saved, tmp_path):

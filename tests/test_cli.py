@@ -14,6 +14,7 @@ from PIL import Image
 import longtake.model
 from fakes import FakeBackbone, write_video
 from longtake import cli
+from longtake.backbones.tower import Tower
 from longtake.cli import ask
 from longtake.memory import load_memory
 from longtake.model import Model
@@ -120,6 +121,8 @@ def test_info(run, video):
         (["--fps", "-2"], ["fps is -2.0", "must be a positive"]),
         (["--fps", "nan"], ["fps is nan", "must be a positive"]),
         (["--max-frames", "0"], ["max_frames is 0", "at least 1"]),
+        (["--start", "nan"], ["start is nan s", "must be a number"]),
+        (["--stop", "nan"], ["stop is nan s", "must come after"]),
         (["--start", "-1"], ["start is -1.0 s", "must not be negative"]),
         (["--start", "20", "--stop", "10"], ["stop is 10.0 s and start 20.0 s", "must come after"]),
         (["--start", "5000"], ["5000", "120"]),
@@ -141,6 +144,81 @@ def test_empty_question_is_refused_before_watching(run, tmp_path, question):
 def test_question_longer_than_the_context(run, video):
     done = run("ask", video, "why " * 5000)
     assert_one_line(done, "the question is 5003 tokens", "context of 4096", "shorten it")
+
+
+def test_a_question_that_is_no_text(run, tmp_path):
+    assert_one_line(run("ask", tmp_path / "missing.mp4", "what is \udcff?"), "which is not UTF-8 text")
+
+
+@pytest.mark.usefixtures("permissions")
+def test_what_may_not_be_read_or_written(run, video, tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    for name in ("a.mp4", "puzzles.jsonl", "samples.jsonl", "config.json"):
+        (closed / name).write_bytes(video.read_bytes())
+    (closed / "a.mp4").chmod(0)
+    assert_one_line(run("ask", closed / "a.mp4", QUESTION), "a.mp4: Permission denied; check the path, its permissions")
+    assert_one_line(run("info", closed / "a.mp4"), "a.mp4: Permission denied; check the path and its permissions")
+    closed.chmod(0)
+    for asked in (
+        ["watch", video, "-o", closed / "m"],
+        ["ask", closed / "a.mp4", QUESTION],
+        ["info", closed / "a.mp4"],
+        ["inspect", closed],
+        ["samples", closed],
+        ["synth", "scenes", closed, "--count", 1, "--seconds", 4, "--fps", 1],
+        ["eval", "probe", "--frames", 16, "--haystack", video.parent, "--cache", closed / "cache"],
+        ["eval", "probe", "--frames", 16, "--haystack", closed],
+    ):
+        assert_one_line(run(*asked), str(closed), "Permission denied")
+    closed.chmod(0o700)
+    with pytest.raises(PermissionError):
+        (closed / "a.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("command", ["ask", "info"])
+def test_a_name_that_no_file_can_have(run, tmp_path, command):
+    rest = [QUESTION] if command == "ask" else []
+    assert_one_line(run(command, tmp_path / ("v" * 300), *rest), "File name too long")
+
+
+def test_files_in_the_place_of_folders(run, video, tmp_path):
+    (tmp_path / "text").touch()
+    for asked in (
+        ["train", "debug", "-o", tmp_path / "text"],
+        ["eval", "probe", "--frames", 16, "--haystack", video.parent, "--cache", tmp_path / "text"],
+    ):
+        assert_one_line(run(*asked), str(tmp_path / "text"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["eval", "probe", "--frames", 16, "--seed", -1], "--seed"),
+        (["eval", "hops", "--seed", -1], "--seed"),
+        (["samples", ".", "--last", -2], "--last"),
+        (["synth", "mvp", ".", "-o", "out", "--size", 100000], "--size"),
+    ],
+)
+def test_values_out_of_range_are_mistakes_in_form(run, asked, told):
+    done = run(*asked)
+    assert (done.code, done.out) == (2, "")
+    assert told in done.err
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["synth", "mvp", ".", "-o", "out", "--per-minute", "inf"], "--per-minute is inf; it must be above 0 and up"),
+        (["synth", "mvp", ".", "-o", "out", "--per-minute", "1e12"], "--per-minute is 1e+12; it must be above 0"),
+        (["synth", "scenes", "out", "--seconds", "nan"], "seconds nan"),
+        (["synth", "scenes", "out", "--fps", "inf"], "fps inf"),
+    ],
+)
+def test_values_that_are_no_numbers(run, tmp_path, monkeypatch, asked, told):
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(run(*asked), told)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("kind", ["missing", "directory", "empty", "text", "image"])
@@ -221,9 +299,32 @@ def test_the_real_loader_refuses_what_is_no_model(tmp_path):
 def test_the_real_loader_refuses_devices_that_are_not_there(tmp_path, monkeypatch):
     with pytest.raises(LongtakeError, match="device is 'abacus'; torch knows none of that name"):
         longtake.load(tmp_path, device="abacus")
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(LongtakeError, match="device is 'cuda:0', but torch finds no CUDA device here; give cpu"):
-        longtake.load(tmp_path, device="cuda:0")
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    for device in ("cuda:0", "meta", "mps", "xpu", "hpu", "xla", "vulkan", "privateuseone", "cpu:1"):
+        with pytest.raises(LongtakeError, match=f"device is '{device}', but torch finds here only 1 cpu; give one of"):
+            longtake.load(tmp_path, device=device)
+    with pytest.raises(LongtakeError, match="device is 'meta', but torch finds here only 1 cpu"):
+        Tower.load(tmp_path, "meta")
+
+
+@pytest.mark.parametrize("path", ["", "nothing", "./nothing", "some/folder/nothing", "home/nothing"])
+def test_what_can_be_no_hub_id_is_refused_without_asking_the_hub(tmp_path, monkeypatch, path):
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.PreTrainedConfig.get_config_dict", asked_the_hub)
+    with pytest.raises(LongtakeError, match=f"'{path}' is no folder; give the folder of a model, or a hub id as owner"):
+        longtake.load(path)
+
+
+def test_a_hub_id_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.PreTrainedConfig.get_config_dict", asked_the_hub)
+    with pytest.raises(LongtakeError, match="owner/name: neither a readable model folder nor a hub id"):
+        longtake.load("owner/name")
+
+
+def asked_the_hub(*_: object) -> None:
+    raise OSError("no connection")
 
 
 def test_what_is_wrong_is_said_before_a_model_is_loaded(run, tmp_path, video, monkeypatch):

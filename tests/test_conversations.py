@@ -170,6 +170,9 @@ def test_files_that_cannot_be_read_are_told(tmp_path):
     file.write_text(json.dumps(llava("Hello.", "Hi.")) + "\n\n{'a': 1}\n")
     with pytest.raises(LongtakeError, match=r"data.jsonl:3: not JSON \(Expecting property name.*one object a line"):
         read_conversations(file, MEDIA)
+    file.write_text("[" * 100_000)
+    with pytest.raises(LongtakeError, match="data.jsonl: is nested too deeply"):
+        read_conversations(file, MEDIA)
     file.write_bytes(b"\xff\xfe[")
     with pytest.raises(LongtakeError, match="is not UTF-8"):
         read_conversations(file, MEDIA)

@@ -174,6 +174,18 @@ def test_a_folder_without_videos_says_so(tmp_path):
         load_clips("test", tmp_path, tmp_path / "cache")
 
 
+@pytest.mark.usefixtures("permissions")
+def test_a_file_that_cannot_be_read_ends_nothing(footage, tmp_path):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    shutil.copy(footage / "v0.mp4", folder)
+    shutil.copy(footage / "v1.mp4", folder)
+    (folder / "v1.mp4").chmod(0)
+    (folder / "empty.mp4").touch()
+    clips = footage_clips(split_of_source("v0.mp4"), folder, tmp_path / "cache")
+    assert [clip.name for clip in clips] == ["v0.mp4"]
+
+
 def test_a_side_without_a_source_says_so(footage, tmp_path):
     folder = tmp_path / "one"
     folder.mkdir()

@@ -30,7 +30,7 @@ from longtake.data.framefile import FrameFile, encoded
 from longtake.data.mvp import LEVELS
 from longtake.data.puzzle_file import PuzzleRecord, read_records
 from longtake.data.sheets import choose, contact_page
-from longtake.data.synth import Outcome, Synthesis, synthesise
+from longtake.data.synth import Outcome, Synthesis, claimed, synthesise
 from longtake.types import Frames, LongtakeError
 from processes import environment
 
@@ -208,7 +208,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(run, tmp_path):
 
     with pytest.raises(Stopped):
         run(progress=stop)
-    assert len(held(tmp_path / "out")) == 1 + 2
+    assert len(held(tmp_path / "out")) == 2 + 2  # settings and lock, and two videos' frames
     (tmp_path / "out" / "frames" / ".x.zip.ab.part").write_bytes(b"half")
     calls: list[tuple[str, int, int]] = []
     done = run(progress=lambda *call: calls.append(call))
@@ -251,6 +251,31 @@ def test_frames_of_other_settings_are_refused(run, tmp_path):
     (tmp_path / "out" / "settings.json").write_text("{")
     with pytest.raises(LongtakeError, match="settings.json is there and holds no settings"):
         run()
+
+
+@pytest.mark.usefixtures("permissions")
+def test_a_video_that_may_not_be_read_is_left_out(media, tmp_path):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (folder / name).write_bytes((media / name).read_bytes())
+    (folder / "b.mp4").chmod(0)
+    make = partial(make_gatherer, None, "cpu", "pixels", tmp_path / "out", 1.0, 64, "jpeg")
+    done = synthesise(find_footage([folder]), tmp_path / "out", EASY, make)
+    assert list(done.problems) == ["b.mp4"]
+    assert "Permission denied" in done.problems["b.mp4"]
+
+
+def test_a_folder_is_written_by_one_run_at_a_time(run, tmp_path):
+    run()
+    part = tmp_path / "out" / "frames" / ".of-the-other-run.part"
+    with claimed(tmp_path / "out"):
+        part.touch()
+        with pytest.raises(LongtakeError, match="out is written by another run now; wait for it, or give another"):
+            run()
+        assert part.exists()
+    run()
+    assert not part.exists()
 
 
 def test_a_damaged_frame_file_is_named(run, tmp_path):
@@ -421,6 +446,10 @@ def test_bad_files_are_one_line(command, media, tmp_path):
     (tmp_path / "bad" / "puzzles.jsonl").write_text('{"id": 1}\n')
     code, _, err = command("inspect", tmp_path / "bad")
     assert code == 1
+    assert "puzzles.jsonl:1: no puzzle" in err
+    (tmp_path / "bad" / "puzzles.jsonl").write_bytes(b'{"id": "\xff"}\n')
+    code, out, err = command("inspect", tmp_path / "bad")
+    assert (code, out, err.count("\n")) == (1, "", 1)
     assert "puzzles.jsonl:1: no puzzle" in err
 
 

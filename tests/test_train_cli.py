@@ -240,6 +240,18 @@ def test_published_parts_are_put_together(tmp_path):
     assert processor.tokens_per_group == 4
 
 
+def test_published_parts_that_are_not_there_are_one_line(tmp_path, monkeypatch):
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("We couldn't connect to the hub\nand more")
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LongtakeError, match="'no/such/tower' is no folder; give the folder of a model, or a hub id"):
+        Published(tower="no/such/tower").model()
+    monkeypatch.setattr("transformers.SiglipVisionModel.from_pretrained", offline)
+    with pytest.raises(LongtakeError, match=r"connect to the hub\); give folders of them with --set start.tower="):
+        Published().model()
+
+
 def test_estimates_grow_with_what_is_asked():
     import tiny
 

@@ -253,6 +253,8 @@ def _kept(
     thought_tokens: int,
 ) -> Tensor | None:
     """The tokens to keep, or None for all of them."""
+    if max_new_tokens < 1:
+        raise LongtakeError(f"max_new_tokens is {max_new_tokens}; it must be at least 1, for example 64")
     room = backbone.context_tokens - max_new_tokens - thought_tokens
     text_tokens = _prompt_tokens(backbone, query.text, None)
     if text_tokens >= room:

@@ -109,14 +109,10 @@ def load(
     import torch
 
     from longtake.backbones import load_backbone
+    from longtake.backbones.place import place_of
 
     if path is None and not EMBEDDED.is_dir():
         raise LongtakeError(f"this copy of longtake has no model at {EMBEDDED}; give a model's folder")
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise LongtakeError(f"device is {device!r}; torch knows none of that name, give cpu or cuda") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise LongtakeError(f"device is {device!r}, but torch finds no CUDA device here; give cpu")
+    place = place_of(device)
     kind = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
-    return Model(backbone=load_backbone(os.fspath(path or EMBEDDED), place, kind))
+    return Model(backbone=load_backbone(os.fspath(EMBEDDED if path is None else path), place, kind))

@@ -144,6 +144,10 @@ class Query:
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise LongtakeError("the question is empty; ask something, for example \"What is on the red card?\"")
+        try:
+            self.text.encode()
+        except UnicodeEncodeError as error:  # bytes of the command line that are no text
+            raise LongtakeError(f"the question is {self.text!r}, which is not UTF-8 text; write it in UTF-8") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,13 +183,13 @@ class Sampling:
             raise LongtakeError(f"max_frames is {self.max_frames}; it must be at least 1 frame")
         if self.max_frames is not None and self.fps is None:
             raise LongtakeError("max_frames caps sampling by fps; with count or at_seconds leave it out")
-        if self.start_seconds is not None and self.start_seconds < 0:
-            raise LongtakeError(f"start is {self.start_seconds} s; it must not be negative")
-        if self.stop_seconds is not None and self.stop_seconds <= (self.start_seconds or 0.0):
+        if self.start_seconds is not None and not 0 <= self.start_seconds < float("inf"):
+            raise LongtakeError(f"start is {self.start_seconds} s; it must be a number and must not be negative")
+        if self.stop_seconds is not None and not self.stop_seconds > (self.start_seconds or 0.0):
             raise LongtakeError(
                 f"stop is {self.stop_seconds} s and start {self.start_seconds or 0.0} s; stop must come after start"
             )
-        if self.tolerance_seconds is not None and self.tolerance_seconds < 0:
+        if self.tolerance_seconds is not None and not self.tolerance_seconds >= 0:
             raise LongtakeError(f"tolerance is {self.tolerance_seconds} s; it must not be negative")
 
 

@@ -49,6 +49,9 @@ def _model_type(path: str) -> str | None:
     """What config.json says of the architecture."""
     from transformers import PreTrainedConfig
 
+    from longtake.backbones.place import check_source
+
+    check_source(path)
     if Path(path).exists() and not (Path(path) / "config.json").is_file():
         raise LongtakeError(f"{path}: there is no config.json in it; give the folder that save_pretrained wrote")
     try:

@@ -16,6 +16,7 @@ from transformers import SiglipVisionModel
 
 from longtake.backbones.identity import weights_hash
 from longtake.backbones.language import load_weights, pixels_of
+from longtake.backbones.place import place_of
 from longtake.models.preprocess import normalised_pixels
 from longtake.types import Frames, LongtakeError
 
@@ -34,7 +35,7 @@ class Tower:
     def load(cls, folder: Path, device: str | None = None) -> Tower:
         """From the folder that ``save_pretrained`` wrote, in float32; device None means the accelerator if there is
         one. Raises LongtakeError for a folder that holds no such tower."""
-        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        place = place_of(device)
         if not (folder / "config.json").is_file():
             raise LongtakeError(f"{folder}: there is no config.json in it; give the folder that a tower was saved in")
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from typing import NoReturn
 
 import typer
 
@@ -27,6 +28,11 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     errors.print(f"warning: {message}", style="yellow")
 
 
+def _refuse(told: str) -> NoReturn:
+    errors.print("error: " + " ".join(told.split()), style="red")
+    sys.exit(1)
+
+
 def main() -> None:
     """The console script: typer's commands, and one line for each mistake."""
     try:
@@ -35,8 +41,11 @@ def main() -> None:
             warnings.showwarning = _show_warning  # one line, without the place in our code
             app(prog_name="longtake")
     except LongtakeError as error:
-        errors.print("error: " + " ".join(str(error).split()), style="red")
-        sys.exit(1)
+        _refuse(str(error))
+    except OSError as error:
+        if error.filename is None:  # of no path that somebody named
+            raise
+        _refuse(f"{error.filename}: {error.strerror}; check the path, its permissions and the space there")
     except KeyboardInterrupt:
         errors.print("interrupted", style="red")
         sys.exit(130)

@@ -66,7 +66,7 @@ def mvp(
     videos: Annotated[list[Path], typer.Argument(help="Videos, or folders that are searched for some.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for puzzles, frames and statistics.")],
     fps: Annotated[float, typer.Option(help="Frames a second; short clips give more.", min=0.01)] = 1.0,
-    size: Annotated[int, typer.Option(help="Longest side of a stored frame, in pixels.", min=16)] = 320,
+    size: Annotated[int, typer.Option(help="Longest side of a stored frame, in pixels.", min=16, max=8192)] = 320,
     encoding: Annotated[EncodingChoice, typer.Option(help="How frames are stored.")] = EncodingChoice.jpeg,
     level: Annotated[
         list[str] | None, typer.Option(help="L1 (easy) to L5; may be given several times; all without it.")

@@ -113,6 +113,8 @@ def parse(text: str, place: str) -> Any:
             f"{place}: not JSON ({error.msg}, line {error.lineno}, column {error.colno}); "
             "give one array, or one object a line"
         ) from error
+    except RecursionError as error:
+        raise LongtakeError(f"{place}: is nested too deeply; give one array, or one object a line") from error
 
 
 class Entry:

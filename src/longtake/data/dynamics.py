@@ -221,7 +221,7 @@ def write_scenes(
 
     Another seed gives other scenes and names. Raises LongtakeError for no scene, a rate below 1, or under 4 seconds.
     """
-    if count < 1 or fps < 1 or seconds < 4 or seed < 0:
+    if count < 1 or seed < 0 or not (1 <= fps < math.inf and 4 <= seconds < math.inf):
         raise LongtakeError(
             f"count is {count}, fps {fps:g}, seconds {seconds:g}, seed {seed}; count and fps must be at least 1, "
             "seconds at least 4, seed not negative"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from longtake import video
 from longtake.data.needles import Split
+from longtake.data.whole import replaced
 from longtake.types import Sampling, VideoError
 
 SHORT_SIDE_PIXELS = 144
@@ -135,17 +135,15 @@ def _stored(path: Path, cache: Path) -> Clip | None:
     """Decode a file once to ``cache``; None for what is no readable video."""
     if path.suffix.lower() in {".csv", ".json", ".txt", ".md", ".npy"} or path.is_dir():
         return None
-    file = cache / f"{path.stem}-{video.identity(path)[-12:]}.npy"
-    if not file.exists():
+    try:
+        file = cache / f"{path.stem}-{video.identity(path)[-12:]}.npy"
+        pixels = None if file.exists() else _decode(path)
+    except VideoError:
+        return None
+    if pixels is not None:
         cache.mkdir(parents=True, exist_ok=True)
-        try:
-            pixels = _decode(path)
-        except VideoError:
-            return None
-        scratch = file.with_suffix(f".{os.getpid()}.tmp")
-        with scratch.open("wb") as sink:
+        with replaced(file) as scratch, scratch.open("wb") as sink:
             np.save(sink, pixels)
-        scratch.replace(file)
     return Clip(name=path.name, pixels=np.load(file, mmap_mode="r"), fps=STORED_FPS)
 
 

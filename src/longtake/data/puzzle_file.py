@@ -111,11 +111,11 @@ def read_records(folder: Path) -> Iterator[PuzzleRecord]:
     file = folder / PUZZLES
     if not file.is_file():
         raise LongtakeError(f"{file}: no such file; give the folder that longtake synth mvp wrote")
-    with file.open() as lines:
+    with file.open("rb") as lines:  # as bytes: what is no text is told of by its line too
         for number, line in enumerate(lines, start=1):
             try:
                 yield _parsed(json.loads(line))
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 raise LongtakeError(f"{file}:{number}: no puzzle ({error}); run the synthesis again") from error
 
 

@@ -6,11 +6,13 @@ not on the number of processes.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,8 +30,9 @@ from longtake.data.whole import replaced
 from longtake.data.workers import Engine, work
 from longtake.types import LongtakeError
 
-SETTINGS, STATISTICS = "settings.json", "statistics.json"
+SETTINGS, STATISTICS, LOCK = "settings.json", "statistics.json", ".lock"
 FORMAT = "longtake puzzles 1"
+MOST_PER_MINUTE = 10_000.0  # tries; a minute has 60 frames, or 300 in short clips. Ours
 
 MakeGatherer = Callable[[], Gatherer]  # picklable; called once in each process
 Progress = Callable[[str, int, int], None]  # what is done, how many, of how many
@@ -54,8 +57,10 @@ class Synthesis:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.per_minute > 0:
-            raise LongtakeError(f"--per-minute is {self.per_minute:g}; it must be above 0, for example 6")
+        if not 0 < self.per_minute <= MOST_PER_MINUTE:
+            raise LongtakeError(
+                f"--per-minute is {self.per_minute:g}; it must be above 0 and up to {MOST_PER_MINUTE:g}, for example 6"
+            )
         if not 0 <= self.quantile <= 1:
             raise LongtakeError(f"--quantile is {self.quantile:g}; it must be a share, 0 to 1, for example 0.7")
         for level in self.levels:
@@ -140,14 +145,28 @@ def synthesise(
 ) -> Outcome:
     """Write ``puzzles.jsonl``, ``statistics.json``, ``settings.json`` and ``frames/`` into a folder.
 
-    Raises LongtakeError for a folder that cannot be written or holds frames of other settings, a worker that was
-    killed, and when no video at all could be read.
+    Raises LongtakeError for a folder that cannot be written, holds frames of other settings or is written by another
+    process, a worker that was killed, and when no video at all could be read.
     """
     begun = time.perf_counter()
     tell = progress or (lambda what, done, planned: None)
     gatherer = make()
-    open_output(output, gatherer.settings)
-    gathered = _gather(footage, gatherer, make, engine, workers, tell)
+    with claimed(output):
+        open_output(output, gatherer.settings)
+        gathered = _gather(footage, gatherer, make, engine, workers, tell)
+        return _make(gathered, output, settings, engine, workers, tell, begun)
+
+
+def _make(
+    gathered: Sequence[Gathered],
+    output: Path,
+    settings: Synthesis,
+    engine: Engine,
+    workers: int,
+    tell: Progress,
+    begun: float,
+) -> Outcome:
+    """From frames on disk to puzzles and statistics. begun: when the whole was, for its wall time."""
     problems = {one.footage.name: one.problem for one in gathered if one.problem is not None}
     if len(problems) == len(gathered):
         first = next(iter(problems.values()))
@@ -178,12 +197,31 @@ def synthesise(
     )
 
 
+@contextmanager
+def claimed(output: Path) -> Iterator[None]:
+    """Make the folder, and keep it for this process alone while the block runs.
+
+    Raises LongtakeError where it cannot be made, and where another process has it.
+    """
+    try:
+        frames_folder(output).mkdir(parents=True, exist_ok=True)
+        lock = (output / LOCK).open("a")
+    except OSError as error:
+        raise LongtakeError(f"{output}: {error.strerror}; give another --output") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the system, however a process ends
+        except BlockingIOError as error:
+            told = f"{output} is written by another run now; wait for it, or give another --output"
+            raise LongtakeError(told) from error
+        yield
+
+
 def open_output(output: Path, settings: Mapping[str, Any]) -> None:
-    """Make the folder, or check that its frames are of these settings; drop what a killed run left half-written."""
+    """Check that a folder's frames are of these settings; drop what a killed run left half-written."""
     wanted = {"format": FORMAT, **settings}
     file = output / SETTINGS
     try:
-        frames_folder(output).mkdir(parents=True, exist_ok=True)
         found = json.loads(file.read_text()) if file.exists() else None
         for left in [*output.glob(".*.part"), *frames_folder(output).glob(".*.part")]:
             left.unlink()

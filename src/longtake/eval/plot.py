@@ -183,6 +183,7 @@ def latent_looks(title: str, looks: LatentLooks, file: Path) -> None:
         row[0].tick_params(labelsize=7)
     grid[0, 0].legend(fontsize=8, loc="upper right")
     grid[-1, 0].set_xlabel("seconds", fontsize=9)
-    figure.suptitle(f"{title}\nshare of the look at the video; gate open by {looks.openness:.2f}", fontsize=10)
+    head = f"{title}\nshare of the look at the video; gate open by {looks.openness:.2f}"
+    figure.suptitle(head, fontsize=10, parse_math=False)
     figure.savefig(file, dpi=130)
     pyplot.close(figure)

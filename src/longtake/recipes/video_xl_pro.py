@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
+from longtake.backbones.place import check_source
 from longtake.data.media import VariableSampling
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM, VideoLLMConfig
@@ -23,6 +24,7 @@ from longtake.train.dialogues import Reading
 from longtake.train.recot import ReCoTRecipe
 from longtake.train.run import Fit
 from longtake.train.sft import SftRecipe
+from longtake.types import LongtakeError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +58,17 @@ class Published:
 
     def model(self) -> tuple[VideoLLM, VideoLLMProcessor]:
         """Both parts' weights as published, the rest as it starts."""
-        tower = SiglipVisionModel.from_pretrained(self.tower, dtype=torch.float32)
-        decoder = Qwen2ForCausalLM.from_pretrained(self.decoder, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(self.decoder)
+        for source in (self.tower, self.decoder):
+            check_source(source)
+        try:
+            tower = SiglipVisionModel.from_pretrained(self.tower, dtype=torch.float32)
+            decoder = Qwen2ForCausalLM.from_pretrained(self.decoder, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(self.decoder)
+        except OSError as error:
+            raise LongtakeError(
+                f"{self.tower} or {self.decoder} cannot be loaded ({str(error).splitlines()[0]}); give folders of them "
+                "with --set start.tower=FOLDER and --set start.decoder=FOLDER"
+            ) from error
         torch.manual_seed(self.seed)
         model = VideoLLM(self.config(tower.config, decoder.config, tokenizer.get_vocab()[self.video_token]))
         wanted = model.vision_tower.state_dict()

@@ -34,6 +34,21 @@ def test_scores_are_scaled_dots_with_the_question(reduce: str) -> None:
     torch.testing.assert_close(scorer(tokens, question), torch.tensor(expected), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("reduce", ["mean", "max"])
+@torch.no_grad()
+def test_scores_in_bfloat16_tell_tokens_apart_and_those_in_float32_stay(reduce: str) -> None:
+    torch.manual_seed(0)
+    scorer = QueryScorer(12, 8, reduce)
+    tokens, question = torch.randn(5000, 12), torch.randn(3, 12)
+    plain = scorer.visual(tokens) @ scorer.query(question).T * 8**-0.5
+    assert torch.equal(scorer(tokens, question), plain.mean(dim=1) if reduce == "mean" else plain.amax(dim=1))
+    scores = scorer.bfloat16()(tokens.bfloat16(), question.bfloat16())
+    assert scores.dtype == torch.float32
+    assert len(scores.unique()) > 4500
+    double = QueryScorer(12, 8, reduce).double()
+    assert double(tokens.double(), question.double()).dtype == torch.float64
+
+
 def test_min_max_by_hand_and_when_all_are_equal() -> None:
     assert min_max(torch.tensor([2.0, 4.0, 3.0])).tolist() == [0.0, 1.0, 0.5]
     constant = torch.full((3,), 7.0, requires_grad=True)

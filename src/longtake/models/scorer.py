@@ -28,8 +28,13 @@ class QueryScorer(nn.Module):
         self.reduce = reduce
 
     def forward(self, tokens: Tensor, query: Tensor) -> Tensor:
-        """Visual tokens ``(tokens, hidden)`` and question states ``(query tokens, hidden)`` to scores ``(tokens,)``."""
-        dots = self.visual(tokens) @ self.query(query).T * self.visual.out_features**-0.5
+        """Visual tokens ``(tokens, hidden)`` and question states ``(query tokens, hidden)`` to scores ``(tokens,)``.
+
+        The products are in float32 at least: in bfloat16 so many scores are equal that the earlier tokens would be kept.
+        """
+        seen, asked = self.visual(tokens), self.query(query)
+        wide = torch.promote_types(seen.dtype, torch.float32)
+        dots = seen.to(wide) @ asked.to(wide).T * self.visual.out_features**-0.5
         return dots.mean(dim=1) if self.reduce == "mean" else dots.amax(dim=1)
 
 

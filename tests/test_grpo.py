@@ -395,6 +395,9 @@ def test_samples_can_be_read(tmp_path, capsys):
     with (tmp_path / viewer.FILE).open("a") as sink:
         sink.write('{"step": 4, "puz')  # as a run leaves it that is writing, or was killed
     assert viewer.read(tmp_path) == rows
+    (tmp_path / viewer.FILE).write_bytes(b"\xff\n")
+    with pytest.raises(LongtakeError, match=r"samples\.jsonl:1: no sample .*; remove the line, or the file"):
+        viewer.read(tmp_path)
     with pytest.raises(LongtakeError, match="does not exist; make it first"):
         samples(tmp_path, output=tmp_path / "none" / "page.html")
     hostile = rollout("<script>alert(1)</script>", finished=False, exact=0.5)

@@ -55,8 +55,14 @@ def read(folder: Path) -> list[dict[str, Any]]:
     file = folder / FILE
     if not file.is_file():
         raise LongtakeError(f"{folder} holds no {FILE}; give the folder of a run that sampled, with samples_every set")
-    *whole, _ = file.read_text().split("\n")
-    return [json.loads(line) for line in whole]
+    *whole, _ = file.read_bytes().split(b"\n")
+    rows = []
+    for number, line in enumerate(whole, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise LongtakeError(f"{file}:{number}: no sample ({error}); remove the line, or the file") from error
+    return rows
 
 
 def as_text(rows: Iterable[dict[str, Any]]) -> str:

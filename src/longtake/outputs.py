@@ -27,7 +27,7 @@ def remove_abandoned(path: Path, ending: str) -> None:
     """
     part = re.compile(rf"\.{re.escape(path.name)}({ending})?\.[0-9a-f]{{12}}\.part")
     for file in path.parent.iterdir():
-        with suppress(FileNotFoundError):  # a writer has just renamed it
+        with suppress(FileNotFoundError, PermissionError):  # just renamed by its writer, or another user's
             if part.fullmatch(file.name) and time.time() - file.lstat().st_mtime > ABANDONED_SECONDS:
                 file.unlink()
 

@@ -30,7 +30,7 @@ class QueryScorer(nn.Module):
     def forward(self, tokens: Tensor, query: Tensor) -> Tensor:
         """Visual tokens ``(tokens, hidden)`` and question states ``(query tokens, hidden)`` to scores ``(tokens,)``.
 
-        The products are in float32 at least: in bfloat16 so many scores are equal that the earlier tokens would be kept.
+        The products are in float32 at least: in bfloat16 so many scores are equal that the earlier tokens are kept.
         """
         seen, asked = self.visual(tokens), self.query(query)
         wide = torch.promote_types(seen.dtype, torch.float32)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 BEST_TIMES, BEST_CELLS = 3, 5  # told of each latent
 
+
 def check_latents(model: Model, latents: int | None, picture: Path | None) -> None:
     """Refuse latents that the model does not have, before a video is watched for them."""
     from longtake.ask import thinking_for

@@ -16,6 +16,7 @@ from longtake.models.processor import VideoLLMProcessor
 from longtake.train import checkpoint
 from longtake.train.dialogues import load_model, loader
 from longtake.train.run import Fit, micro_batches, start_processes
+from longtake.train.runlog import RunLog
 from longtake.train.sft import SftRecipe
 from longtake.types import LongtakeError
 from stage_runs import READING, fit, fresh_model, logged, run_stage, sources, write_set
@@ -280,6 +281,19 @@ def test_a_full_disk_stops_a_stage_in_one_line(data, tmp_path, monkeypatch):
             run_stage("align", data, tmp_path / "parts")
     run_stage("align", data, tmp_path / "parts")
     assert logged(tmp_path / "parts") == logged(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("verb", ["add", "close"])
+def test_a_disk_that_tensorboard_fills_is_told_in_one_line(data, tmp_path, monkeypatch, verb):
+    def full(board, *_):
+        board._sink.close()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(f"longtake.train.board.Board.{verb}", full)
+    with pytest.raises(LongtakeError, match="disk is full: the log does not fit"):
+        run_stage("align", data, tmp_path, steps=1)
+    with pytest.raises(KeyError, match="on its way"), RunLog(tmp_path, 1):
+        raise KeyError("on its way")
 
 
 def test_sharding_needs_processes(data, tmp_path):

@@ -49,6 +49,7 @@ class Fit:
     lr: AdamW's peak rate; it warms up over ``warmup`` of all steps and falls to 0 along a cosine.
     steps: None means ``epochs`` times all data.
     batch: rows of a step, over all processes; micro_batch: rows of one pass on one process.
+    clip: the gradient's largest norm.
     precision: "bf16" computes under autocast; weights and optimiser are float32 either way.
     checkpointing: layers are computed again in the backward pass instead of being kept.
     shard: FSDP2 instead of DDP, with several processes; offload: its shards wait in the machine's memory.
@@ -81,6 +82,10 @@ class Fit:
                 raise LongtakeError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.steps is not None and self.steps < 1:
             raise LongtakeError(f"steps is {self.steps}; it must be at least 1")
+        if not self.clip > 0:
+            raise LongtakeError(f"clip is {self.clip}; it must be positive, or inf to clip nothing")
+        if self.seed < 0:
+            raise LongtakeError(f"seed is {self.seed}; it must not be negative")
         if not self.lr > 0 or not 0 <= self.warmup <= 1:
             raise LongtakeError(f"lr is {self.lr} and warmup {self.warmup}; lr must be positive, warmup from 0 to 1")
         if self.precision not in ("bf16", "fp32"):

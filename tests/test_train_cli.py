@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import tiny
@@ -238,6 +239,22 @@ def test_published_parts_are_put_together(tmp_path):
         assert torch.equal(model.encode_frames(pixels).flatten(1, 2), expected)
     assert all(torch.equal(model.language_model.state_dict()[n], w) for n, w in decoder.state_dict().items())
     assert processor.tokens_per_group == 4
+    begins_as_a_mean(model)
+
+
+def begins_as_a_mean(model: VideoLLM) -> None:
+    """But for the temporal encoding, which is small."""
+    features = torch.randn(2, 4, 4, 4, model.config.vision_config.hidden_size)
+    with torch.no_grad():
+        torch.testing.assert_close(model.dts(features), features.mean(1), rtol=0, atol=0.1)
+
+
+def test_pre_training_of_a_fresh_compressor_begins_near_the_means(finished):
+    """Random weights begin at more than the features' variance."""
+    begins_as_a_mean(load_model(finished / "start/model")[0])
+    files = list((finished / "features").rglob("*.safetensors"))
+    features = torch.cat([load_file(file)["features"].flatten(0, 2) for file in files]).float()
+    assert logged(finished / "recot", "visible_error")[1] < 0.3 * features.var()
 
 
 def test_estimates_grow_with_what_is_asked():

@@ -80,6 +80,7 @@ class DrawnScenes:
         )
         torch.manual_seed(self.seed)
         model = VideoLLM(config)
+        model.dts.start_as_mean()
         return model, VideoLLMProcessor.from_config(tokenizer, model.config)
 
     def data(self, folder: Path) -> DataFiles:

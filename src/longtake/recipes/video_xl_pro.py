@@ -55,7 +55,7 @@ class Published:
         )
 
     def model(self) -> tuple[VideoLLM, VideoLLMProcessor]:
-        """Both parts' weights as published, the rest as it starts."""
+        """Both parts' weights as published, the DTS as a mean (ours), the rest as it starts."""
         tower = SiglipVisionModel.from_pretrained(self.tower, dtype=torch.float32)
         decoder = Qwen2ForCausalLM.from_pretrained(self.decoder, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(self.decoder)
@@ -64,6 +64,7 @@ class Published:
         wanted = model.vision_tower.state_dict()
         model.vision_tower.load_state_dict({n: w for n, w in tower.state_dict().items() if n in wanted})
         model.language_model.load_state_dict(decoder.state_dict())
+        model.dts.start_as_mean()
         return model, VideoLLMProcessor.from_config(tokenizer, model.config)
 
     def data(self, folder: Path) -> DataFiles | None:

@@ -40,7 +40,7 @@ from longtake.train.sft import train_sft
 from longtake.types import Frames, LongtakeError, Sampling
 
 # settings that decide how a stage runs and not what it learns: a stopped run may go on with others
-FREE = ("shard", "zero", "offload", "checkpointing", "log_every", "save_every", "keep", "threads")
+FREE = ("shard", "zero", "offload", "checkpointing", "log_every", "save_every", "keep", "threads", "max_broken")
 
 
 def run(recipe: Recipe, stages: Sequence[str], data: DataFiles | None, output: Path) -> bool:
@@ -199,4 +199,5 @@ def clips_of(recipe: ReCoTRecipe, store: FeatureStore, conversations: Sequence[C
         sampling=Sampling(fps=recipe.fps),
         frames=recipe.frames,
         image_share=recipe.image_share,
+        max_broken=recipe.max_broken,
     )

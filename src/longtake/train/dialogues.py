@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import functools
-import json
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -109,19 +107,16 @@ class Desk:
         return batch, columns, kept
 
 
-def learn(
-    run: Run, data: Loader, micros: Sequence[Batch], parts: Sequence[Inputs], rate: float
-) -> dict[str, float]:
+def learn(run: Run, micros: Sequence[Batch], parts: Sequence[Inputs], rate: float) -> dict[str, float]:
     """One optimiser step on this process's micro-batches; figures for the log. Every process must call it.
 
     parts: the micro-batches as ``AnswerLoss`` takes them. "padding" is its share in all columns of the step, over all
-    processes, before any token is dropped. Raises LongtakeError when too much of the data is broken.
+    processes, before any token is dropped.
     """
     learned = sum(batch.num_learned for batch in micros)
     done = run.update(parts, lambda part: run.module(*part), learned, rate)
     counts = (sum(batch.num_tokens for batch in micros), sum(batch.num_padding for batch in micros))
-    tokens, padding, broken = run.total(*counts, len(data.broken.names))
-    data.broken.check(int(broken))
+    tokens, padding = run.total(*counts)
     return {
         "tokens": tokens,
         "loss": done.loss,
@@ -138,15 +133,6 @@ def held_loss(run: Run, desk: Desk, held: Loader) -> float:
     with closing(held.steps(0, steps)) as data:
         parts = (desk.whole(batch) for micros in data for batch in micros)
         return run.mean(parts, lambda part: run.module(*part), lambda part: part[0].num_learned)
-
-
-def list_left_out(data: Loader, run: Run) -> None:
-    """Name what this process could not read, or not fit, in a file of its own beside the log; nothing where all was."""
-    left_out = data.broken.names | data.broken.too_long
-    if left_out:
-        file = run.folder / f"left_out-{run.accelerator.process_index}.json"
-        file.write_text(json.dumps(left_out, indent=1) + "\n")
-        print(f"{len(left_out)} conversations were left out; {file} names them", file=sys.stderr, flush=True)
 
 
 def train_only(model: VideoLLM, parts: Sequence[str]) -> None:

@@ -19,11 +19,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from longtake.data.clips import Clips, ClipSource
+from longtake.data.clips import Clips, ClipSource, CountedClips
 from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.models.masking import Policy
 from longtake.models.recot import ReCoT, Target, Weight, mean_frames, target_tokens, token_errors
 from longtake.models.video_llm import VideoLLMConfig, resized
+from longtake.train import left_out
 from longtake.train.checkpoint import room_in
 from longtake.train.run import Fit, Run, micro_batches, start_processes
 from longtake.train.runlog import RunLog
@@ -37,8 +38,8 @@ class ReCoTRecipe:
     """Hyper-parameters of pre-training; all but the mean squared error are ours where the paper is silent.
 
     fit: its rows are clips; ``steps`` must be given. policy, mask_ratio, candidates, target, weight: as in ``ReCoT``.
-    frames, fps: of a clip, and a second of video. image_share: how many clips are images. held_clips: measured at every
-    evaluation.
+    frames, fps: of a clip, and a second of video. image_share: how many clips are images. max_broken: share of the
+    files above which broken ones stop the run. held_clips: measured at every evaluation.
     """
 
     fit: Fit
@@ -50,6 +51,7 @@ class ReCoTRecipe:
     frames: int = 4
     fps: float = 1.0
     image_share: float = 0.25
+    max_broken: float = 0.01
     held_clips: int = 64
 
     def __post_init__(self) -> None:
@@ -89,10 +91,10 @@ def on_grid(clips: Clips, grid: tuple[int, int], device: torch.device | None = N
 def train_recot(
     recipe: ReCoTRecipe,
     config: VideoLLMConfig,
-    source: ClipSource,
+    source: CountedClips,
     folder: Path,
     *,
-    held: ClipSource | None = None,
+    held: CountedClips | None = None,
     start_from: DynamicTokenSynthesizer | None = None,
 ) -> None:
     """Pre-train the DTS of a model with this config, resuming from ``folder``; save it in ``folder/dts.safetensors``.
@@ -102,14 +104,17 @@ def train_recot(
     fit = recipe.fit
     accelerator = start_processes(fit)
     torch.manual_seed(fit.seed)
+    books = left_out.books_of(source.broken, held.broken if held else None)
     module = ClipLoss(new_recot(recipe, config, start_from), config.grid)
     if config.dts_layout == "correct":
-        first = source.draw(np.random.default_rng([fit.seed, 0, 0]), fit.micro_batch)
+        with left_out.written(folder, books):
+            first = source.draw(np.random.default_rng([fit.seed, 0, 0]), fit.micro_batch)
         module.recot.start_at_means(first.features, keep_dts=start_from is not None)
     run = Run(fit, accelerator, module, folder)
     steps = fit.steps or 0
-    start = run.resume()
-    with RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main) as log:
+    start = left_out.resume(run, books)
+    log = RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main)
+    with left_out.written(folder, books), log:
         for step in range(start, steps):
             rate = fit.rate(step, steps)
             parts = list(own_clips(fit, source, step, run))
@@ -120,8 +125,10 @@ def train_recot(
             log.step(step + 1, tokens=tokens, loss=done.loss, norm=done.norm, rate=rate, **figures)
             if held is not None and fit.is_due(fit.eval_every, step + 1, steps):
                 log.tell(step + 1, **held_errors(run, held, recipe.held_clips, config.grid))
+            left_out.share(run, books)
             if fit.is_due(fit.save_every, step + 1, steps):
-                run.save(step + 1)
+                left_out.save(run, step + 1, books)
+    left_out.tell(run, books)
     write_dts(run, folder)
 
 

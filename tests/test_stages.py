@@ -3,6 +3,7 @@
 import errno
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -282,6 +283,23 @@ def test_a_disk_that_tensorboard_fills_is_told_in_one_line(data, tmp_path, monke
         run_stage("align", data, tmp_path, steps=1)
     with pytest.raises(KeyError, match="on its way"), RunLog(tmp_path, 1):
         raise KeyError("on its way")
+
+
+def test_processes_meet_for_what_any_stage_needs(monkeypatch):
+    """Gradients that wait on the CPU are summed there, beside what the GPUs sum."""
+    asked = []
+
+    def meet(**named):
+        asked.extend(named["kwargs_handlers"])
+        return Mock(num_processes=2)
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("longtake.train.run.Accelerator", meet)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    start_processes(fit())
+    assert asked == []
+    start_processes(fit(), fit(shard=True, offload=True), fit())
+    assert [handler.backend for handler in asked] == ["cpu:gloo,cuda:nccl"]
 
 
 def test_sharding_needs_processes(data, tmp_path):

@@ -93,6 +93,12 @@ def test_other_settings_are_refused(finished):
         stages.run(short(), ["align"], data, finished)
 
 
+def test_what_a_later_stage_needs_is_known_before_the_first_runs(tmp_path):
+    with pytest.raises(LongtakeError, match="shard needs several processes; start with torchrun"):
+        stages.run(short("sft.fit.shard=true"), stages.STAGES[:3], None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_given_data_are_trained_on(tmp_path):
     write_set(tmp_path / "set")
     arguments = ["train", "debug", "--stage", "align", "--data", str(tmp_path / "set/set.jsonl=2"), "--output"]
@@ -189,7 +195,7 @@ def test_flat_names_what_changed_reads():
         (["debug", "--stage", "grpo"], "the stage is 'grpo'; it must be one of recot, align, sft, latent"),
         (["debug", "--data", "nowhere.jsonl"], "nowhere.jsonl is no file"),
         (["debug", "--media", "."], "--media and --held go with --data"),
-        (["video_xl_pro_3b"], "the recipe video_xl_pro_3b makes no data; give --data FILE"),
+        (["video_xl_pro_3b", "--stage", "align"], "the recipe video_xl_pro_3b makes no data; give --data FILE"),
     ],
 )
 def test_mistakes_of_the_command_line(tmp_path, arguments, said):
@@ -216,6 +222,7 @@ def test_the_paper_s_recipe_has_the_paper_s_figures():
     )  # fmt: skip
     assert recipe.sft.drop == (0.05, 0.3)
     assert recipe.recot.fit.batch * recipe.recot.fit.steps == 1_000_000
+    assert recipe.recot.fit.batch % (8 * recipe.recot.fit.micro_batch) == 0  # it is started with eight processes
     assert recipe.sft.reading.sampling.max_frames == 360
 
 

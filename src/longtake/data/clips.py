@@ -176,8 +176,8 @@ class StoreClips:
         self.store, self.sampling = store, sampling
         self.videos, self.images = list(videos), list(images)
         self.frames, self.image_share = frames, image_share
-        files = len(self.videos) + len(self.images)
-        self.broken = Broken(count=files, share=max_broken, what="files are broken or missing")
+        count = len(self.videos) + len(self.images)
+        self.broken = Broken(count=count, share=max_broken, what="files are broken or missing")
 
     def draw(self, rng: np.random.Generator, clips: int) -> Clips:
         """Windows that begin anywhere in a video."""

@@ -49,18 +49,19 @@ def run(recipe: Recipe, stages: Sequence[str], data: DataFiles | None, output: P
     data: None: what the recipe makes itself. Returns whether this process is the one that speaks for all.
 
     Raises LongtakeError for an unknown stage, for data that are neither given nor made, and for an output folder that
-    holds a run of other settings.
+    holds a run of other settings; for what a chosen stage needs of the processes, before any of them runs.
     """
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise LongtakeError(f"the stage is {unknown[0]!r}; it must be one of {', '.join(STAGES)}")
-    processes = start_processes(recipe.align.fit)
+    chosen = [stage for stage in STAGES if stage in stages]
+    processes = start_processes(*(getattr(recipe, stage).fit for stage in chosen))
     if data is None:
         with processes.main_process_first():
             data = recipe.start.data(output / "data")
     if data is None:
         raise LongtakeError(f"the recipe {recipe.name} makes no data; give --data FILE and --media DIR")
     begin(recipe, output, processes)
-    for stage in [stage for stage in STAGES if stage in stages]:
+    for stage in chosen:
         run_stage(recipe, stage, data, output, processes)
     return bool(processes.is_main_process)
 

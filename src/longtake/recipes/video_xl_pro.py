@@ -3,7 +3,7 @@
 Where the paper contradicts itself or is silent, the choice is named; "ours" is nobody else's. Not run here: it needs
 the published SigLIP and Qwen2.5 weights, the data, and GPUs.
 
-Run: longtake train video_xl_pro_3b --data FILE --media DIR --output DIR
+Run: torchrun --nproc-per-node N -m longtake.cli train video_xl_pro_3b --data FILE --media DIR --output DIR
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def video_xl_pro_3b() -> Recipe:
         recot=ReCoTRecipe(
             # a million samples, a quarter of them images (250K and 750K: the supplement's table); the batch, and so the
             # number of steps, the rate, its warm-up, 4 frames a clip at 1 fps and the masking's shares: ours
-            fit=Fit(lr=1e-4, batch=64, micro_batch=16, steps=15625, save_every=1000),
+            fit=Fit(lr=1e-4, batch=64, micro_batch=8, steps=15625, save_every=1000),
             image_share=0.25,
             frames=4,
             fps=1.0,

@@ -104,13 +104,16 @@ class Fit:
         return done % every == 0 or done == steps
 
 
-def start_processes(fit: Fit) -> Accelerator:
+def start_processes(fit: Fit, *later: Fit) -> Accelerator:
     """This process's place among the others; call it once a stage, before data and model are made.
+
+    later: of stages that follow in this program. Processes meet at the first call only, so that it must ask for what
+    any of them needs.
 
     Raises LongtakeError for sharding with one process, for ZeRO-2 without DeepSpeed, and under accelerate's DeepSpeed.
     """
     handlers: list[Any] = []
-    if fit.shard and fit.offload and torch.cuda.is_available():
+    if any(each.shard and each.offload for each in (fit, *later)) and torch.cuda.is_available():
         handlers.append(InitProcessGroupKwargs(backend="cpu:gloo,cuda:nccl"))  # norms of gradients that wait on the CPU
     AcceleratorState._reset_state()  # the stage before, in this process, may have had another precision
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
@@ -122,9 +125,9 @@ def start_processes(fit: Fit) -> Accelerator:
         step_scheduler_with_optimizer=False,
     )
     assert accelerator.num_processes == int(os.environ.get("WORLD_SIZE", "1"))
-    if fit.shard and accelerator.num_processes == 1:
+    if any(each.shard for each in (fit, *later)) and accelerator.num_processes == 1:
         raise LongtakeError("shard needs several processes; start with torchrun --nproc-per-node N -m longtake.cli ...")
-    if fit.zero:
+    if any(each.zero for each in (fit, *later)):
         zero.check()
     return accelerator
 

@@ -54,6 +54,16 @@ def test_a_step_is_the_same_however_it_is_cut(tmp_path):
         ReCoTRecipe(fit=fit(steps=None))
 
 
+def test_clips_are_whole_groups_of_the_model(tmp_path):
+    with pytest.raises(LongtakeError, match=r"recot.frames is 6; it must be a multiple of 4, .* set recot.frames=8"):
+        run_recot(tmp_path, frames=6)
+
+
+def test_an_oracle_must_know_the_needles(tmp_path):
+    with pytest.raises(LongtakeError, match="recot.policy is 'oracle', but no one knows where needles are"):
+        run_recot(tmp_path, policy="oracle")
+
+
 @pytest.mark.parametrize("policy", ["semantic", "random", "tube", "none"])
 def test_every_policy_trains_all_its_weights(tmp_path, policy):
     run_recot(tmp_path, steps=1, policy=policy)

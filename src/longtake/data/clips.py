@@ -172,7 +172,10 @@ class StoreClips:
     ) -> None:
         for name, files, used in (("videos", videos, image_share < 1), ("images", images, image_share > 0)):
             if used and not files:
-                raise LongtakeError(f"there are no {name}, but image_share is {image_share}; give some, or change it")
+                other = 0 if name == "images" else 1
+                raise LongtakeError(
+                    f"there are no {name}, but image_share is {image_share}; give some, or set image_share={other}"
+                )
         self.store, self.sampling = store, sampling
         self.videos, self.images = list(videos), list(images)
         self.frames, self.image_share = frames, image_share

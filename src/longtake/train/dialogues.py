@@ -26,6 +26,7 @@ from longtake.models.video_llm import VideoLLM
 from longtake.train.checkpoint import room_in
 from longtake.train.columns import Columns, columns_of, draw_kept
 from longtake.train.run import Fit, Run
+from longtake.types import LongtakeError
 
 Inputs = tuple[Batch, Columns, Tensor | None]  # what ``AnswerLoss`` takes
 Prepare = Callable[[VideoLLM], None]  # what a stage does to a model before it trains it
@@ -43,6 +44,14 @@ class Reading:
     max_tokens: int | None = None
     max_broken: float = 0.01
     threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise LongtakeError(f"{name} is {value}; it must be at least 1")
+        if not 0 <= self.max_broken <= 1:
+            raise LongtakeError(f"max_broken is {self.max_broken}; it is a share, from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

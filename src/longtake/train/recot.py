@@ -10,6 +10,7 @@ ours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,16 @@ class ReCoTRecipe:
     def __post_init__(self) -> None:
         if self.fit.steps is None:
             raise LongtakeError("recot has no epochs, as clips are drawn; set recot.fit.steps")
+        if self.fit.checkpointing:
+            raise LongtakeError("recot computes nothing again in its backward pass; set recot.fit.checkpointing=false")
+        for name in ("frames", "held_clips"):
+            if getattr(self, name) < 1:
+                raise LongtakeError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("image_share", "max_broken"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise LongtakeError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1")
+        if not 0 < self.fps < math.inf:
+            raise LongtakeError(f"fps is {self.fps}; it must be a positive number of frames a second")
 
 
 class ClipLoss(nn.Module):
@@ -100,15 +111,19 @@ def train_recot(
     """Pre-train the DTS of a model with this config, resuming from ``folder``; save it in ``folder/dts.safetensors``.
 
     held: clips to measure on. start_from: a DTS to go on with; None: a fresh one.
+
+    Raises LongtakeError for the policy "oracle" where nobody knows the needles, and as ``new_recot`` and the source do.
     """
     fit = recipe.fit
     accelerator = start_processes(fit)
     torch.manual_seed(fit.seed)
     books = left_out.books_of(source.broken, held.broken if held else None)
     module = ClipLoss(new_recot(recipe, config, start_from), config.grid)
+    with left_out.written(folder, books):
+        first = source.draw(np.random.default_rng([fit.seed, 0, 0]), fit.micro_batch)
+    if recipe.policy == "oracle" and first.oracle is None:
+        raise LongtakeError("recot.policy is 'oracle', but no one knows where needles are in these files; set another")
     if config.dts_layout == "correct":
-        with left_out.written(folder, books):
-            first = source.draw(np.random.default_rng([fit.seed, 0, 0]), fit.micro_batch)
         module.recot.start_at_means(first.features, keep_dts=start_from is not None)
     run = Run(fit, accelerator, module, folder)
     steps = fit.steps or 0
@@ -133,7 +148,13 @@ def train_recot(
 
 
 def new_recot(recipe: ReCoTRecipe, config: VideoLLMConfig, start_from: DynamicTokenSynthesizer | None) -> ReCoT:
-    """The module that is trained."""
+    """The module that is trained. Raises LongtakeError for clips that are not whole groups of the model's."""
+    group = config.frames_per_group
+    if recipe.frames % group:
+        raise LongtakeError(
+            f"recot.frames is {recipe.frames}; it must be a multiple of {group}, as the model makes one of so many: "
+            f"set recot.frames={-(-recipe.frames // group) * group}"
+        )
     dim = config.vision_config.hidden_size
     layout = config.dts_layout
     return ReCoT(

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -99,6 +101,44 @@ def test_what_a_later_stage_needs_is_known_before_the_first_runs(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def given(folder: Path, held: str | None) -> DataFiles:
+    """Ten conversations, and to measure on those of them that have ``held`` in their line."""
+    file = write_set(folder)
+    lines = [line for line in file.read_text().splitlines() if held is not None and held in line]
+    (folder / "held.jsonl").write_text("\n".join(lines))
+    return DataFiles(files=((file, 1.0),), media=folder, held=folder / "held.jsonl")
+
+
+@pytest.mark.parametrize("kind", ["<image>", "<video>"])
+def test_pre_training_is_measured_on_what_is_held(tmp_path, kind):
+    stages.run(short(), ["recot"], given(tmp_path / "set", kind), tmp_path / "out")
+    assert len(logged(tmp_path / "out/recot", "held_loss")) == 1
+
+
+def test_a_stage_that_never_began_can_be_started_otherwise(tmp_path):
+    data = given(tmp_path / "set", "nothing")
+    with pytest.raises(LongtakeError, match="have no media to measure recot on; run it without --held"):
+        stages.run(short(), ["recot"], data, tmp_path / "out")
+    with pytest.raises(LongtakeError, match="set recot.frames=8"):
+        stages.run(short("recot.frames=6"), ["recot"], dataclasses.replace(data, held=None), tmp_path / "out")
+    stages.run(short(), ["recot"], dataclasses.replace(data, held=None), tmp_path / "out")
+    assert len(logged(tmp_path / "out/recot")) == 2
+
+
+@pytest.mark.parametrize(
+    ("earlier", "stage"), [("recot", "align"), ("recot", "sft"), ("align", "sft"), ("sft", "latent")]
+)
+@pytest.mark.parametrize("left", ["checkpoint-00000001.pt", "log.jsonl"])
+def test_a_stage_does_not_begin_without_one_that_was_stopped(finished, tmp_path, earlier, stage, left):
+    shutil.copytree(finished / "start", tmp_path / "start")
+    (tmp_path / earlier).mkdir()
+    (tmp_path / earlier / left).touch()
+    with pytest.raises(LongtakeError, match=f"{earlier} holds a run that was stopped, .* run --stage {earlier} to"):
+        stages.model_before(stage, tmp_path)
+    (tmp_path / earlier / left).unlink()
+    assert stages.model_before(stage, tmp_path)[2] == "start"
+
+
 def test_given_data_are_trained_on(tmp_path):
     write_set(tmp_path / "set")
     arguments = ["train", "debug", "--stage", "align", "--data", str(tmp_path / "set/set.jsonl=2"), "--output"]
@@ -155,6 +195,17 @@ def test_a_folder_without_a_model_cannot_be_fine_tuned(tmp_path):
         ("sft.drop=0.1", "it must have 2 values"),
         ("sft.drop=0.5,0.1", "drop is"),
         ("sft.fit.batch=0", "batch is 0; it must be at least 1"),
+        ("sft.fit.seed=-1", "seed is -1; it must not be negative"),
+        ("sft.reading.threads=0", "threads is 0; it must be at least 1"),
+        ("sft.reading.max_tokens=0", "max_tokens is 0; it must be at least 1"),
+        ("align.reading.max_broken=2", "max_broken is 2.0; it is a share, from 0 to 1"),
+        ("recot.image_share=2", "image_share is 2.0; it is a share, from 0 to 1"),
+        ("recot.max_broken=-1", "max_broken is -1.0; it is a share"),
+        ("recot.frames=0", "frames is 0; it must be at least 1"),
+        ("recot.fps=0", "fps is 0.0; it must be a positive number"),
+        ("recot.fit.checkpointing=true", "set recot.fit.checkpointing=false"),
+        ("start.seed=-1", "seed is -1; it must be at least 0"),
+        ("start.videos=0", "videos is 0; it must be at least 1"),
     ],
 )
 def test_wrong_settings_are_told_in_one_line(assignment, said):

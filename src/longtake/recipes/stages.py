@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def run_stage(recipe: Recipe, stage: str, data: DataFiles, output: Path, process
     store = feature_store(model, output / "features", own.fit.precision)
     if stage == "recot":
         train = clips_of(own, store, conversations_of(data))
-        held = clips_of(own, store, read_conversations(data.held, data.media)) if data.held else None
+        held = held_clips_of(own, store, read_conversations(data.held, data.media)) if data.held else None
         model.vision_tower.to(processes.device)
         train_recot(own, model.config, train, folder, held=held, start_from=model.dts)
     elif stage == "align":
@@ -124,8 +125,27 @@ def think_stage(
     )
 
 
+def begun(folder: Path) -> bool:
+    """Whether a stage has learned something in here, or a model was saved."""
+    return ended(folder) or (folder / "log.jsonl").exists() or any(folder.glob("checkpoint-*.pt"))
+
+
+def ended(folder: Path) -> bool:
+    """Whether a stage has left its result in here."""
+    return (folder / "model").exists() or (folder / WEIGHTS).exists()
+
+
 def model_before(stage: str, output: Path) -> tuple[VideoLLM, VideoLLMProcessor, str]:
-    """The model a stage begins from, its processor, and what it was made of."""
+    """The model a stage begins from, its processor, and what it was made of.
+
+    Raises LongtakeError where a stage before it was begun and not ended.
+    """
+    for earlier in STAGES[: STAGES.index(stage)]:
+        if begun(output / earlier) and not ended(output / earlier):
+            raise LongtakeError(
+                f"{output / earlier} holds a run that was stopped, and {stage} would begin without it; "
+                f"run --stage {earlier} to its end first, or delete the folder"
+            )
     for earlier in {"sft": ("align",), "latent": ("sft", "align")}.get(stage, ()):
         if (output / earlier / "model").exists():
             model, processor = load_model(output / earlier / "model")
@@ -138,10 +158,10 @@ def model_before(stage: str, output: Path) -> tuple[VideoLLM, VideoLLMProcessor,
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Keep a folder's settings with it. Raises LongtakeError where it holds a run of others."""
+    """Keep a folder's settings with it. Raises LongtakeError where it holds a run of others that learned something."""
     file = folder / "settings.json"
     found = json.loads(json.dumps(settings))
-    if file.exists():
+    if file.exists() and begun(folder):
         kept = json.loads(file.read_text())
         names = [n for n in sorted(kept.keys() | found.keys()) if n.rsplit(".", 1)[-1] not in FREE]
         if other := [name for name in names if kept.get(name) != found.get(name)]:
@@ -191,14 +211,27 @@ def material(data: DataFiles, store: FeatureStore | None) -> Material:
 
 def clips_of(recipe: ReCoTRecipe, store: FeatureStore, conversations: Sequence[Conversation]) -> StoreClips:
     """What pre-training learns from: the media of conversations, each once, their words left aside."""
-    media = {medium.path: medium.kind for conversation in conversations for medium in conversation.media}
-    videos, images = ([path for path, kind in media.items() if kind == wanted] for wanted in ("video", "image"))
     return StoreClips(
         store,
-        videos,
-        images,
+        files_of(conversations, "video"),
+        files_of(conversations, "image"),
         sampling=Sampling(fps=recipe.fps),
         frames=recipe.frames,
         image_share=recipe.image_share,
         max_broken=recipe.max_broken,
     )
+
+
+def held_clips_of(recipe: ReCoTRecipe, store: FeatureStore, conversations: Sequence[Conversation]) -> StoreClips:
+    """The same to measure on; of media of one kind alone, clips of that kind. Raises LongtakeError without any."""
+    videos, images = files_of(conversations, "video"), files_of(conversations, "image")
+    if not (videos or images):
+        raise LongtakeError("the held conversations have no media to measure recot on; run it without --held")
+    share = recipe.image_share if videos and images else float(not videos)
+    return clips_of(replace(recipe, image_share=share), store, conversations)
+
+
+def files_of(conversations: Sequence[Conversation], kind: str) -> list[Path]:
+    """Media of a kind, each once."""
+    media = {medium.path: medium.kind for conversation in conversations for medium in conversation.media}
+    return [path for path, found in media.items() if found == kind]

@@ -64,6 +64,12 @@ def test_each_stage_begins_where_the_one_before_ended(finished):
     assert len(logged(finished / "sft", "held_loss")) == 1
 
 
+def test_a_medium_is_encoded_once_for_all_stages(finished):
+    media = [file for file in (finished / "data").iterdir() if file.suffix in (".mp4", ".png")]
+    assert len(media) == 12
+    assert len(list((finished / "features").rglob("*.safetensors"))) == 12
+
+
 def test_the_trained_folder_answers(finished):
     found = CliRunner().invoke(
         app, ["ask", str(finished / "data/000.mp4"), "What?", "--model", str(finished / "sft/model"), "--json"]
@@ -99,6 +105,14 @@ def test_what_a_later_stage_needs_is_known_before_the_first_runs(tmp_path):
     with pytest.raises(LongtakeError, match="shard needs several processes; start with torchrun"):
         stages.run(short("sft.fit.shard=true"), stages.STAGES[:3], None, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_models_that_are_there_are_told(tmp_path):
+    arguments = ["train", "debug", "--output", str(tmp_path), *(part for text in SHORT for part in ("--set", text))]
+    found = CliRunner().invoke(app, [*arguments, "--stage", "recot"])
+    assert found.stdout.endswith(": done; what was trained is a part of a model; the stages after it begin with it\n")
+    found = CliRunner().invoke(app, [*arguments, "--stage", "recot", "--stage", "align"])
+    assert found.stdout.endswith(f"answers with longtake ask VIDEO QUESTION --model {tmp_path}/align/model\n")
 
 
 def given(folder: Path, held: str | None) -> DataFiles:

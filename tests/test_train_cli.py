@@ -21,6 +21,7 @@ from longtake.recipes.debug import debug
 from longtake.recipes.recipe import DataFiles
 from longtake.recipes.video_xl_pro import Published, video_xl_pro_3b
 from longtake.train.dialogues import load_model
+from longtake.train.run import Fit
 from longtake.types import LongtakeError
 from stage_runs import logged, write_set
 
@@ -329,6 +330,16 @@ def test_pre_training_of_a_fresh_compressor_begins_near_the_means(finished):
     assert logged(finished / "recot", "visible_error")[1] < 0.3 * features.var()
 
 
+def test_an_estimate_counts_rows_by_weight(tmp_path):
+    import tiny
+
+    file = write_set(tmp_path)
+    data = DataFiles(files=((file, 2.5),), media=tmp_path)
+    recipe = dataclasses.replace(debug().sft, fit=Fit(lr=1.0, batch=4, epochs=2))
+    line = estimate("sft", recipe, tiny.video_llm().config, stages.sources_of(data), 1)
+    assert line.startswith("sft: 14 steps of 4 rows")  # 25 rows an epoch
+
+
 def test_estimates_grow_with_what_is_asked():
     import tiny
 
@@ -341,5 +352,7 @@ def test_estimates_grow_with_what_is_asked():
     assert all(line.startswith("sft: 20 steps of 8 rows of 8 frames: ") for line in lines)
     memory = [float(line.split("frames: ")[1].split(" GB on each device")[0]) for line in lines]
     assert memory[0] < memory[1]
+    added = dataclasses.replace(recipe, lora_rank=2, fit=large)
+    assert float(estimate("sft", added, config, (), 1).split("frames: ")[1].split(" GB on each device")[0]) < memory[0]
     line = estimate("recot", debug().recot, config, (), 1)
     assert re.search(r"clips of 4 frames: 0\.\d\d GB on each device, about", line)

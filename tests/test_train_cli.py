@@ -1,6 +1,7 @@
 """``longtake train``: the debug recipe end to end, settings by name, and refusals in one line."""
 
 import dataclasses
+import errno
 import json
 import re
 import shutil
@@ -138,6 +139,15 @@ def test_a_stage_that_never_began_can_be_started_otherwise(tmp_path):
         stages.run(short("recot.frames=6"), ["recot"], dataclasses.replace(data, held=None), tmp_path / "out")
     stages.run(short(), ["recot"], dataclasses.replace(data, held=None), tmp_path / "out")
     assert len(logged(tmp_path / "out/recot")) == 2
+
+
+def test_a_full_disk_has_no_room_for_settings(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(LongtakeError, match="the disk is full: the settings file does not fit"):
+        stages.check_settings(tmp_path, {"lr": 1.0})
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from longtake.recipes.costs import estimate
 from longtake.recipes.recipe import STAGES, DataFiles, Recipe
 from longtake.recipes.settings import flat
 from longtake.train.align import train_align
+from longtake.train.checkpoint import room_in
 from longtake.train.dialogues import Material, load_model, save_model
 from longtake.train.latent import train_latent
 from longtake.train.latent_data import questions_of
@@ -170,10 +171,11 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
                 f"{folder} holds a run with {name} = {kept.get(name)}, not {found.get(name)}; "
                 "give the same settings to go on, or another --output"
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_suffix(".tmp")
-    scratch.write_text(json.dumps(found, indent=1) + "\n")
-    scratch.replace(file)
+    with room_in(folder, "the settings file"):
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = file.with_suffix(".tmp")
+        scratch.write_text(json.dumps(found, indent=1) + "\n")
+        scratch.replace(file)
 
 
 def feature_store(model: VideoLLM, folder: Path, precision: str) -> FeatureStore:

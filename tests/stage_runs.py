@@ -13,6 +13,7 @@ import tiny
 from longtake.data.clips import Clips
 from longtake.data.conversations import read_conversations
 from longtake.data.features import FeatureStore
+from longtake.data.left_out import Broken
 from longtake.data.media import VariableSampling
 from longtake.data.order import Source
 from longtake.models import VideoLLM
@@ -94,7 +95,7 @@ def run_stage(stage: str, data: Path, output: Path, *, stored: bool = False, hel
     model = fresh_model()
     made_by = VideoLLMProcessor.from_config(tiny.tokenizer(), model.config)
     own = {name: changes.pop(name) for name in list(changes) if name in SftRecipe.__dataclass_fields__}
-    own = {"reading": READING} | own
+    own = {"reading": dataclasses.replace(READING, max_broken=changes.pop("max_broken", 0.01))} | own
     features = store(model, output.parent / "features") if stored else None
     (whole,) = sources(data)
     material = Material(sources=(whole,), held=whole if held else None, store=features)
@@ -109,6 +110,7 @@ class NoisyClips:
 
     def __init__(self, dim: int = 32, frames: int = 4) -> None:
         self.dim, self.frames = dim, frames
+        self.broken = Broken(count=1, share=0.0)
 
     def draw(self, rng: np.random.Generator, clips: int) -> Clips:
         is_image = rng.random(clips) < 0.2

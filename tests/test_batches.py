@@ -20,7 +20,7 @@ from PIL import Image
 import fakes
 import make_videos
 import tiny
-from longtake.data.batches import Batch, Broken, LeftOut, Loader, collate
+from longtake.data.batches import Batch, Loader, collate
 from longtake.data.conversations import Conversation, Media, Turn
 from longtake.data.examples import IGNORE, ExampleMaker
 from longtake.data.media import MediaReader, VariableSampling
@@ -326,24 +326,14 @@ def test_a_micro_batch_of_broken_rows_only_is_idle(tmp_path):
     assert [batch.names for batch in step] == [(), ()]
 
 
-def test_too_much_broken_stops_the_run(tmp_path):
+def test_too_much_broken_is_told(tmp_path):
     bad = Source(name="bad", conversations=[words(f"bad{i}", 5, (m,)) for i, m in enumerate(spoilt(tmp_path))])
     told = r"3 of 9 conversations have broken or missing media, more than 25.0% \(first: .*bad.*; .*\); mend or remove"
+    read = loader([source("a", 6), bad], rows=9, max_broken=0.25)
+    list(read.steps(0, 1))
     with pytest.raises(LongtakeError, match=told) as caught:
-        list(loader([source("a", 6), bad], rows=9, max_broken=0.25).steps(0, 1))
+        read.broken.check()
     assert not isinstance(caught.value, VideoError)
-
-
-def test_the_share_counts_conversations_once_and_over_all_ranks():
-    broken = Broken(conversations=200, share=0.01)
-    for name in ("a", "b", "a", "b"):
-        broken.add(LeftOut(name=name, reason=f"{name}.mp4: no such file", too_long=False))
-        broken.check()
-    broken.add(LeftOut(name="c", reason="long", too_long=True))
-    broken.check()
-    with pytest.raises(LongtakeError, match=r"3 of 200 .* more than 1.0% \(first: a.mp4: no such file; b.mp4"):
-        broken.check(3)
-
 
 def test_too_long_ones_are_named_apart():
     short_and_long = Source(name="a", conversations=[words("x", 5), words("y", 500)])

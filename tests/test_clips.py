@@ -144,12 +144,12 @@ def test_broken_files_are_named_and_not_replaced_by_anything():
     clips = StoreClips(FakeStore(), videos, sampling=SAMPLING, image_share=0.0, max_broken=0.4)
     batch = clips.draw(rng(), 50)
     assert set(batch.features[..., 0].unique().tolist()) == {5, 6}
-    assert clips.broken == {Path("broken.7"): "broken.7: holds no readable video"}
+    assert clips.broken.names == {"broken.7": "broken.7: holds no readable video"}
     strict = StoreClips(FakeStore(), videos, sampling=SAMPLING, image_share=0.0)
-    with pytest.raises(LongtakeError, match=r"1 of 3 files are broken, .* the share of 0.01; the last: broken.7"):
+    with pytest.raises(LongtakeError, match=r"1 of 3 files are broken or missing, more than 1.0% .first: broken.7"):
         strict.draw(rng(), 50)
     hopeless = StoreClips(FakeStore(), files("broken.7"), sampling=SAMPLING, image_share=0.0, max_broken=1.0)
-    with pytest.raises(LongtakeError, match="1 of 1 files are broken, all of a kind"):
+    with pytest.raises(LongtakeError, match="all 1 videos are broken or missing"):
         hopeless.draw(rng(), 1)
 
 

@@ -11,7 +11,7 @@ from longtake import LongtakeError
 from longtake.models import VideoLLM, VideoLLMConfig
 from longtake.models.convert import so400m
 from longtake.models.recot import ReCoT
-from longtake.train import estimate
+from longtake.train import estimate, lora
 from longtake.train.estimate import A100_80GB, PARTS, PartFlops, Workload
 
 
@@ -162,6 +162,27 @@ def test_a_step_has_as_many_operations_as_pytorch_counts(trainable, checkpointin
     assert sum(part.forward for part in found.values()) == pytest.approx(forward, rel=1e-6)
     assert estimate.total(found) == pytest.approx(counter.get_total_flops(), rel=0.003)
     assert (estimate.total(found) > forward) == bool(trainable)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_step_by_lora_has_as_many_operations_as_pytorch_counts(checkpointing):
+    work = Workload(
+        frames=6, text_tokens=13, stamp_tokens=3, batch=2, trainable=frozenset({"dts", "projector"}),
+        lora_rank=3, checkpointing=checkpointing, skips_masked=False,
+    )  # fmt: skip
+    model = small().train()
+    learn(model, work.trainable)
+    lora.add(model.language_model, 3, 8.0)
+    added = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
+    assert estimate.lora_parameters(model.config, 3) == added
+    if checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+        model.disable_input_require_grads()
+    counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+    with counter:
+        loss_of(model, work).backward()
+    found = estimate.training_flops(model.config, work)
+    assert estimate.total(found) == pytest.approx(counter.get_total_flops(), rel=0.003)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from longtake.backbones.base import Prompt
 from longtake.backbones.own import OwnVideoLLM
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.recot import ReCoT
-from longtake.train import footprint
+from longtake.train import footprint, lora
 from longtake.train.estimate import PARTS, Workload, parameters
 from test_estimate import big, learn, loss_of, small
 
@@ -51,6 +51,8 @@ def step(work: Workload, **changes: object):
     """A step with AdamW: its config, and bytes alive before it, saved by its forward pass, and at most."""
     model = small(**changes).train().to(DTYPES[work.precision])
     learn(model, work.trainable)
+    if work.lora_rank:
+        lora.add(model.language_model, work.lora_rank, 8.0)
     if work.checkpointing:
         model.activation_checkpointing_enable()
         model.disable_input_require_grads()
@@ -76,6 +78,13 @@ def step(work: Workload, **changes: object):
 def test_a_step_takes_what_the_formula_says(precision, trainable, checkpointing):
     work = replace(WORK, trainable=frozenset(trainable), precision=precision, checkpointing=checkpointing)
     check_step(work)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "autocast"])
+def test_a_step_by_lora_takes_what_the_formula_says(precision, checkpointing):
+    work = replace(WORK, trainable=frozenset({"dts", "projector"}), lora_rank=4, precision=precision)
+    check_step(replace(work, checkpointing=checkpointing))
 
 
 def test_a_small_step_takes_what_the_formula_says():

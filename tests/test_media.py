@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import make_videos
 from longtake.data.conversations import Conversation, Media, Turn
 from longtake.data.features import Features, FeatureStore
 from longtake.data.media import MediaReader, VariableSampling
-from longtake.types import Frames, LongtakeError, VideoError
+from longtake.types import Frames, LongtakeError, Sampling, VideoError
 
 
 def conversation(*media: Media, name: str = "a") -> Conversation:
@@ -64,6 +65,15 @@ def test_above_the_cap_sampling_is_uniform(tmp_path):
     assert len(clip) == 25
     assert reader().num_frames(conversation(video(tmp_path, 60, fps=2)), 0) == [25]
     assert clip.seconds == pytest.approx((np.arange(25) + 0.5) * 60 / 25, abs=1.3)
+
+
+def test_a_cap_that_cuts_nothing_is_no_other_sampling(tmp_path):
+    """So that a store has the frames that pre-training read, which knows no cap."""
+    for seconds, cap in ((25, None), (26, 25)):
+        (sampling,) = reader().samplings(conversation(video(tmp_path, seconds)), 0)
+        assert sampling == Sampling(fps=1.0, max_frames=cap)
+    (part,) = reader().samplings(conversation(dataclasses.replace(video(tmp_path, 60), stop_seconds=12.0)), 0)
+    assert part == Sampling(fps=1.0, stop_seconds=12.0)
 
 
 def test_a_span_counts_as_the_video(tmp_path):

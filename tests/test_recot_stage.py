@@ -1,8 +1,10 @@
 """ReCoT pre-training as a stage: it learns, hands its DTS on, and goes on where it stopped."""
 
+import numpy as np
 import pytest
 import torch
 
+from longtake.data.clips import Clips
 from longtake.train.recot import ReCoTRecipe, load_dts, train_recot
 from longtake.types import LongtakeError
 from stage_runs import NoisyClips, fit, fresh_model, logged, run_recot
@@ -43,15 +45,46 @@ def test_a_dts_can_be_gone_on_with(tmp_path):
     torch.testing.assert_close(after.stages[0].conv.weight, before, rtol=0, atol=2e-6)
 
 
+class RowsOfAStep(NoisyClips):
+    """Each row of a step is one certain clip, whichever micro-batch it is drawn in."""
+
+    def draw(self, rng, clips):
+        _, step, slot = rng.bit_generator.seed_seq.entropy
+        rows = range(slot * clips, (slot + 1) * clips)
+        drawn = [NoisyClips.draw(self, np.random.default_rng([step, row]), 1) for row in rows]
+        return Clips(
+            features=torch.cat([clip.features for clip in drawn]), is_image=torch.cat([clip.is_image for clip in drawn])
+        )
+
+
 def test_a_step_is_the_same_however_it_is_cut(tmp_path):
-    """Not the same clips, as each micro-batch draws its own, but the same steps, rows and saved names."""
-    run_recot(tmp_path / "a", steps=2, micro_batch=2)
-    run_recot(tmp_path / "b", steps=2, micro_batch=2)
-    assert logged(tmp_path / "a") == logged(tmp_path / "b")
+    """Of the same clips, with nothing masked: each micro-batch draws its own clips and masks."""
+    for rows in (1, 2, 4):
+        recipe = ReCoTRecipe(fit=fit(steps=3, micro_batch=rows), policy="none")
+        torch.manual_seed(0)
+        train_recot(recipe, fresh_model().config, RowsOfAStep(), tmp_path / str(rows))
+    for name in ("loss", "norm", "visible_error"):
+        whole = list(logged(tmp_path / "4", name).values())
+        for rows in ("1", "2"):
+            assert list(logged(tmp_path / rows, name).values()) == pytest.approx(whole, rel=1e-4), (name, rows)
+    assert len(set(whole)) == 3
+
+
+def test_a_step_that_cannot_be_cut_evenly_is_refused(tmp_path):
     with pytest.raises(LongtakeError, match="batch is 4; it must be a multiple of micro_batch 3 x 1 processes"):
         run_recot(tmp_path / "c", micro_batch=3)
     with pytest.raises(LongtakeError, match=r"set recot\.fit\.steps"):
         ReCoTRecipe(fit=fit(steps=None))
+
+
+def test_clips_are_whole_groups_of_the_model(tmp_path):
+    with pytest.raises(LongtakeError, match=r"recot.frames is 6; it must be a multiple of 4, .* set recot.frames=8"):
+        run_recot(tmp_path, frames=6)
+
+
+def test_an_oracle_must_know_the_needles(tmp_path):
+    with pytest.raises(LongtakeError, match="recot.policy is 'oracle', but no one knows where needles are"):
+        run_recot(tmp_path, policy="oracle")
 
 
 @pytest.mark.parametrize("policy", ["semantic", "random", "tube", "none"])

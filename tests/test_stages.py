@@ -1,10 +1,9 @@
 """The stages align and sft on a tiny model: what they train, what they leave, and that they go on after a stop."""
 
-import dataclasses
 import errno
 import json
-import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from longtake.models.processor import VideoLLMProcessor
 from longtake.train import checkpoint
 from longtake.train.dialogues import load_model, loader
 from longtake.train.run import Fit, micro_batches, start_processes
+from longtake.train.runlog import RunLog
 from longtake.train.sft import SftRecipe
 from longtake.types import LongtakeError
 from stage_runs import READING, fit, fresh_model, logged, run_stage, sources, write_set
@@ -183,19 +183,6 @@ def test_the_saved_model_answers(data, tmp_path):
     assert model(**inputs).logits.isfinite().all()
 
 
-def test_broken_media_are_named_and_skipped(data, tmp_path):
-    """One of ten: more than the usual share, which stops the run; within a larger one it is listed."""
-    broken = tmp_path / "data"
-    shutil.copytree(data, broken)
-    (broken / "4.mp4").write_bytes(b"no video")
-    with pytest.raises(LongtakeError, match=r"1 of 10 conversations have broken or missing media.*4\.mp4"):
-        run_stage("sft", broken, tmp_path / "strict", steps=3)
-    run_stage("sft", broken, tmp_path / "lax", steps=3, reading=dataclasses.replace(READING, max_broken=0.2))
-    named = json.loads((tmp_path / "lax" / "left_out-0.json").read_text())
-    assert list(named) == ["set/row4"]
-    assert len(logged(tmp_path / "lax")) == 3
-
-
 def test_tensorboard_reads_the_losses(data, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -239,6 +226,9 @@ def test_micro_batches_by_hand():
         ({"batch": 0}, "batch is 0; it must be at least 1"),
         ({"steps": 0}, "steps is 0"),
         ({"lr": 0.0}, "lr is 0.0"),
+        ({"clip": 0.0}, "clip is 0.0; it must be positive, or inf"),
+        ({"clip": -1.0}, "clip is -1.0"),
+        ({"seed": -1}, "seed is -1; it must not be negative"),
         ({"precision": "fp16"}, "precision is 'fp16'"),
         ({"offload": True}, "set shard=true too, or zero=true"),
         ({"shard": True, "zero": True}, "one of FSDP2 and ZeRO-2 must be false"),
@@ -280,6 +270,36 @@ def test_a_full_disk_stops_a_stage_in_one_line(data, tmp_path, monkeypatch):
             run_stage("align", data, tmp_path / "parts")
     run_stage("align", data, tmp_path / "parts")
     assert logged(tmp_path / "parts") == logged(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("verb", ["add", "close"])
+def test_a_disk_that_tensorboard_fills_is_told_in_one_line(data, tmp_path, monkeypatch, verb):
+    def full(board, *_):
+        board._sink.close()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(f"longtake.train.board.Board.{verb}", full)
+    with pytest.raises(LongtakeError, match="disk is full: the log does not fit"):
+        run_stage("align", data, tmp_path, steps=1)
+    with pytest.raises(KeyError, match="on its way"), RunLog(tmp_path, 1):
+        raise KeyError("on its way")
+
+
+def test_processes_meet_for_what_any_stage_needs(monkeypatch):
+    """Gradients that wait on the CPU are summed there, beside what the GPUs sum."""
+    asked = []
+
+    def meet(**named):
+        asked.extend(named["kwargs_handlers"])
+        return Mock(num_processes=2)
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("longtake.train.run.Accelerator", meet)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    start_processes(fit())
+    assert asked == []
+    start_processes(fit(), fit(shard=True, offload=True), fit())
+    assert [handler.backend for handler in asked] == ["cpu:gloo,cuda:nccl"]
 
 
 def test_sharding_needs_processes(data, tmp_path):

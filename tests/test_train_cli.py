@@ -1,11 +1,15 @@
 """``longtake train``: the debug recipe end to end, settings by name, and refusals in one line."""
 
 import dataclasses
+import errno
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import tiny
@@ -18,6 +22,7 @@ from longtake.recipes.debug import debug
 from longtake.recipes.recipe import DataFiles
 from longtake.recipes.video_xl_pro import Published, video_xl_pro_3b
 from longtake.train.dialogues import load_model
+from longtake.train.run import Fit
 from longtake.types import LongtakeError
 from stage_runs import logged, write_set
 
@@ -61,6 +66,12 @@ def test_each_stage_begins_where_the_one_before_ended(finished):
     assert len(logged(finished / "sft", "held_loss")) == 1
 
 
+def test_a_medium_is_encoded_once_for_all_stages(finished):
+    media = [file for file in (finished / "data").iterdir() if file.suffix in (".mp4", ".png")]
+    assert len(media) == 12
+    assert len(list((finished / "features").rglob("*.safetensors"))) == 12
+
+
 def test_the_trained_folder_answers(finished):
     found = CliRunner().invoke(
         app, ["ask", str(finished / "data/000.mp4"), "What?", "--model", str(finished / "sft/model"), "--json"]
@@ -90,6 +101,67 @@ def test_other_settings_are_refused(finished):
     data = DataFiles(files=((finished / "data/held.jsonl", 1.0),), media=finished / "data")
     with pytest.raises(LongtakeError, match=r"align holds a run with data\."):
         stages.run(short(), ["align"], data, finished)
+
+
+def test_what_a_later_stage_needs_is_known_before_the_first_runs(tmp_path):
+    with pytest.raises(LongtakeError, match="shard needs several processes; start with torchrun"):
+        stages.run(short("sft.fit.shard=true"), stages.STAGES[:3], None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_models_that_are_there_are_told(tmp_path):
+    arguments = ["train", "debug", "--output", str(tmp_path), *(part for text in SHORT for part in ("--set", text))]
+    found = CliRunner().invoke(app, [*arguments, "--stage", "recot"])
+    assert found.stdout.endswith(": done; what was trained is a part of a model; the stages after it begin with it\n")
+    found = CliRunner().invoke(app, [*arguments, "--stage", "recot", "--stage", "align"])
+    assert found.stdout.endswith(f"answers with longtake ask VIDEO QUESTION --model {tmp_path}/align/model\n")
+
+
+def given(folder: Path, held: str | None) -> DataFiles:
+    """Ten conversations, and to measure on those of them that have ``held`` in their line."""
+    file = write_set(folder)
+    lines = [line for line in file.read_text().splitlines() if held is not None and held in line]
+    (folder / "held.jsonl").write_text("\n".join(lines))
+    return DataFiles(files=((file, 1.0),), media=folder, held=folder / "held.jsonl")
+
+
+@pytest.mark.parametrize("kind", ["<image>", "<video>"])
+def test_pre_training_is_measured_on_what_is_held(tmp_path, kind):
+    stages.run(short(), ["recot"], given(tmp_path / "set", kind), tmp_path / "out")
+    assert len(logged(tmp_path / "out/recot", "held_loss")) == 1
+
+
+def test_a_stage_that_never_began_can_be_started_otherwise(tmp_path):
+    data = given(tmp_path / "set", "nothing")
+    with pytest.raises(LongtakeError, match="have no media to measure recot on; run it without --held"):
+        stages.run(short(), ["recot"], data, tmp_path / "out")
+    with pytest.raises(LongtakeError, match="set recot.frames=8"):
+        stages.run(short("recot.frames=6"), ["recot"], dataclasses.replace(data, held=None), tmp_path / "out")
+    stages.run(short(), ["recot"], dataclasses.replace(data, held=None), tmp_path / "out")
+    assert len(logged(tmp_path / "out/recot")) == 2
+
+
+def test_a_full_disk_has_no_room_for_settings(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(LongtakeError, match="the disk is full: the settings file does not fit"):
+        stages.check_settings(tmp_path, {"lr": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("earlier", "stage"), [("recot", "align"), ("recot", "sft"), ("align", "sft"), ("sft", "latent")]
+)
+@pytest.mark.parametrize("left", ["checkpoint-00000001.pt", "log.jsonl"])
+def test_a_stage_does_not_begin_without_one_that_was_stopped(finished, tmp_path, earlier, stage, left):
+    shutil.copytree(finished / "start", tmp_path / "start")
+    (tmp_path / earlier).mkdir()
+    (tmp_path / earlier / left).touch()
+    with pytest.raises(LongtakeError, match=f"{earlier} holds a run that was stopped, .* run --stage {earlier} to"):
+        stages.model_before(stage, tmp_path)
+    (tmp_path / earlier / left).unlink()
+    assert stages.model_before(stage, tmp_path)[2] == "start"
 
 
 def test_given_data_are_trained_on(tmp_path):
@@ -148,6 +220,17 @@ def test_a_folder_without_a_model_cannot_be_fine_tuned(tmp_path):
         ("sft.drop=0.1", "it must have 2 values"),
         ("sft.drop=0.5,0.1", "drop is"),
         ("sft.fit.batch=0", "batch is 0; it must be at least 1"),
+        ("sft.fit.seed=-1", "seed is -1; it must not be negative"),
+        ("sft.reading.threads=0", "threads is 0; it must be at least 1"),
+        ("sft.reading.max_tokens=0", "max_tokens is 0; it must be at least 1"),
+        ("align.reading.max_broken=2", "max_broken is 2.0; it is a share, from 0 to 1"),
+        ("recot.image_share=2", "image_share is 2.0; it is a share, from 0 to 1"),
+        ("recot.max_broken=-1", "max_broken is -1.0; it is a share"),
+        ("recot.frames=0", "frames is 0; it must be at least 1"),
+        ("recot.fps=0", "fps is 0.0; it must be a positive number"),
+        ("recot.fit.checkpointing=true", "set recot.fit.checkpointing=false"),
+        ("start.seed=-1", "seed is -1; it must be at least 0"),
+        ("start.videos=0", "videos is 0; it must be at least 1"),
     ],
 )
 def test_wrong_settings_are_told_in_one_line(assignment, said):
@@ -188,7 +271,7 @@ def test_flat_names_what_changed_reads():
         (["debug", "--stage", "grpo"], "the stage is 'grpo'; it must be one of recot, align, sft, latent"),
         (["debug", "--data", "nowhere.jsonl"], "nowhere.jsonl is no file"),
         (["debug", "--media", "."], "--media and --held go with --data"),
-        (["video_xl_pro_3b"], "the recipe video_xl_pro_3b makes no data; give --data FILE"),
+        (["video_xl_pro_3b", "--stage", "align"], "the recipe video_xl_pro_3b makes no data; give --data FILE"),
     ],
 )
 def test_mistakes_of_the_command_line(tmp_path, arguments, said):
@@ -215,6 +298,7 @@ def test_the_paper_s_recipe_has_the_paper_s_figures():
     )  # fmt: skip
     assert recipe.sft.drop == (0.05, 0.3)
     assert recipe.recot.fit.batch * recipe.recot.fit.steps == 1_000_000
+    assert recipe.recot.fit.batch % (8 * recipe.recot.fit.micro_batch) == 0  # it is started with eight processes
     assert recipe.sft.reading.sampling.max_frames == 360
 
 
@@ -238,6 +322,32 @@ def test_published_parts_are_put_together(tmp_path):
         assert torch.equal(model.encode_frames(pixels).flatten(1, 2), expected)
     assert all(torch.equal(model.language_model.state_dict()[n], w) for n, w in decoder.state_dict().items())
     assert processor.tokens_per_group == 4
+    begins_as_a_mean(model)
+
+
+def begins_as_a_mean(model: VideoLLM) -> None:
+    """But for the temporal encoding, which is small."""
+    features = torch.randn(2, 4, 4, 4, model.config.vision_config.hidden_size)
+    with torch.no_grad():
+        torch.testing.assert_close(model.dts(features), features.mean(1), rtol=0, atol=0.1)
+
+
+def test_pre_training_of_a_fresh_compressor_begins_near_the_means(finished):
+    """Random weights begin at more than the features' variance."""
+    begins_as_a_mean(load_model(finished / "start/model")[0])
+    files = list((finished / "features").rglob("*.safetensors"))
+    features = torch.cat([load_file(file)["features"].flatten(0, 2) for file in files]).float()
+    assert logged(finished / "recot", "visible_error")[1] < 0.3 * features.var()
+
+
+def test_an_estimate_counts_rows_by_weight(tmp_path):
+    import tiny
+
+    file = write_set(tmp_path)
+    data = DataFiles(files=((file, 2.5),), media=tmp_path)
+    recipe = dataclasses.replace(debug().sft, fit=Fit(lr=1.0, batch=4, epochs=2))
+    line = estimate("sft", recipe, tiny.video_llm().config, stages.sources_of(data), 1)
+    assert line.startswith("sft: 14 steps of 4 rows")  # 25 rows an epoch
 
 
 def test_published_parts_that_are_not_there_are_one_line(tmp_path, monkeypatch):
@@ -264,5 +374,7 @@ def test_estimates_grow_with_what_is_asked():
     assert all(line.startswith("sft: 20 steps of 8 rows of 8 frames: ") for line in lines)
     memory = [float(line.split("frames: ")[1].split(" GB on each device")[0]) for line in lines]
     assert memory[0] < memory[1]
+    added = dataclasses.replace(recipe, lora_rank=2, fit=large)
+    assert float(estimate("sft", added, config, (), 1).split("frames: ")[1].split(" GB on each device")[0]) < memory[0]
     line = estimate("recot", debug().recot, config, (), 1)
     assert re.search(r"clips of 4 frames: 0\.\d\d GB on each device, about", line)

@@ -71,8 +71,17 @@ def train(
     else:
         speaks = train_on_puzzles(chosen, stages, puzzles, target)
     if speaks:
-        print(f"{target}: done; a trained model answers with longtake ask VIDEO QUESTION --model {target}/STAGE/model")
+        print(f"{target}: done; {said_of(target, stages)}")
     end_processes()
+
+
+def said_of(output: Path, stages: Sequence[str]) -> str:
+    """What can be done now with what these stages left."""
+    models = [folder for stage in stages if (folder := output / stage / "model").exists()]
+    if not models:
+        return "what was trained is a part of a model; the stages after it begin with it"
+    shown = " or ".join(map(str, models))
+    return f"a trained model answers with longtake ask VIDEO QUESTION --model {shown}"
 
 
 def train_on_puzzles(recipe: MvpRecipe, stages: Sequence[str], puzzles: Path, output: Path) -> bool:

@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from longtake.data.examples import IGNORE, Example, ExampleMaker, TooLong
+from longtake.data.left_out import Broken, LeftOut
 from longtake.data.media import Clip
 from longtake.data.order import Order, Pick, part
-from longtake.types import LongtakeError, VideoError
-
-NAMED = 5  # broken conversations named in an error
+from longtake.types import VideoError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,48 +82,12 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOut:
-    """A conversation that no row was made of; its name begins with its source's."""
-
-    name: str
-    reason: str
-    too_long: bool
-
-
-@dataclass(slots=True, kw_only=True)
-class Broken:
-    """What had to be left out: conversations by name, each with the reason.
-
-    names: those with broken or missing media. too_long: those that do not fit; they don't count as broken.
-    share: of all conversations, above which ``check`` stops the run.
-    """
-
-    conversations: int
-    share: float
-    names: dict[str, str] = field(default_factory=dict)
-    too_long: dict[str, str] = field(default_factory=dict)
-
-    def add(self, left_out: LeftOut) -> None:
-        """Count one; again the same one changes nothing."""
-        (self.too_long if left_out.too_long else self.names)[left_out.name] = left_out.reason
-
-    def check(self, total: int | None = None) -> None:
-        """LongtakeError when more are broken than the share allows. total: of all ranks; None counts this one's."""
-        count = len(self.names) if total is None else total
-        if count > self.share * self.conversations:
-            first = "; ".join(list(self.names.values())[:NAMED])
-            raise LongtakeError(
-                f"{count} of {self.conversations} conversations have broken or missing media, more than "
-                f"{self.share:.1%} (first: {first}); mend or remove them, or raise max_broken"
-            )
-
-
 class Loader:
     """A rank's micro-batches, step by step.
 
     micro_rows: most rows of a micro-batch. ahead: steps read before they are asked for. threads: conversations read at
-    a time. max_broken: see ``Broken``. Order and content depend on none of ``threads`` and ``ahead``.
+    a time. max_broken: see ``Broken``, which whoever takes the steps must check. Order and content depend on none of
+    ``threads`` and ``ahead``.
     """
 
     def __init__(
@@ -144,12 +107,12 @@ class Loader:
             raise ValueError(f"micro_rows {micro_rows}, threads {threads}, ahead {ahead}, rank {rank} of {ranks}")
         self.order, self.maker, self.pad_id, self.micro_rows = order, maker, pad_id, micro_rows
         self.rank, self.ranks, self.threads, self.ahead = rank, ranks, threads, ahead
-        self.broken = Broken(conversations=order.num_conversations, share=max_broken)
+        self.broken = Broken(count=order.num_conversations, share=max_broken)
 
     def steps(self, start: int, stop: int) -> Generator[tuple[Batch, ...]]:
         """The micro-batches of each step in ``[start, stop)``; as many on every rank. Close it when leaving early.
 
-        Raises LongtakeError when more is broken than allowed; any other error of reading passes through.
+        What is broken or too long is added to ``broken``; any other error of reading passes through.
         """
         planner = ThreadPoolExecutor(1, thread_name_prefix="longtake-plan")
         readers = ThreadPoolExecutor(self.threads, thread_name_prefix="longtake-read")
@@ -191,7 +154,6 @@ class Loader:
                 examples.append(result)
             else:
                 self.broken.add(result)
-        self.broken.check()
         most_rows = -(-global_rows // self.ranks)  # of any rank
         starts = range(0, most_rows, self.micro_rows)
         return tuple(collate(examples[a : a + self.micro_rows], self.pad_id) for a in starts)

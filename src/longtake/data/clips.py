@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from longtake.data.bank import Placed, read_events
+from longtake.data.left_out import Broken, LeftOut
 from longtake.types import LongtakeError, Sampling, VideoError
 
 Part = Literal["train", "held_out"]
@@ -57,6 +58,12 @@ class ClipSource(Protocol):
 
     def draw(self, rng: np.random.Generator, clips: int) -> Clips:
         """A batch of ``clips``; depends on the state of ``rng`` alone."""
+
+
+class CountedClips(ClipSource, Protocol):
+    """The same, of files that may be broken."""
+
+    broken: Broken
 
 
 class BankClips:
@@ -145,11 +152,11 @@ class StoreClips:
     """Windows of videos in a feature store, and images repeated.
 
     A video shorter than a clip is filled with its last frame, as the model does. Broken media are left out and
-    another file is drawn: ``broken`` has their paths and the reasons.
+    another file is drawn in their place: ``broken`` has their paths and the reasons.
 
     videos, images: files, each as likely as another of its kind. sampling: the videos'. frames: of a clip.
     image_share: how many of the clips are images. max_broken: share of all files above which drawing raises
-    LongtakeError.
+    LongtakeError, as it does where all of a kind are broken.
     """
 
     def __init__(
@@ -165,11 +172,15 @@ class StoreClips:
     ) -> None:
         for name, files, used in (("videos", videos, image_share < 1), ("images", images, image_share > 0)):
             if used and not files:
-                raise LongtakeError(f"there are no {name}, but image_share is {image_share}; give some, or change it")
+                other = 0 if name == "images" else 1
+                raise LongtakeError(
+                    f"there are no {name}, but image_share is {image_share}; give some, or set image_share={other}"
+                )
         self.store, self.sampling = store, sampling
         self.videos, self.images = list(videos), list(images)
-        self.frames, self.image_share, self.max_broken = frames, image_share, max_broken
-        self.broken: dict[Path, str] = {}
+        self.frames, self.image_share = frames, image_share
+        count = len(self.videos) + len(self.images)
+        self.broken = Broken(count=count, share=max_broken, what="files are broken or missing")
 
     def draw(self, rng: np.random.Generator, clips: int) -> Clips:
         """Windows that begin anywhere in a video."""
@@ -194,10 +205,10 @@ class StoreClips:
 
     def _note(self, path: Path, error: VideoError, kind: list[Path]) -> None:
         """Count a broken file. Raises LongtakeError when they are too many, or all of a kind."""
-        self.broken[path] = str(error)
-        files = len(self.videos) + len(self.images)
-        if len(self.broken) > self.max_broken * files or self.broken.keys() >= set(kind):
+        self.broken.add(LeftOut(name=str(path), reason=str(error)))
+        self.broken.check()
+        if all(str(file) in self.broken.names for file in kind):
             raise LongtakeError(
-                f"{len(self.broken)} of {files} files are broken, all of a kind or more than the share of "
-                f"{self.max_broken}; the last: {error}; mend or remove them, or raise max_broken"
+                f"all {len(kind)} {'images' if kind is self.images else 'videos'} are broken or missing "
+                f"(the last: {error}); mend or remove them"
             ) from error

@@ -95,20 +95,24 @@ class MediaReader:
                 counts.append(1)
                 continue
             assert sampling.fps is not None
-            _, own_fps = self._look(media.path)
-            start, stop = self._span(media)
-            rate = min(sampling.fps, own_fps) if own_fps > 0 else sampling.fps
-            counts.append(min(len(fps_times(start, stop, rate)), self.sampling.max_frames))
+            counts.append(min(self._frames_at(media, sampling.fps), self.sampling.max_frames))
         return counts
 
     def _sampling(self, media: Media, rng: np.random.Generator) -> Sampling:
+        """A cap that cuts nothing is left out, so that a store finds the same frames under the same name."""
         start, stop = self._span(media)
+        fps = self.sampling.fps(stop - start, rng)
         return Sampling(
-            fps=self.sampling.fps(stop - start, rng),
-            max_frames=self.sampling.max_frames,
+            fps=fps,
+            max_frames=self.sampling.max_frames if self._frames_at(media, fps) > self.sampling.max_frames else None,
             start_seconds=media.start_seconds,
             stop_seconds=media.stop_seconds,
         )
+
+    def _frames_at(self, media: Media, fps: float) -> int:
+        """How many a rate means, uncapped."""
+        _, own_fps = self._look(media.path)
+        return len(fps_times(*self._span(media), min(fps, own_fps) if own_fps > 0 else fps))
 
     def _span(self, media: Media) -> tuple[float, float]:
         """The part ``[start, stop)`` of a video that counts."""

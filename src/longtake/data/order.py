@@ -35,6 +35,11 @@ class Source:
         if not 0 < self.weight < math.inf:
             raise LongtakeError(f"the source {self.name} has weight {self.weight}; it must be a positive number")
 
+    @property
+    def rows_per_epoch(self) -> int:
+        """How many of its conversations an epoch sees, repeated ones counted again."""
+        return round(self.weight * len(self.conversations))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pick:
@@ -63,7 +68,7 @@ class Order:
         self.sources, self.length = tuple(sources), length
         self.rows, self.seed, self.window_steps = rows, seed, window_steps
         self.num_conversations = sum(len(source.conversations) for source in sources)
-        self.shares = [round(source.weight * len(source.conversations)) for source in sources]
+        self.shares = [source.rows_per_epoch for source in sources]
         if not all(self.shares):
             source = sources[self.shares.index(0)]
             raise LongtakeError(

@@ -46,7 +46,7 @@ def estimate(
 ) -> str:
     """One line: steps, memory on a device and time, of rows as long as the recipe allows."""
     fit, device = recipe.fit, measured_device()
-    rows = sum(len(source.conversations) for source in sources)
+    rows = sum(source.rows_per_epoch for source in sources)
     steps = fit.steps or fit.epochs * math.ceil(rows / fit.batch)
     sharding: Sharding = "full" if fit.shard else "zero2" if fit.zero else "none"
     ranks = 1 if sharding == "none" else processes
@@ -81,7 +81,7 @@ def workload(recipe: AlignRecipe | SftRecipe, config: VideoLLMConfig) -> Workloa
     parts: set[Part] = {"projector"}
     stored = True
     if isinstance(recipe, SftRecipe):
-        parts |= {"dts", "decoder"}
+        parts |= {"dts"} if recipe.lora_rank else {"dts", "decoder"}
         stored = not recipe.train_tower
         parts |= {"tower"} if recipe.train_tower else set()
     frames = recipe.reading.sampling.max_frames
@@ -94,6 +94,7 @@ def workload(recipe: AlignRecipe | SftRecipe, config: VideoLLMConfig) -> Workloa
         batch=recipe.fit.micro_batch,
         logit_tokens=TEXT_TOKENS // 2,
         trainable=frozenset(parts),
+        lora_rank=recipe.lora_rank if isinstance(recipe, SftRecipe) else 0,
         precision="autocast" if recipe.fit.precision == "bf16" else "float32",
         checkpointing=recipe.fit.checkpointing,
         stored_features=stored,

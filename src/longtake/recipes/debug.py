@@ -32,6 +32,7 @@ from longtake.train.recot import ReCoTRecipe
 from longtake.train.run import Fit
 from longtake.train.sft import SftRecipe
 from longtake.train.tokenizer import VIDEO, train_tokenizer
+from longtake.types import LongtakeError
 
 FRAMES = 8
 SIZE = (64, 96)  # height and width of a scene
@@ -44,6 +45,11 @@ class DrawnScenes:
     videos: int = 16
     held_videos: int = 4
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("videos", 1), ("held_videos", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise LongtakeError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
     def model(self) -> tuple[VideoLLM, VideoLLMProcessor]:
         """32-pixel frames in 8-pixel patches, 4 tokens a group of 4 frames, a decoder of 3 layers."""
@@ -80,6 +86,7 @@ class DrawnScenes:
         )
         torch.manual_seed(self.seed)
         model = VideoLLM(config)
+        model.dts.start_as_mean()
         return model, VideoLLMProcessor.from_config(tokenizer, model.config)
 
     def data(self, folder: Path) -> DataFiles:

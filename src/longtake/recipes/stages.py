@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from longtake.recipes.costs import estimate
 from longtake.recipes.recipe import STAGES, DataFiles, Recipe
 from longtake.recipes.settings import flat
 from longtake.train.align import train_align
+from longtake.train.checkpoint import room_in
 from longtake.train.dialogues import Material, load_model, save_model
 from longtake.train.latent import train_latent
 from longtake.train.latent_data import questions_of
@@ -40,7 +42,7 @@ from longtake.train.sft import train_sft
 from longtake.types import Frames, LongtakeError, Sampling
 
 # settings that decide how a stage runs and not what it learns: a stopped run may go on with others
-FREE = ("shard", "zero", "offload", "checkpointing", "log_every", "save_every", "keep", "threads")
+FREE = ("shard", "zero", "offload", "checkpointing", "log_every", "save_every", "keep", "threads", "max_broken")
 
 
 def run(recipe: Recipe, stages: Sequence[str], data: DataFiles | None, output: Path) -> bool:
@@ -49,18 +51,19 @@ def run(recipe: Recipe, stages: Sequence[str], data: DataFiles | None, output: P
     data: None: what the recipe makes itself. Returns whether this process is the one that speaks for all.
 
     Raises LongtakeError for an unknown stage, for data that are neither given nor made, and for an output folder that
-    holds a run of other settings.
+    holds a run of other settings; for what a chosen stage needs of the processes, before any of them runs.
     """
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise LongtakeError(f"the stage is {unknown[0]!r}; it must be one of {', '.join(STAGES)}")
-    processes = start_processes(recipe.align.fit)
+    chosen = [stage for stage in STAGES if stage in stages]
+    processes = start_processes(*(getattr(recipe, stage).fit for stage in chosen))
     if data is None:
         with processes.main_process_first():
             data = recipe.start.data(output / "data")
     if data is None:
         raise LongtakeError(f"the recipe {recipe.name} makes no data; give --data FILE and --media DIR")
     begin(recipe, output, processes)
-    for stage in [stage for stage in STAGES if stage in stages]:
+    for stage in chosen:
         run_stage(recipe, stage, data, output, processes)
     return bool(processes.is_main_process)
 
@@ -91,7 +94,7 @@ def run_stage(recipe: Recipe, stage: str, data: DataFiles, output: Path, process
     store = feature_store(model, output / "features", own.fit.precision)
     if stage == "recot":
         train = clips_of(own, store, conversations_of(data))
-        held = clips_of(own, store, read_conversations(data.held, data.media)) if data.held else None
+        held = held_clips_of(own, store, read_conversations(data.held, data.media)) if data.held else None
         model.vision_tower.to(processes.device)
         train_recot(own, model.config, train, folder, held=held, start_from=model.dts)
     elif stage == "align":
@@ -123,8 +126,27 @@ def think_stage(
     )
 
 
+def begun(folder: Path) -> bool:
+    """Whether a stage has learned something in here, or a model was saved."""
+    return ended(folder) or (folder / "log.jsonl").exists() or any(folder.glob("checkpoint-*.pt"))
+
+
+def ended(folder: Path) -> bool:
+    """Whether a stage has left its result in here."""
+    return (folder / "model").exists() or (folder / WEIGHTS).exists()
+
+
 def model_before(stage: str, output: Path) -> tuple[VideoLLM, VideoLLMProcessor, str]:
-    """The model a stage begins from, its processor, and what it was made of."""
+    """The model a stage begins from, its processor, and what it was made of.
+
+    Raises LongtakeError where a stage before it was begun and not ended.
+    """
+    for earlier in STAGES[: STAGES.index(stage)]:
+        if begun(output / earlier) and not ended(output / earlier):
+            raise LongtakeError(
+                f"{output / earlier} holds a run that was stopped, and {stage} would begin without it; "
+                f"run --stage {earlier} to its end first, or delete the folder"
+            )
     for earlier in {"sft": ("align",), "latent": ("sft", "align")}.get(stage, ()):
         if (output / earlier / "model").exists():
             model, processor = load_model(output / earlier / "model")
@@ -137,10 +159,10 @@ def model_before(stage: str, output: Path) -> tuple[VideoLLM, VideoLLMProcessor,
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Keep a folder's settings with it. Raises LongtakeError where it holds a run of others."""
+    """Keep a folder's settings with it. Raises LongtakeError where it holds a run of others that learned something."""
     file = folder / "settings.json"
     found = json.loads(json.dumps(settings))
-    if file.exists():
+    if file.exists() and begun(folder):
         kept = json.loads(file.read_text())
         names = [n for n in sorted(kept.keys() | found.keys()) if n.rsplit(".", 1)[-1] not in FREE]
         if other := [name for name in names if kept.get(name) != found.get(name)]:
@@ -149,10 +171,11 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
                 f"{folder} holds a run with {name} = {kept.get(name)}, not {found.get(name)}; "
                 "give the same settings to go on, or another --output"
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_suffix(".tmp")
-    scratch.write_text(json.dumps(found, indent=1) + "\n")
-    scratch.replace(file)
+    with room_in(folder, "the settings file"):
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = file.with_suffix(".tmp")
+        scratch.write_text(json.dumps(found, indent=1) + "\n")
+        scratch.replace(file)
 
 
 def feature_store(model: VideoLLM, folder: Path, precision: str) -> FeatureStore:
@@ -190,13 +213,27 @@ def material(data: DataFiles, store: FeatureStore | None) -> Material:
 
 def clips_of(recipe: ReCoTRecipe, store: FeatureStore, conversations: Sequence[Conversation]) -> StoreClips:
     """What pre-training learns from: the media of conversations, each once, their words left aside."""
-    media = {medium.path: medium.kind for conversation in conversations for medium in conversation.media}
-    videos, images = ([path for path, kind in media.items() if kind == wanted] for wanted in ("video", "image"))
     return StoreClips(
         store,
-        videos,
-        images,
+        files_of(conversations, "video"),
+        files_of(conversations, "image"),
         sampling=Sampling(fps=recipe.fps),
         frames=recipe.frames,
         image_share=recipe.image_share,
+        max_broken=recipe.max_broken,
     )
+
+
+def held_clips_of(recipe: ReCoTRecipe, store: FeatureStore, conversations: Sequence[Conversation]) -> StoreClips:
+    """The same to measure on; of media of one kind alone, clips of that kind. Raises LongtakeError without any."""
+    videos, images = files_of(conversations, "video"), files_of(conversations, "image")
+    if not (videos or images):
+        raise LongtakeError("the held conversations have no media to measure recot on; run it without --held")
+    share = recipe.image_share if videos and images else float(not videos)
+    return clips_of(replace(recipe, image_share=share), store, conversations)
+
+
+def files_of(conversations: Sequence[Conversation], kind: str) -> list[Path]:
+    """Media of a kind, each once."""
+    media = {medium.path: medium.kind for conversation in conversations for medium in conversation.media}
+    return [path for path, found in media.items() if found == kind]

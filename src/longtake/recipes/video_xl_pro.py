@@ -3,7 +3,7 @@
 Where the paper contradicts itself or is silent, the choice is named; "ours" is nobody else's. Not run here: it needs
 the published SigLIP and Qwen2.5 weights, the data, and GPUs.
 
-Run: longtake train video_xl_pro_3b --data FILE --media DIR --output DIR
+Run: torchrun --nproc-per-node N -m longtake.cli train video_xl_pro_3b --data FILE --media DIR --output DIR
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Published:
         )
 
     def model(self) -> tuple[VideoLLM, VideoLLMProcessor]:
-        """Both parts' weights as published, the rest as it starts."""
+        """Both parts' weights as published, the DTS as a mean (ours), the rest as it starts."""
         for source in (self.tower, self.decoder):
             check_source(source)
         try:
@@ -74,6 +74,7 @@ class Published:
         wanted = model.vision_tower.state_dict()
         model.vision_tower.load_state_dict({n: w for n, w in tower.state_dict().items() if n in wanted})
         model.language_model.load_state_dict(decoder.state_dict())
+        model.dts.start_as_mean()
         return model, VideoLLMProcessor.from_config(tokenizer, model.config)
 
     def data(self, folder: Path) -> DataFiles | None:
@@ -90,7 +91,7 @@ def video_xl_pro_3b() -> Recipe:
         recot=ReCoTRecipe(
             # a million samples, a quarter of them images (250K and 750K: the supplement's table); the batch, and so the
             # number of steps, the rate, its warm-up, 4 frames a clip at 1 fps and the masking's shares: ours
-            fit=Fit(lr=1e-4, batch=64, micro_batch=16, steps=15625, save_every=1000),
+            fit=Fit(lr=1e-4, batch=64, micro_batch=8, steps=15625, save_every=1000),
             image_share=0.25,
             frames=4,
             fps=1.0,

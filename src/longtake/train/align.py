@@ -13,6 +13,7 @@ import torch
 
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM
+from longtake.train import left_out
 from longtake.train.answers import AnswerLoss
 from longtake.train.dialogues import (
     Desk,
@@ -20,7 +21,6 @@ from longtake.train.dialogues import (
     Reading,
     held_loss,
     learn,
-    list_left_out,
     loader,
     recompute_layers,
     train_only,
@@ -52,18 +52,20 @@ def train_align(
     data = loader(recipe.reading, fit, processor, material.sources, material.store, accelerator)
     held = material.held and loader(recipe.reading, fit, processor, [material.held], material.store, accelerator)
     steps = fit.steps or fit.epochs * data.order.steps_per_epoch
-    start = run.resume()
+    books = left_out.books_of(data.broken, held.broken if held else None)
+    start = left_out.resume(run, books)
     log = RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main)
     with closing(data.steps(start, steps)) as batches, log:
         for step, micros in enumerate(batches, start):
             rate = fit.rate(step, steps)
             parts = [desk.whole(batch) for batch in micros]
-            log.step(step + 1, **learn(run, data, micros, parts, rate))
+            log.step(step + 1, **learn(run, micros, parts, rate))
             if held and fit.is_due(fit.eval_every, step + 1, steps):
                 log.tell(step + 1, held_loss=held_loss(run, desk, held))
+            left_out.share(run, books)
             if fit.is_due(fit.save_every, step + 1, steps):
-                run.save(step + 1)
-    list_left_out(data, run)
+                left_out.save(run, step + 1, books)
+    left_out.tell(run, books)
     write_model(run, model, only_projector, lambda trained: None, processor, folder / "model")
 
 

@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import functools
-import json
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -28,6 +26,7 @@ from longtake.models.video_llm import VideoLLM
 from longtake.train.checkpoint import room_in
 from longtake.train.columns import Columns, columns_of, draw_kept
 from longtake.train.run import Fit, Run
+from longtake.types import LongtakeError
 
 Inputs = tuple[Batch, Columns, Tensor | None]  # what ``AnswerLoss`` takes
 Prepare = Callable[[VideoLLM], None]  # what a stage does to a model before it trains it
@@ -45,6 +44,14 @@ class Reading:
     max_tokens: int | None = None
     max_broken: float = 0.01
     threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise LongtakeError(f"{name} is {value}; it must be at least 1")
+        if not 0 <= self.max_broken <= 1:
+            raise LongtakeError(f"max_broken is {self.max_broken}; it is a share, from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,19 +116,16 @@ class Desk:
         return batch, columns, kept
 
 
-def learn(
-    run: Run, data: Loader, micros: Sequence[Batch], parts: Sequence[Inputs], rate: float
-) -> dict[str, float]:
+def learn(run: Run, micros: Sequence[Batch], parts: Sequence[Inputs], rate: float) -> dict[str, float]:
     """One optimiser step on this process's micro-batches; figures for the log. Every process must call it.
 
     parts: the micro-batches as ``AnswerLoss`` takes them. "padding" is its share in all columns of the step, over all
-    processes, before any token is dropped. Raises LongtakeError when too much of the data is broken.
+    processes, before any token is dropped.
     """
     learned = sum(batch.num_learned for batch in micros)
     done = run.update(parts, lambda part: run.module(*part), learned, rate)
     counts = (sum(batch.num_tokens for batch in micros), sum(batch.num_padding for batch in micros))
-    tokens, padding, broken = run.total(*counts, len(data.broken.names))
-    data.broken.check(int(broken))
+    tokens, padding = run.total(*counts)
     return {
         "tokens": tokens,
         "loss": done.loss,
@@ -138,15 +142,6 @@ def held_loss(run: Run, desk: Desk, held: Loader) -> float:
     with closing(held.steps(0, steps)) as data:
         parts = (desk.whole(batch) for micros in data for batch in micros)
         return run.mean(parts, lambda part: run.module(*part), lambda part: part[0].num_learned)
-
-
-def list_left_out(data: Loader, run: Run) -> None:
-    """Name what this process could not read, or not fit, in a file of its own beside the log; nothing where all was."""
-    left_out = data.broken.names | data.broken.too_long
-    if left_out:
-        file = run.folder / f"left_out-{run.accelerator.process_index}.json"
-        file.write_text(json.dumps(left_out, indent=1) + "\n")
-        print(f"{len(left_out)} conversations were left out; {file} names them", file=sys.stderr, flush=True)
 
 
 def train_only(model: VideoLLM, parts: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ scorer's weights are left out, together under a hundredth at real sizes. Memory 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from longtake.models.video_llm import VideoLLMConfig
@@ -34,6 +34,7 @@ class Workload:
     answer_tokens: generated, when answering.
     logit_tokens: positions of each prompt whose logits a training step computes; None for all, as Hugging Face does.
     trainable: parts that learn; the head learns with the decoder. A part after one of them passes gradients on.
+    lora_rank: of low-rank weights that learn beside the frozen ones of the decoder (``train/lora.py``); 0: none.
     precision: "float32"; "autocast" (float32 weights, bfloat16 products); "mixed" (bfloat16 with the optimiser's
         float32 copy, DeepSpeed's); "bfloat16" (all of it, the optimiser's states too).
     checkpointing: layers of decoder and tower and stages of the DTS are computed again in the backward pass, as after
@@ -51,6 +52,7 @@ class Workload:
     answer_tokens: int = 0
     logit_tokens: int | None = None
     trainable: frozenset[Part] = frozenset()
+    lora_rank: int = 0
     precision: Precision = "autocast"
     checkpointing: bool = False
     stored_features: bool = False
@@ -61,11 +63,14 @@ class Workload:
             raise LongtakeError(f"trainable names {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
         if self.stored_features and "tower" in self.trainable:
             raise LongtakeError("a tower that learns cannot read stored features; train it on frames")
+        if self.lora_rank and ("decoder" in self.trainable or self.precision not in ("float32", "autocast")):
+            raise LongtakeError("LoRA's weights are float32 beside a frozen decoder; give that precision or autocast")
 
     @property
     def reached(self) -> frozenset[Part]:
         """The parts that gradients go through: the first that learns and all after it."""
-        first = min((PARTS.index(part) for part in self.trainable), default=len(PARTS))
+        learning = self.trainable | ({"decoder"} if self.lora_rank else set())
+        first = min((PARTS.index(part) for part in learning), default=len(PARTS))
         return frozenset(PARTS[first:])
 
     def groups(self, config: VideoLLMConfig) -> int:
@@ -168,6 +173,13 @@ def recot_parameters(config: VideoLLMConfig) -> dict[str, int]:
     }
 
 
+def lora_parameters(config: VideoLLMConfig, rank: int) -> int:
+    """Parameters of low-rank weights beside all linear layers of the decoder's blocks."""
+    text = config.text_config
+    ends = 4 * text.hidden_size + 2 * (query_width(config) + kv_width(config))  # queries, keys, values, outcome
+    return int(text.num_hidden_layers * rank * (ends + 3 * (text.hidden_size + text.intermediate_size)))
+
+
 def relative_positions(dim: int, stages: int) -> int:
     """Those of so many stages' parameters that are tables of relative positions, two a stage."""
     return stages * 2 * 129 * dim
@@ -181,16 +193,19 @@ def _stage_parameters(dim: int) -> int:
 
 
 def training_flops(config: VideoLLMConfig, work: Workload) -> dict[str, PartFlops]:
-    """Operations of one training step on one device, of each part and of the head."""
+    """Operations of one training step on one device, of each part, of the head, and of LoRA's weights."""
     found = {}
     first = next((part for part in PARTS if part in work.trainable), None)
     for part, products in _forward(config, work, causal_pairs(work.positions(config), work.skips_masked)).items():
         learns = part in work.trainable
         fed = part in work.reached and part != first
         checkpointed = work.checkpointing and part in RECOMPUTED
+        if part == "decoder" and work.lora_rank:
+            products = replace(products, last=0.0)  # LoRA's own come after it
         found[str(part)] = products.flops(learns, fed, checkpointed)
     head = _Products(inner=_head(config, work.batch * work.logits(config)))
-    return found | {"head": head.flops("decoder" in work.trainable, "decoder" in work.reached, False)}
+    found["head"] = head.flops("decoder" in work.trainable, "decoder" in work.reached, False)
+    return found | {"lora": _lora(config, work).flops(True, True, work.checkpointing)}
 
 
 def answering_flops(config: VideoLLMConfig, work: Workload) -> dict[str, PartFlops]:
@@ -316,6 +331,15 @@ def _decoder(config: VideoLLMConfig, columns: int, pairs: int) -> _Products:
     layers = text.num_hidden_layers
     return _Products(
         inner=layers * columns * linear, last=layers * columns * narrow, attention=layers * 4 * pairs * query
+    )
+
+
+def _lora(config: VideoLLMConfig, work: Workload) -> _Products:
+    each = 2 * work.batch * work.positions(config)
+    text = config.text_config
+    return _Products(
+        inner=each * lora_parameters(config, work.lora_rank),
+        last=each * text.num_hidden_layers * work.lora_rank * text.hidden_size,
     )
 
 

@@ -20,6 +20,7 @@ from longtake.train.estimate import (
     Precision,
     Workload,
     kv_width,
+    lora_parameters,
     parameters,
     query_width,
     recot_parameters,
@@ -93,10 +94,11 @@ def training_memory(config: VideoLLMConfig, work: Workload, *, sharding: Shardin
     Gradients count whole, as between the steps of an accumulation; the backward pass of a first step is lower.
     """
     split, widths, counts = _split(sharding, ranks), WIDTHS[work.precision], parameters(config)
-    learned = sum(counts[part] for part in work.trainable) + counts["head"] * ("decoder" in work.trainable)
+    added = lora_parameters(config, work.lora_rank)
+    learned = sum(counts[part] for part in work.trainable) + counts["head"] * ("decoder" in work.trainable) + added
     saved = activations_bytes(config, work)
     return Memory(
-        weights_bytes=sum(counts.values()) * widths.weight * (split if sharding == "full" else 1.0),
+        weights_bytes=(sum(counts.values()) + added) * widths.weight * (split if sharding == "full" else 1.0),
         gradients_bytes=learned * widths.gradient * split,
         states_bytes=learned * _states(widths, sharding) * split,
         activations_bytes=saved,
@@ -159,7 +161,7 @@ def activations_bytes(config: VideoLLMConfig, work: Workload) -> float:
         total += work.batch * work.groups(config) * _projector_saved(config, widths)
     if "decoder" in reached:
         text = config.text_config
-        layer = text.hidden_size * widths.stream if work.checkpointing else _decoder_layer(config, widths, learns)
+        layer = text.hidden_size * widths.stream if work.checkpointing else _decoder_layer(config, work)
         norm = text.hidden_size * (FULL + widths.stream * learns) + FULL
         total += columns * (text.num_hidden_layers * layer + norm)
         total += work.batch * work.logits(config) * text.hidden_size * widths.product * learns
@@ -206,17 +208,20 @@ def _tower_layer(config: VideoLLMConfig, widths: _Widths) -> float:
     return norms + attention + 2 * widths.product * seen.intermediate_size
 
 
-def _decoder_layer(config: VideoLLMConfig, widths: _Widths, learns: bool) -> float:
-    """Of each column. A frozen layer that gradients go through keeps no input of its products."""
-    text = config.text_config
+def _decoder_layer(config: VideoLLMConfig, work: Workload) -> float:
+    """Of each column. A frozen layer that gradients go through keeps no input of its products; LoRA's keep theirs."""
+    text, widths, learns = config.text_config, WIDTHS[work.precision], "decoder" in work.trainable
     d, query, f = text.hidden_size, query_width(config), text.intermediate_size
     norms = 2 * (FULL * d + FULL)
     attention = widths.product * (2 * query + 2 * kv_width(config)) + FULL * text.num_attention_heads
     gates = 3 * widths.product * f
-    if not learns:
+    if not (learns or work.lora_rank):
         return norms + attention + gates
-    inputs = 2 * widths.stream * d + widths.normed(d, 3) + widths.normed(d, 2) + widths.product * f
-    return norms + attention + gates + inputs
+    inputs = widths.normed(d, 3) + widths.normed(d, 2) + widths.product * f
+    if learns:
+        return norms + attention + gates + inputs + 2 * widths.stream * d
+    cast = widths.product * query * (widths.product < FULL)  # the attention's outcome, once more
+    return norms + attention + gates + inputs + cast + 7 * widths.product * work.lora_rank
 
 
 def _dts_saved(config: VideoLLMConfig, widths: _Widths, checkpointing: bool) -> float:
@@ -301,7 +306,8 @@ def _copies(config: VideoLLMConfig, work: Workload) -> float:
     again = RECOMPUTED if work.checkpointing else frozenset()
     kept = work.trainable | (work.reached - again)
     head = config.text_config.vocab_size * config.text_config.hidden_size if work.reached else 0
-    return each * (sum(counts[part] for part in kept) + head * ("decoder" not in kept))
+    added = lora_parameters(config, work.lora_rank)
+    return each * (sum(counts[part] for part in kept) + head * ("decoder" not in kept) + added)
 
 
 def _loss_bytes(config: VideoLLMConfig, work: Workload) -> float:
@@ -315,7 +321,7 @@ def _again_bytes(config: VideoLLMConfig, work: Workload) -> float:
     widths = WIDTHS[work.precision]
     if not work.checkpointing or not work.reached:
         return 0.0
-    ways = [work.batch * work.positions(config) * _decoder_layer(config, widths, "decoder" in work.trainable)]
+    ways = [work.batch * work.positions(config) * _decoder_layer(config, work)]
     if "dts" in work.reached:  # its first stage sees the most frames
         ways.append(work.batch * work.groups(config) * _dts_stage(config, widths, config.frames_per_group))
     if "tower" in work.reached:

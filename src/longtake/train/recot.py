@@ -10,6 +10,7 @@ ours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from longtake.data.clips import Clips, ClipSource
+from longtake.data.clips import Clips, ClipSource, CountedClips
 from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.models.masking import Policy
 from longtake.models.recot import ReCoT, Target, Weight, mean_frames, target_tokens, token_errors
 from longtake.models.video_llm import VideoLLMConfig, resized
+from longtake.train import left_out
 from longtake.train.checkpoint import room_in
 from longtake.train.run import Fit, Run, micro_batches, start_processes
 from longtake.train.runlog import RunLog
@@ -37,8 +39,8 @@ class ReCoTRecipe:
     """Hyper-parameters of pre-training; all but the mean squared error are ours where the paper is silent.
 
     fit: its rows are clips; ``steps`` must be given. policy, mask_ratio, candidates, target, weight: as in ``ReCoT``.
-    frames, fps: of a clip, and a second of video. image_share: how many clips are images. held_clips: measured at every
-    evaluation.
+    frames, fps: of a clip, and a second of video. image_share: how many clips are images. max_broken: share of the
+    files above which broken ones stop the run. held_clips: measured at every evaluation.
     """
 
     fit: Fit
@@ -50,11 +52,22 @@ class ReCoTRecipe:
     frames: int = 4
     fps: float = 1.0
     image_share: float = 0.25
+    max_broken: float = 0.01
     held_clips: int = 64
 
     def __post_init__(self) -> None:
         if self.fit.steps is None:
             raise LongtakeError("recot has no epochs, as clips are drawn; set recot.fit.steps")
+        if self.fit.checkpointing:
+            raise LongtakeError("recot computes nothing again in its backward pass; set recot.fit.checkpointing=false")
+        for name in ("frames", "held_clips"):
+            if getattr(self, name) < 1:
+                raise LongtakeError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("image_share", "max_broken"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise LongtakeError(f"{name} is {getattr(self, name)}; it is a share, from 0 to 1")
+        if not 0 < self.fps < math.inf:
+            raise LongtakeError(f"fps is {self.fps}; it must be a positive number of frames a second")
 
 
 class ClipLoss(nn.Module):
@@ -89,27 +102,34 @@ def on_grid(clips: Clips, grid: tuple[int, int], device: torch.device | None = N
 def train_recot(
     recipe: ReCoTRecipe,
     config: VideoLLMConfig,
-    source: ClipSource,
+    source: CountedClips,
     folder: Path,
     *,
-    held: ClipSource | None = None,
+    held: CountedClips | None = None,
     start_from: DynamicTokenSynthesizer | None = None,
 ) -> None:
     """Pre-train the DTS of a model with this config, resuming from ``folder``; save it in ``folder/dts.safetensors``.
 
     held: clips to measure on. start_from: a DTS to go on with; None: a fresh one.
+
+    Raises LongtakeError for the policy "oracle" where nobody knows the needles, and as ``new_recot`` and the source do.
     """
     fit = recipe.fit
     accelerator = start_processes(fit)
     torch.manual_seed(fit.seed)
+    books = left_out.books_of(source.broken, held.broken if held else None)
     module = ClipLoss(new_recot(recipe, config, start_from), config.grid)
-    if config.dts_layout == "correct":
+    with left_out.written(folder, books):
         first = source.draw(np.random.default_rng([fit.seed, 0, 0]), fit.micro_batch)
+    if recipe.policy == "oracle" and first.oracle is None:
+        raise LongtakeError("recot.policy is 'oracle', but no one knows where needles are in these files; set another")
+    if config.dts_layout == "correct":
         module.recot.start_at_means(first.features, keep_dts=start_from is not None)
     run = Run(fit, accelerator, module, folder)
     steps = fit.steps or 0
-    start = run.resume()
-    with RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main) as log:
+    start = left_out.resume(run, books)
+    log = RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main)
+    with left_out.written(folder, books), log:
         for step in range(start, steps):
             rate = fit.rate(step, steps)
             parts = list(own_clips(fit, source, step, run))
@@ -120,13 +140,21 @@ def train_recot(
             log.step(step + 1, tokens=tokens, loss=done.loss, norm=done.norm, rate=rate, **figures)
             if held is not None and fit.is_due(fit.eval_every, step + 1, steps):
                 log.tell(step + 1, **held_errors(run, held, recipe.held_clips, config.grid))
+            left_out.share(run, books)
             if fit.is_due(fit.save_every, step + 1, steps):
-                run.save(step + 1)
+                left_out.save(run, step + 1, books)
+    left_out.tell(run, books)
     write_dts(run, folder)
 
 
 def new_recot(recipe: ReCoTRecipe, config: VideoLLMConfig, start_from: DynamicTokenSynthesizer | None) -> ReCoT:
-    """The module that is trained."""
+    """The module that is trained. Raises LongtakeError for clips that are not whole groups of the model's."""
+    group = config.frames_per_group
+    if recipe.frames % group:
+        raise LongtakeError(
+            f"recot.frames is {recipe.frames}; it must be a multiple of {group}, as the model makes one of so many: "
+            f"set recot.frames={-(-recipe.frames // group) * group}"
+        )
     dim = config.vision_config.hidden_size
     layout = config.dts_layout
     return ReCoT(

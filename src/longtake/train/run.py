@@ -49,6 +49,7 @@ class Fit:
     lr: AdamW's peak rate; it warms up over ``warmup`` of all steps and falls to 0 along a cosine.
     steps: None means ``epochs`` times all data.
     batch: rows of a step, over all processes; micro_batch: rows of one pass on one process.
+    clip: the gradient's largest norm.
     precision: "bf16" computes under autocast; weights and optimiser are float32 either way.
     checkpointing: layers are computed again in the backward pass instead of being kept.
     shard: FSDP2 instead of DDP, with several processes; offload: its shards wait in the machine's memory.
@@ -81,6 +82,10 @@ class Fit:
                 raise LongtakeError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.steps is not None and self.steps < 1:
             raise LongtakeError(f"steps is {self.steps}; it must be at least 1")
+        if not self.clip > 0:
+            raise LongtakeError(f"clip is {self.clip}; it must be positive, or inf to clip nothing")
+        if self.seed < 0:
+            raise LongtakeError(f"seed is {self.seed}; it must not be negative")
         if not self.lr > 0 or not 0 <= self.warmup <= 1:
             raise LongtakeError(f"lr is {self.lr} and warmup {self.warmup}; lr must be positive, warmup from 0 to 1")
         if self.precision not in ("bf16", "fp32"):
@@ -99,13 +104,16 @@ class Fit:
         return done % every == 0 or done == steps
 
 
-def start_processes(fit: Fit) -> Accelerator:
+def start_processes(fit: Fit, *later: Fit) -> Accelerator:
     """This process's place among the others; call it once a stage, before data and model are made.
+
+    later: of stages that follow in this program. Processes meet at the first call only, so that it must ask for what
+    any of them needs.
 
     Raises LongtakeError for sharding with one process, for ZeRO-2 without DeepSpeed, and under accelerate's DeepSpeed.
     """
     handlers: list[Any] = []
-    if fit.shard and fit.offload and torch.cuda.is_available():
+    if any(each.shard and each.offload for each in (fit, *later)) and torch.cuda.is_available():
         handlers.append(InitProcessGroupKwargs(backend="cpu:gloo,cuda:nccl"))  # norms of gradients that wait on the CPU
     AcceleratorState._reset_state()  # the stage before, in this process, may have had another precision
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
@@ -117,9 +125,9 @@ def start_processes(fit: Fit) -> Accelerator:
         step_scheduler_with_optimizer=False,
     )
     assert accelerator.num_processes == int(os.environ.get("WORLD_SIZE", "1"))
-    if fit.shard and accelerator.num_processes == 1:
+    if any(each.shard for each in (fit, *later)) and accelerator.num_processes == 1:
         raise LongtakeError("shard needs several processes; start with torchrun --nproc-per-node N -m longtake.cli ...")
-    if fit.zero:
+    if any(each.zero for each in (fit, *later)):
         zero.check()
     return accelerator
 

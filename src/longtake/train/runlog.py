@@ -9,9 +9,9 @@ from collections import deque
 from pathlib import Path
 from types import TracebackType
 
-from torch.utils.tensorboard import SummaryWriter
-
+from longtake.train.board import Board
 from longtake.train.checkpoint import room_in
+from longtake.types import LongtakeError
 
 RECENT = 20  # steps over which speed is taken
 
@@ -20,6 +20,7 @@ class RunLog:
     """Rows of named figures by step; does nothing where ``writes`` is False, as on all processes but one.
 
     Rows behind ``start``, which a killed run wrote after its last checkpoint, are dropped: they come again.
+    A full disk raises LongtakeError, but for none in the place of an error that is already on its way.
     """
 
     def __init__(self, folder: Path, steps: int, start: int = 0, *, every: int = 1, writes: bool = True) -> None:
@@ -31,8 +32,9 @@ class RunLog:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "log.jsonl"
-        keep_until(self._file, start)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        with room_in(folder, "the log"):
+            keep_until(self._file, start)
+            self._board = Board(folder / "tensorboard", start + 1)
 
     def __enter__(self) -> RunLog:
         return self
@@ -40,8 +42,14 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writes:
-            self._board.close()
+        if not self._writes:
+            return
+        try:
+            with room_in(self._file.parent, "the log"):
+                self._board.close()
+        except LongtakeError:
+            if error is None:
+                raise
 
     def step(self, step: int, *, tokens: float = 0.0, **figures: float) -> None:
         """One step's figures. tokens: how many it took, over all processes, for the speed."""
@@ -59,10 +67,11 @@ class RunLog:
         """Figures into the files only."""
         if not self._writes:
             return
-        with room_in(self._file.parent, "the log"), self._file.open("a") as sink:
-            sink.write(json.dumps({"step": step, **figures}) + "\n")
-        for name, value in figures.items():
-            self._board.add_scalar(name, value, step)
+        with room_in(self._file.parent, "the log"):
+            with self._file.open("a") as sink:
+                sink.write(json.dumps({"step": step, **figures}) + "\n")
+            for name, value in figures.items():
+                self._board.add(name, value, step)
 
     def tell(self, step: int, **figures: float) -> None:
         """Figures into the files and onto the terminal: those of an evaluation."""

@@ -14,7 +14,7 @@ import torch
 
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM
-from longtake.train import lora
+from longtake.train import left_out, lora
 from longtake.train.answers import AnswerLoss
 from longtake.train.dialogues import (
     Desk,
@@ -22,7 +22,6 @@ from longtake.train.dialogues import (
     Reading,
     held_loss,
     learn,
-    list_left_out,
     loader,
     recompute_layers,
     train_only,
@@ -73,18 +72,20 @@ def train_sft(
     data = loader(recipe.reading, fit, processor, material.sources, material.store, accelerator)
     held = material.held and loader(recipe.reading, fit, processor, [material.held], material.store, accelerator)
     steps = fit.steps or fit.epochs * data.order.steps_per_epoch
-    start = run.resume()
+    books = left_out.books_of(data.broken, held.broken if held else None)
+    start = left_out.resume(run, books)
     log = RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main)
     with closing(data.steps(start, steps)) as batches, log:
         for step, micros in enumerate(batches, start):
             rate = fit.rate(step, steps)
             parts = [desk.thinned(batch, recipe.drop, (fit.seed, step)) for batch in micros]
-            log.step(step + 1, **learn(run, data, micros, parts, rate))
+            log.step(step + 1, **learn(run, micros, parts, rate))
             if held and fit.is_due(fit.eval_every, step + 1, steps):
                 log.tell(step + 1, held_loss=held_loss(run, desk, held))
+            left_out.share(run, books)
             if fit.is_due(fit.save_every, step + 1, steps):
-                run.save(step + 1)
-    list_left_out(data, run)
+                left_out.save(run, step + 1, books)
+    left_out.tell(run, books)
     write_model(run, model, lambda fresh: prepare(recipe, fresh), lora.merge, processor, folder / "model")
 
 

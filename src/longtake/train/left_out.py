@@ -1,0 +1,83 @@
+"""What any process had to leave out is known to all, named in files beside the log, and kept with the checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate.utils import gather_object
+
+from longtake.data.left_out import Broken
+from longtake.train.checkpoint import room_in
+from longtake.train.run import Run
+from longtake.types import LongtakeError
+
+Books = Mapping[str, Broken]  # by the name of the file that lists it
+
+
+def books_of(data: Broken, held: Broken | None) -> Books:
+    """Of what is learned from, and of what is measured on."""
+    return {"left_out.json": data} | ({} if held is None else {"left_out_held.json": held})
+
+
+def resume(run: Run, books: Books) -> int:
+    """``Run.resume``, with what the run that is gone on with had left out."""
+    step = run.resume()
+    kept = run.more.get("left_out", {})
+    for file in books.keys() & kept.keys():
+        books[file].put_back(kept[file])
+    return step
+
+
+def save(run: Run, step: int, books: Books) -> None:
+    """``Run.save``, with what was left out so far."""
+    run.save(step, left_out={file: broken.kept() for file, broken in books.items()})
+
+
+def share(run: Run, books: Books) -> None:
+    """Bring together what the processes have left out since the last call. Every process must call it.
+
+    What is new is written down before too much of it stops the run: LongtakeError, on every process.
+    """
+    fresh = [broken.take() for broken in books.values()]
+    counts = run.total(*map(len, fresh))
+    for (file, broken), count, own in zip(books.items(), counts, fresh, strict=True):
+        if count:
+            broken.merge(gather_object(own))
+            if run.is_main:
+                write(run.folder / file, broken)
+            run.accelerator.wait_for_everyone()
+            broken.check()
+
+
+def tell(run: Run, books: Books) -> None:
+    """Say at the end how much was left out, and where it is named."""
+    for file, broken in books.items():
+        if broken.all and run.is_main:
+            write(run.folder / file, broken)
+            print(f"{len(broken.all)} were left out; {run.folder / file} names them", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def written(folder: Path, books: Books) -> Iterator[None]:
+    """Where an error in here ends the run, what this process knows to be left out is written down."""
+    try:
+        yield
+    except LongtakeError:
+        for file, broken in books.items():
+            if broken.fresh:
+                write(folder / file, broken)
+        raise
+
+
+def write(file: Path, broken: Broken) -> None:
+    """Names and reasons, whole or not at all."""
+    scratch = file.with_suffix(f".{os.getpid()}.tmp")
+    with room_in(file.parent, "the list of what was left out"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(json.dumps(broken.all, indent=1) + "\n")
+    scratch.replace(file)

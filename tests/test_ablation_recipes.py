@@ -14,6 +14,7 @@ from longtake.data.needles import COLOURS, Card, Mover
 from longtake.data.probe import Event, ProbeVideo, make_video, place_event
 from longtake.data.questions import Question
 from longtake.eval.ablation_report import TaskStart, as_text
+from longtake.model import EMBEDDED
 from longtake.models.mean import TemporalMean
 from longtake.models.processor import VideoLLMProcessor
 from longtake.recipes.ablations.__main__ import main
@@ -28,12 +29,12 @@ from longtake.recipes.ablations.replies import Sight, remember
 from longtake.recipes.ablations.selector import SelectorSize, gathered
 from longtake.recipes.ablations.selector import table_of as selector_of
 from longtake.recipes.ablations.tables import Plan, Planned, run_plan, task_starts
-from longtake.recipes.ablations.world import SMALLEST, Exam, Size, World, needle_patches
+from longtake.recipes.ablations.world import FULL, SMALLEST, Exam, Size, World, needle_patches
 from longtake.recipes.operations import Cost, Part
 from longtake.recipes.replies import Replies
 from longtake.recipes.table_command import estimate_text
 from longtake.recipes.tables import TOGETHER, WHEN, Measured, table_of
-from longtake.types import Sampling
+from longtake.types import LongtakeError, Sampling
 from longtake.watch import watch_frames
 
 RED, BLUE = (Card(content="7", colour=colour, outline="round") for colour in ("red", "blue"))
@@ -169,6 +170,39 @@ def test_names_tell_settings_apart(tmp_path):
     assert folder_of(here, arms[0], 0, forked=False) not in folders
     ways = [Pretraining(steps=2), Pretraining(steps=2, policy="tube"), Pretraining(steps=2, mask_ratio=0.25)]
     assert len({pretraining_folder(here, group, way, 0) for group in (2, 4) for way in ways}) == 6
+
+
+def test_another_tower_has_another_work_folder_and_the_same_names(tmp_path):
+    here, decoder, tower = (World(tmp_path, None, SMALLEST) for _ in range(3))
+    with torch.no_grad():
+        decoder.packaged.projector[0].weight.add_(1)
+        next(tower.packaged.vision_tower.parameters()).add_(1)
+    assert here.work.parent == tmp_path
+    assert decoder.work == here.work != tower.work
+    assert World(tmp_path, tmp_path, SMALLEST).work == here.work  # footage without a file is none
+    (tmp_path / "a.mp4").touch()
+    assert World(tmp_path, tmp_path, SMALLEST).work != here.work
+    places = [World.exam_file, lambda at, n: folder_of(at, Arm(), n),
+              lambda at, n: pretraining_folder(at, n, Pretraining(steps=2), 0)]  # fmt: skip
+    for place in places:
+        assert place(here, 4).name == place(tower, 4).name
+        assert place(here, 4) != place(tower, 4)
+
+
+def test_names_of_kept_work_stay(tmp_path):
+    """Hours of training lie under these."""
+    here = World(tmp_path, None, FULL)
+    assert folder_of(here, base_arm(FULL), 0, forked=False).name == "base-mean-4-plain-900-0-60cd8de8d3"
+    before = Pretraining(steps=400)
+    assert pretraining_folder(here, 4, before, 0).name == "recot-4-semantic-400-0-0f73937504"
+    assert folder_of(here, Arm(pretraining=before, steps=500), 0).name == "arm-DTS-4-recot-500-0-f01310873d"
+
+
+def test_a_model_that_the_tables_cannot_use_is_refused(tmp_path):
+    with pytest.raises(LongtakeError, match="no DTS to probe"):
+        _ = World(tmp_path, None, SMALLEST, model=tiny.save_qwen_vl(tmp_path / "qwen")).packaged
+    with pytest.raises(LongtakeError, match="width 32; these tables want 192"):
+        _ = World(tmp_path, None, SMALLEST, model=tiny.save_video_llm(tmp_path / "own")).packaged
 
 
 class FixedCosts(Costs):
@@ -316,11 +350,11 @@ def test_several_processes_make_the_same_table(tmp_path):
     arms = (Planned(name="plain", arm=Arm(steps=2)),
             Planned(name="ReCoT", arm=Arm(steps=2, pretraining=Pretraining(steps=2))))  # fmt: skip
     plan = Plan(name="two", title="", notes=(), arms=arms, pairs=(("ReCoT", "plain"),), figures=True)
-    site = Site(work=tmp_path / "jobs", footage=None, size=SMALLEST, device="cpu", threads=1)
+    site = Site(folder=tmp_path / "jobs", footage=None, size=SMALLEST, model=EMBEDDED, device="cpu", threads=1)
     run_jobs(site, [plan], [0], 2)
-    written = {file: file.stat().st_mtime_ns for file in site.work.rglob("*.*")}
-    in_two = run_plan(World(site.work, None, SMALLEST), plan, [0])
-    assert {file: file.stat().st_mtime_ns for file in site.work.rglob("*.*")} == written  # nothing was left to do
+    written = {file: file.stat().st_mtime_ns for file in site.folder.rglob("*.*")}
+    in_two = run_plan(World(site.folder, None, SMALLEST), plan, [0])
+    assert {file: file.stat().st_mtime_ns for file in site.folder.rglob("*.*")} == written  # nothing was left to do
     alone = run_plan(World(tmp_path / "alone", None, SMALLEST), plan, [0])
     assert as_text(in_two) == as_text(alone)
 

@@ -13,9 +13,11 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from longtake.model import EMBEDDED
 from longtake.recipes.ablations import heatmap, selector
 from longtake.recipes.ablations.arms import Arm, Pretraining, base_arm, folder_of, pretraining_folder
 from longtake.recipes.ablations.cost import question_seconds, video_seconds
@@ -64,6 +66,23 @@ def _done(folder: Path, steps: int) -> bool:
     return checkpoint.last_step(folder) == steps
 
 
+def site_of(world: World, options: argparse.Namespace) -> Site:
+    """The same world for other processes."""
+    return Site(
+        folder=world.folder,
+        footage=world.footage,
+        size=world.size,
+        model=world.model,
+        device=options.device,
+        threads=options.threads,
+    )
+
+
+def told_of(world: World, options: argparse.Namespace) -> dict[str, Any]:
+    """What every table says of how it was made."""
+    return {**settings_of(options, folders=("footage", "model")), "work folder": world.work.name}
+
+
 def run_plans(world: World, table: str, options: argparse.Namespace) -> None:
     """A table of arms: what it costs, then its parts one after the other."""
     costs = Costs(world)
@@ -72,17 +91,14 @@ def run_plans(world: World, table: str, options: argparse.Namespace) -> None:
     if options.dry_run:
         return
     if options.jobs > 1:
-        site = Site(
-            work=world.work, footage=world.footage, size=world.size, device=options.device, threads=options.threads
-        )
-        run_jobs(site, plans, options.seeds, options.jobs)
+        run_jobs(site_of(world, options), plans, options.seeds, options.jobs)
     for plan in plans:
         found = run_plan(world, plan, options.seeds)
         steps = {planned.name: planned.arm.steps for planned in plan.arms}
         spent = {planned.name: round(costs.operations(planned.arm) / 1e12, 3) for planned in plan.arms}
         size = dataclasses.asdict(world.size)
         more = {"size": size, "decoder steps": steps, "training operations, 10^12": spent}
-        finish(with_settings(found, **settings_of(options), **more), options.results)
+        finish(with_settings(found, **told_of(world, options), **more), options.results)
         picture(found, options.results)
 
 
@@ -94,7 +110,7 @@ def run_selector(world: World, options: argparse.Namespace) -> None:
     if options.dry_run:
         return
     found = selector.run_selector(world, size, options.seeds)
-    finish(with_settings(found, **settings_of(options), size=dataclasses.asdict(size)), options.results)
+    finish(with_settings(found, **told_of(world, options), size=dataclasses.asdict(size)), options.results)
     selector.picture(found, options.results)
 
 
@@ -107,7 +123,7 @@ def run_heatmap(world: World, options: argparse.Namespace) -> None:
     if options.dry_run:
         return
     found = heatmap.run_heatmap(world, size, options.seeds[0])
-    finish(with_settings(found, **settings_of(options), size=dataclasses.asdict(size)), options.results)
+    finish(with_settings(found, **told_of(world, options), size=dataclasses.asdict(size)), options.results)
     heatmap.picture(found, size, options.results)
 
 
@@ -119,6 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m longtake.recipes.ablations", description=__doc__)
     parser.add_argument("table", choices=[*PLANS, *OTHERS])
     parser.add_argument("--footage", type=Path, default=None, help="a folder of videos; drawn scenes alone without it")
+    parser.add_argument("--model", type=Path, default=None, help="a folder; without it the one in the package")
     parser.add_argument("--work", type=Path, default=Path(".cache/ablations"))
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -130,8 +147,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     size = SMALLEST if options.size == "smallest" else FULL
-    world = World(options.work, options.footage, size, torch.device(options.device))
+    world = World(options.work, options.footage, size, torch.device(options.device), options.model or EMBEDDED)
     try:
+        print(f"work folder: {world.work}", flush=True)
         if options.table in OTHERS:
             OTHERS[options.table](world, options)
         else:

@@ -27,9 +27,10 @@ Run = tuple[Arm, int]  # an arm and its seed
 class Site:
     """What a process needs to find the same world."""
 
-    work: Path
+    folder: Path
     footage: Path | None
     size: Size
+    model: Path
     device: str
     threads: int
 
@@ -38,7 +39,7 @@ class Site:
 def world_at(site: Site) -> World:
     """The world, once a process."""
     torch.set_num_threads(site.threads)
-    return World(site.work, site.footage, site.size, torch.device(site.device))
+    return World(site.folder, site.footage, site.size, torch.device(site.device), site.model)
 
 
 @lru_cache(maxsize=2)

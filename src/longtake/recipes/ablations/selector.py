@@ -72,7 +72,7 @@ def named_choice(choice: str, share: float) -> str:
 
 def run_selector(world: World, size: SelectorSize, seeds: Sequence[int]) -> AblationTable:
     """Watch and ask what is missing; a video's answers are kept when all of it has been asked."""
-    model = load(device="cpu")
+    model = load(world.model, device="cpu")
     clips = world.clips("test")
     folder = folder_of(world, size, model)
     rows: list[dict[str, Any]] = []
@@ -98,7 +98,7 @@ def parts_of(world: World, size: SelectorSize, seeds: Sequence[int], render: flo
     The selector and the oracle keep other tokens for every question, so the decoder reads them anew; what random and
     uniform keep it reads once.
     """
-    model = load(device="cpu")
+    model = load(world.model, device="cpu")
     assert isinstance(model.backbone, OwnVideoLLM)
     memory = made_up_memory(model.backbone, size.frames)
     seconds = size.frames * render

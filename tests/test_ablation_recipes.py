@@ -150,8 +150,9 @@ def test_a_table_by_hand():
                 arms=(Planned(name="good", arm=Arm()), Planned(name="bad", arm=Arm(), starred=False)))  # fmt: skip
     assert plan.seeds(plan.arms[0], [4, 5]) == [4, 5]
     assert plan.seeds(plan.arms[1], [4, 5]) == [4]
-    good = Measured(exam(), {n: replies("7", "2 s", "1", (2.0, 4.0)) for n in (4, 5)}, {4: {"e": 1.0}, 5: {"e": 3.0}})
-    bad = Measured(exam(), {4: replies("7", "9 s", "1", (2.0, 6.0))}, {4: {"e": 0.5, "f": 1.0}})
+    errors = {4: {"e": [0.5, 1.5]}, 5: {"e": [2.5, 3.5]}}
+    good = Measured(exam(), {n: replies("7", "2 s", "1", (2.0, 4.0)) for n in (4, 5)}, errors)
+    bad = Measured(exam(), {4: replies("7", "9 s", "1", (2.0, 6.0))}, {4: {"e": [0.0, 1.0], "f": [1.0]}})
     table = table_of(plan, {"good": good, "bad": bad}, open_when)
     cells = {row.arm: {name: cell.mean for name, cell in row.cells.items()} for row in table.rows}
     assert cells["good"] == {TOGETHER: 1, "what": 1, "when": 1, "count": 1, WHEN: 1, "R@0.3 of when": 1,
@@ -364,9 +365,9 @@ def test_a_reconstruction_is_measured_on_videos_that_training_never_saw(work):
     here = World(work, None, SMALLEST)
     figures = reconstruction(here, Arm(pretraining=Pretraining(steps=2)), 0)
     assert set(figures) == {"error", "error where masked", "AUROC"}
-    assert 0 < figures["AUROC"] < 1
-    assert figures["error"] > 0.1  # two steps teach nothing
-    assert np.isnan(reconstruction(here, Arm(pretraining=Pretraining(steps=2, policy="none")), 0)["error where masked"])
+    assert all(0 < value < 1 for value in figures["AUROC"])
+    assert min(figures["error"]) > 0.05  # two steps teach nothing
+    assert "error where masked" not in reconstruction(here, Arm(pretraining=Pretraining(steps=2, policy="none")), 0)
     videos = here.exam(16).videos
     assert [video.split for video in videos] == ["test"] * SMALLEST.test_videos
     assert all(1 <= len(video.cards) <= 4 for video in videos)

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
 from longtake.backbones.own import OwnVideoLLM
@@ -19,6 +20,7 @@ from longtake.models.mean import TemporalMean
 from longtake.models.processor import VideoLLMProcessor
 from longtake.recipes.ablations.__main__ import main
 from longtake.recipes.ablations.arms import Arm, Pretraining, base_arm, folder_of, new_compressor, pretraining_folder
+from longtake.recipes.ablations.cost import arm_cost
 from longtake.recipes.ablations.data import SampleMixer, sampled
 from longtake.recipes.ablations.figures import reconstruction
 from longtake.recipes.ablations.heatmap import HeatmapSize, chosen_questions, depth_map
@@ -210,7 +212,8 @@ class FixedCosts(Costs):
     """Known operations: 10 a step for frozen arms, 40 for trainable ones, 30 a step of pre-training."""
 
     def arm(self, arm: Arm) -> Cost:
-        return Cost(operations=40.0 if arm.trainable else 10.0, seconds=1.0)
+        once = 0.0 if arm.trainable or arm.kind == "mean" else arm.size * 1e12
+        return Cost(operations=40.0 if arm.trainable else 10.0, seconds=1.0, once_operations=once)
 
     def pretraining(self, arm: Arm) -> Cost:
         return Cost(operations=30.0, seconds=1.0)
@@ -237,8 +240,34 @@ def test_plans_pair_arms_that_exist_and_differ(tmp_path, name):
         assert all(planned.arm.frames == plan.frames and planned.arm.steps >= 1 for planned in plan.arms)
     if name == "compression":
         context = plan
+        assert any("stride 2 and 4 see frames 4 s and 2 s apart" in note for note in plan.notes)
         tokens = {planned.arm.frames // (planned.arm.size * planned.arm.every) for planned in context.arms}
         assert tokens == {4}  # groups of 16 tokens each
+
+
+def test_notes_tell_what_equal_operations_leave_out_and_what_is_not_compared(tmp_path):
+    costs = FixedCosts(World(tmp_path, None, SMALLEST))
+    beside = {name: [" ".join(plan.notes) for plan in PLANS[name](costs)] for name in PLANS}
+    assert all("once per compressor" in said and "2 (stride 2), 4 (stride 4), 8 (stride 8);" in said
+               for said in beside["compression"])  # fmt: skip
+    assert "in 10^12 operations 4 (stride 4);" in beside["pretraining"][0]
+    assert "SGM 0.75 masks all of these, and draws nothing at random" in beside["masking"][0]
+    told = {plan.name: '"error where masked" is over other tokens' in " ".join(plan.notes) for name in PLANS
+            for plan in PLANS[name](costs)}  # fmt: skip
+    assert told == {plan.name: plan.figures for name in PLANS for plan in PLANS[name](costs)}
+
+
+@pytest.mark.slow
+def test_tokenising_the_bank_is_counted_as_pytorch_counts_a_group(tmp_path):
+    here = World(tmp_path, None, SMALLEST)
+    dts = new_compressor(Arm(size=4), SMALLEST.dim, 0)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        dts(torch.randn(1, 4, *here.packaged.config.tower_grid, SMALLEST.dim))
+    attention = 6 * 4 * 64 * 64 * 192  # of 4 frames, then 2: two products of 64 places; PyTorch counts none on a CPU
+    groups = SMALLEST.bank_videos * 40 // 4
+    assert arm_cost(here, Arm(size=4)).once_operations == groups * (counter.get_total_flops() + attention)
+    assert arm_cost(here, Arm(kind="mean", size=4)).once_operations == 0
+    assert arm_cost(here, Arm(size=4, trainable=True)).once_operations == 0
 
 
 def test_arms_with_one_seed_start_equal():

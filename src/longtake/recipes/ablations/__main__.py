@@ -97,7 +97,13 @@ def run_plans(world: World, table: str, options: argparse.Namespace) -> None:
         steps = {planned.name: planned.arm.steps for planned in plan.arms}
         spent = {planned.name: round(costs.operations(planned.arm) / 1e12, 3) for planned in plan.arms}
         size = dataclasses.asdict(world.size)
-        more = {"size": size, "decoder steps": steps, "training operations, 10^12": spent}
+        beside = {p.name: round(costs.arm(p.arm).once_operations / 1e12, 3) for p in plan.arms}
+        more = {
+            "size": size,
+            "decoder steps": steps,
+            "training operations, 10^12": spent,
+            "beside these, tokenising the bank, 10^12": beside,
+        }
         finish(with_settings(found, **told_of(world, options), **more), options.results)
         picture(found, options.results)
 

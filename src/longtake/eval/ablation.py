@@ -138,7 +138,7 @@ def _variance_by_video(values: Array, videos: NDArray[np.int64], seed: int) -> f
 def standing(start: float, blind: float, majority: float) -> Standing:
     """Whether arms may be compared on a task, from the starting model's accuracy and its best guess without video.
 
-    blind: the starting model's accuracy without the video. majority: that of always giving the commonest answer.
+    blind: the starting model's accuracy without the video. majority: that of always giving the same answer.
     """
     if start >= CEILING:
         return "ceiling"

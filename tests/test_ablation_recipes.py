@@ -23,13 +23,9 @@ from longtake.recipes.ablations.arms import Arm, Pretraining, base_arm, folder_o
 from longtake.recipes.ablations.cost import arm_cost
 from longtake.recipes.ablations.data import SampleMixer, sampled
 from longtake.recipes.ablations.figures import reconstruction
-from longtake.recipes.ablations.heatmap import HeatmapSize, chosen_questions, depth_map
-from longtake.recipes.ablations.heatmap import table_of as heatmap_of
 from longtake.recipes.ablations.jobs import Site, run_jobs
 from longtake.recipes.ablations.plans import PLANS, Costs
 from longtake.recipes.ablations.replies import Sight, remember
-from longtake.recipes.ablations.selector import SelectorSize, gathered
-from longtake.recipes.ablations.selector import table_of as selector_of
 from longtake.recipes.ablations.tables import Plan, Planned, run_plan, task_starts
 from longtake.recipes.ablations.world import FULL, SMALLEST, Exam, Size, World, needle_patches
 from longtake.recipes.operations import Cost, Part
@@ -300,42 +296,6 @@ def test_remembered_features_are_what_watching_keeps():
     assert half.tokens.seconds.unique().tolist() == [0, 8]
 
 
-def test_the_selectors_table_by_hand():
-    choices, shares = ("selector", "random", "uniform", "oracle"), ("75%", "50%", "25%", "10%", "5%")
-    names = [f"{choice} at {share}" for choice in choices for share in shares]
-    rows = []
-    for video in range(4):
-        for task, known in (("what", True), ("count", False)):
-            right = dict.fromkeys(names, known) | {"all": True, "blind": False, "oracle at 5%": True}
-            rows.append({"video": video, "task": task, "truth": "7", "right": right})
-    table = selector_of(SelectorSize(), gathered(rows))
-    cells = {row.arm: {name: cell.mean for name, cell in row.cells.items()} for row in table.rows}
-    assert cells["all"] == {"all questions": 1.0, "what": 1.0, "count": 1.0}
-    assert cells["selector at 50%"] == {"all questions": 0.5, "what": 1.0, "count": 0.0}
-    found = {(f.arm, f.against): f.found.mean for f in table.findings}
-    assert found[("selector at 5%", "all")] == found[("selector at 5%", "oracle at 5%")] == -0.5
-    assert found[("selector at 5%", "random at 5%")] == 0
-    assert table.tasks["what"].standing == "ceiling"
-
-
-def test_the_heat_map_by_hand():
-    size = HeatmapSize(lengths=(10, 20))
-    rows = [
-        {"task": "what", "frames": 10, "video": 0, "depth": 0.1, "right": {"a": True, "b": False}},
-        {"task": "what", "frames": 10, "video": 1, "depth": 0.15, "right": {"a": False, "b": False}},
-        {"task": "after", "frames": 20, "video": 0, "depth": 0.99, "right": {"a": True, "b": True}},
-    ]
-    assert depth_map(size, rows[:2], "a") == [[0.5, None], *[[None, None]] * 4]
-    assert depth_map(size, rows[2:], "b") == [*[[None, None]] * 4, [None, 1.0]]
-    table = heatmap_of(size, rows)
-    assert {f.measure: f.found.mean for f in table.findings} == {
-        "single, 10 frames": 0.5, "single, all lengths": 0.5, "chained, 20 frames": 0, "chained, all lengths": 0,
-    }  # fmt: skip
-    card, whole = ASKED[0], ASKED[2]
-    after = Question(task="after", text="?", answer="nothing", event=ASKED[0].event)
-    assert chosen_questions([card, whole, card, card, after], 3) == [card, after, card]
-
-
 TABLES = {
     "compression": ["compression-frames", "compression-context"],
     "pretraining": ["pretraining"],
@@ -370,7 +330,7 @@ def test_every_command_at_its_smallest(work, monkeypatch, capsys, table):
     results = {name: (work / "results" / f"{name}.json").read_text() for name in TABLES[table]}
     main()  # again: nothing is trained or asked anew
     again = capsys.readouterr().out
-    assert "about 0.00 core-hours still to be done" in again or table == "heatmap"
+    assert "about 0.00 core-hours still to be done" in again
     assert {file: file.stat().st_mtime_ns for file in work.rglob("*.pt")} == before
     assert {name: (work / "results" / f"{name}.json").read_text() for name in TABLES[table]} == results
 

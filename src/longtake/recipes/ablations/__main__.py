@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from longtake.model import EMBEDDED
-from longtake.recipes.ablations import heatmap, selector
+from longtake.recipes.ablations import heatmap, heatmap_table, selector
 from longtake.recipes.ablations.arms import Arm, Pretraining, base_arm, folder_of, pretraining_folder
 from longtake.recipes.ablations.cost import question_seconds, video_seconds
 from longtake.recipes.ablations.jobs import Site, run_jobs
@@ -115,6 +115,8 @@ def run_selector(world: World, options: argparse.Namespace) -> None:
     print(estimate_text(selector.parts_of(world, size, options.seeds, render)), flush=True)
     if options.dry_run:
         return
+    if options.jobs > 1:
+        selector.run_jobs(site_of(world, options), size, options.seeds, options.jobs)
     found = selector.run_selector(world, size, options.seeds)
     finish(with_settings(found, **told_of(world, options), size=dataclasses.asdict(size)), options.results)
     selector.picture(found, options.results)
@@ -125,12 +127,14 @@ def run_heatmap(world: World, options: argparse.Namespace) -> None:
     options.seeds = options.seeds[:1]
     size = heatmap.SMALLEST if options.size == "smallest" else heatmap.FULL
     render = video_seconds(world) / BANK_FRAMES
-    print(estimate_text(heatmap.parts_of(size, render)), flush=True)
+    print(estimate_text(heatmap.parts_of(world, size, options.seeds[0], render)), flush=True)
     if options.dry_run:
         return
+    if options.jobs > 1:
+        heatmap.run_jobs(site_of(world, options), size, options.seeds[0], options.jobs)
     found = heatmap.run_heatmap(world, size, options.seeds[0])
     finish(with_settings(found, **told_of(world, options), size=dataclasses.asdict(size)), options.results)
-    heatmap.picture(found, size, options.results)
+    heatmap_table.picture(found, size.lengths, options.results)
 
 
 OTHERS = {"selector": run_selector, "heatmap": run_heatmap}
@@ -147,7 +151,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--size", choices=["smallest", "full"], default="full")
     parser.add_argument("--threads", type=int, default=2, help="of each process")
-    parser.add_argument("--jobs", type=int, default=1, help="processes; not for the selector and the heat-map")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--device", default="cpu", help="where weights are trained; answers come from the CPU")
     parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and stop")
     options = parser.parse_args()

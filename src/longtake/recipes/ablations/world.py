@@ -137,6 +137,11 @@ class World:
         seen = {"tower": weights_hash(self.packaged.vision_tower), "pool": self.pool, "footage": self.footage_names}
         return self.folder / named("tower", {**seen, "words": words})
 
+    @cached_property
+    def begun(self) -> Path:
+        """The part of it where all is kept that goes on from the model's own decoder, and is asked beside it."""
+        return self.work / f"start-{weights_hash(self.packaged)}"
+
     @property
     def pool(self) -> int:
         """Side of the average pool after the compressor."""

@@ -136,7 +136,7 @@ def test_what_is_kept_is_not_estimated_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_several_processes_make_the_same_heat_map_and_selectors_table(tmp_path):
+def test_several_processes_make_the_same_heat_map(tmp_path):
     size = HeatmapSize(lengths=(32,), videos=2, steps=2, tokens=1024)
     site = Site(folder=tmp_path / "jobs", footage=None, size=SMALLEST, model=EMBEDDED, device="cpu", threads=1)
     alone = World(tmp_path / "alone", None, SMALLEST)
@@ -148,7 +148,14 @@ def test_several_processes_make_the_same_heat_map_and_selectors_table(tmp_path):
     in_two = heatmap.run_heatmap(here, size, 0)
     assert {file: file.stat().st_mtime_ns for file in site.folder.rglob("*.*")} == written  # nothing was left to do
     assert as_text(in_two) == as_text(heatmap.run_heatmap(alone, size, 0))
-    selector.run_jobs(site, selector.SMALLEST, [0, 1], 2)
-    assert as_text(selector.run_selector(here, selector.SMALLEST, [0, 1])) == as_text(
-        selector.run_selector(alone, selector.SMALLEST, [0, 1])
-    )
+
+
+@pytest.mark.slow
+def test_several_processes_make_the_same_selectors_table(tmp_path):
+    size = SelectorSize(frames=16, videos=2)
+    site = Site(folder=tmp_path / "jobs", footage=None, size=SMALLEST, model=EMBEDDED, device="cpu", threads=1)
+    torch.set_num_threads(1)
+    selector.run_jobs(site, size, [0], 2)
+    here, alone = (World(tmp_path / name, None, SMALLEST) for name in ("jobs", "alone"))
+    assert all(part.times == 0 for part in selector.parts_of(here, size, [0], 1.0))
+    assert as_text(selector.run_selector(here, size, [0])) == as_text(selector.run_selector(alone, size, [0]))

@@ -2,8 +2,8 @@
 
 Run: python -m longtake.recipes.ablations TABLE --footage FOLDER --work FOLDER
 with TABLE one of compression, pretraining, masking, pruning, selector, heatmap. Results go to ``docs/results`` as JSON,
-Markdown and a picture. Everything that is trained or answered is kept in the work folder under its settings, so a
-command that was stopped goes on where it was. ``--dry-run`` prints the estimated cost and stops.
+Markdown and a picture. Everything that is trained or answered is kept in the work folder under its tower and settings,
+so a command that was stopped goes on where it was. ``--dry-run`` prints the estimated cost and stops.
 """
 
 from __future__ import annotations
@@ -127,6 +127,7 @@ def run_heatmap(world: World, options: argparse.Namespace) -> None:
     options.seeds = options.seeds[:1]
     size = heatmap.SMALLEST if options.size == "smallest" else heatmap.FULL
     render = video_seconds(world) / BANK_FRAMES
+    print(f"forks and answers: {world.begun}")
     print(estimate_text(heatmap.parts_of(world, size, options.seeds[0], render)), flush=True)
     if options.dry_run:
         return

@@ -7,7 +7,6 @@ one card, or chained: what came right after a card. Answers are kept beside the 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
@@ -102,8 +101,9 @@ def trained(world: World, size: HeatmapSize, arm: Arm, seed: int) -> tuple[OwnVi
     scorer, folder = world.packaged.scorer, folder_of(world, size, arm, seed)
     if scorer is None:
         raise LongtakeError(f"{world.model} has no scorer to choose tokens of long videos; give a model with one")
+    config = VideoLLM.from_pretrained(world.model, dtype=torch.float32).config  # a backbone changes its model's
     torch.manual_seed(seed)
-    model = VideoLLM(copy.deepcopy(world.packaged.config))  # a backbone changes its model's
+    model = VideoLLM(config)
     look_back(model.language_model.model)
     chosen = compressor_of(world, arm, seed)
     if checkpoint.last_step(folder) == size.steps:

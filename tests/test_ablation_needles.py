@@ -11,6 +11,7 @@ from longtake.data.probe import Event
 from longtake.data.questions import Question
 from longtake.eval.ablation_report import as_text
 from longtake.model import EMBEDDED
+from longtake.models.video_llm import VideoLLM
 from longtake.recipes.ablations import heatmap, selector
 from longtake.recipes.ablations.heatmap import HeatmapSize, arms_of, chosen_questions, missing, parts_of
 from longtake.recipes.ablations.heatmap_table import PACKAGED, RANDOM, RECOT, START, depth_map, videos_of
@@ -113,6 +114,14 @@ def test_forks_keep_their_names_and_two_of_them_start_alike(tmp_path):
     assert len(set(names.values())) == 3
     assert dataclasses.replace(arms[RECOT], pretraining=None) == arms[START]
     assert here.begun.parent == here.work
+
+
+def test_a_fork_attends_as_in_training_though_the_packaged_model_is_asked(tmp_path):
+    here = World(tmp_path, None, SMALLEST)
+    asked = here.backbone(here.packaged).model
+    fresh = VideoLLM.from_pretrained(EMBEDDED).language_model.config._attn_implementation
+    assert heatmap.new_fork(here, 0).language_model.config._attn_implementation == fresh
+    assert asked.language_model.config._attn_implementation != fresh
 
 
 def test_what_is_kept_is_not_estimated_again(tmp_path, monkeypatch):

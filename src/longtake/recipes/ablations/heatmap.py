@@ -93,6 +93,15 @@ def folder_of(world: World, size: HeatmapSize, arm: Arm, seed: int) -> Path:
     return world.begun / named("long", settings | dataclasses.asdict(size))
 
 
+def new_fork(world: World, seed: int) -> VideoLLM:
+    """A model with the packaged one's settings, as its file has them: a backbone changes how its model attends."""
+    config = VideoLLM.from_pretrained(world.model, dtype=torch.float32).config
+    torch.manual_seed(seed)
+    model = VideoLLM(config)
+    look_back(model.language_model.model)
+    return model
+
+
 def trained(world: World, size: HeatmapSize, arm: Arm, seed: int) -> tuple[OwnVideoLLM, nn.Module]:
     """A fork of the packaged decoder on an arm's compressor: as kept, or trained now, on from where it was stopped.
 
@@ -101,10 +110,7 @@ def trained(world: World, size: HeatmapSize, arm: Arm, seed: int) -> tuple[OwnVi
     scorer, folder = world.packaged.scorer, folder_of(world, size, arm, seed)
     if scorer is None:
         raise LongtakeError(f"{world.model} has no scorer to choose tokens of long videos; give a model with one")
-    config = VideoLLM.from_pretrained(world.model, dtype=torch.float32).config  # a backbone changes its model's
-    torch.manual_seed(seed)
-    model = VideoLLM(config)
-    look_back(model.language_model.model)
+    model = new_fork(world, seed)
     chosen = compressor_of(world, arm, seed)
     if checkpoint.last_step(folder) == size.steps:
         load_weights(checkpoint.modules_of(folder), model, chosen)

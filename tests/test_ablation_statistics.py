@@ -10,7 +10,6 @@ from longtake.eval.ablation import (
     difference,
     estimate,
     figure,
-    figure_difference,
     standing,
     student_quantile,
 )
@@ -50,7 +49,6 @@ def test_three_seeds_without_noise_in_videos_are_students_interval():
     assert (found.low, found.high) == pytest.approx((0.5 - reach, 0.5 + reach), abs=1e-4)
     assert found.detectable == pytest.approx((4.303 + 1.061) * 0.1 / math.sqrt(3), abs=1e-4)
     assert found.verdict == "holds"
-    assert figure_difference(np.array([0.5, 0.6, 0.7]), np.full(3, 0.1)) == found
 
 
 def test_verdicts_by_hand():
@@ -63,7 +61,20 @@ def test_verdicts_by_hand():
     assert verdict(-0.1, 0.4, 0.4, error=0.01) == "undetermined"  # one seed says otherwise
     assert verdict(0.0, 0.4, 0.4, error=0.01) == "undetermined"  # and one that says nothing
     assert verdict(0.2, 0.3, error=0.01) == verdict(0.3, error=0.01) == "exploratory"
-    assert verdict(0.2, 0.2, 0.2, error=0.0) == "holds"
+    assert verdict(0.2, 0.2, 0.2, error=0.0) == "undetermined"  # nothing is known of the error
+
+
+def test_two_of_three_hundred_clips_do_not_hold_though_seeds_agree():
+    """The means' case: arms without anything random, probed on the same clips with every seed."""
+    one, other = np.zeros((3, 300)), np.zeros((3, 300))
+    one[:, :2] = 1
+    found = difference(one, other, np.arange(300))
+    assert found.by_seed == pytest.approx((2 / 300,) * 3)
+    assert found.low < 0 < found.high
+    assert found.verdict == "undetermined"
+    assert 0.01 < found.detectable < 0.02  # 2.8 times sqrt(2) / 300
+    same = difference(one, one, np.arange(300))
+    assert (same.verdict, same.detectable) == ("undetermined", math.inf)
 
 
 def test_one_figure_of_one_seed_says_nothing_of_its_error():
@@ -77,8 +88,6 @@ def test_unpaired_arms_are_refused():
         difference(np.zeros((3, 4)), np.zeros((2, 4)), np.arange(4))
     with pytest.raises(ValueError, match=r"must be \(seeds, questions\)"):
         estimate(np.zeros((3, 4)), np.arange(3))
-    with pytest.raises(ValueError, match="paired seed"):
-        figure_difference(np.zeros(3), np.zeros(2))
 
 
 def simulated(rng: np.random.Generator, effect: float, by_seed: float, by_video: float, noise: float) -> Estimate:

@@ -14,6 +14,7 @@ from longtake.data.questions import (
     WORDINGS,
     Question,
     ask_all,
+    best_constant,
     onset,
     score,
     vocabulary_text,
@@ -194,3 +195,17 @@ def test_a_kept_tokenizer_stays_when_wordings_are_added(tmp_path, monkeypatch):
     text = "<|im_start|>user\n927: How many wizards?<|im_end|>"
     assert again(text)["input_ids"] == first(text)["input_ids"]
     assert (again.pad_token, again.eos_token) == (first.pad_token, first.eos_token)
+
+
+def test_the_best_constant_answer():
+    def asked(task: str, *answers: str) -> list[Question]:
+        return [Question(task=task, text="?", answer=answer) for answer in answers]
+
+    assert best_constant(asked("what", "7", "7", "k", "star")) == 0.5
+    assert best_constant(asked("when", "0 s", "4 s", "9 s")) == pytest.approx(2 / 3)  # "2 s", which no one's answer is
+    assert best_constant(asked("when", "1 s", "1 s", "5 s", "6 s", "7 s")) == pytest.approx(3 / 5)  # not the commonest
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        questions = asked("when", *(f"{second} s" for second in rng.integers(0, 60, 40)))
+        tried = [np.mean([score(question, f"{second} s") for question in questions]) for second in range(70)]
+        assert best_constant(questions) == pytest.approx(max(tried))

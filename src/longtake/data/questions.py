@@ -6,6 +6,7 @@ Train and test share no sentence: the test's wordings are new sentences made of 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -174,6 +175,19 @@ def score(question: Question, answer: str) -> bool:
     said = re.search(r"\d+(\.\d+)?", answer)
     truth = float(question.answer.removesuffix(" s"))
     return said is not None and abs(float(said[0]) - truth) <= WHEN_TOLERANCE_SECONDS
+
+
+def best_constant(questions: Sequence[Question]) -> float:
+    """The most of some questions of one task, as a share, that always giving the same answer gets right.
+
+    Of times within a tolerance none is better than the earliest that one of the questions allows: the tolerance
+    before its own, or 0.
+    """
+    answers = {question.answer for question in questions}
+    if questions[0].task == "when":
+        onsets = {round(float(answer.removesuffix(" s"))) for answer in answers}
+        answers = {f"{max(0, onset - round(WHEN_TOLERANCE_SECONDS))} s" for onset in onsets}
+    return max(sum(score(question, answer) for question in questions) for answer in answers) / len(questions)
 
 
 def normal(answer: str) -> str:

@@ -6,7 +6,7 @@ the variance of the mean over seeds (S seeds: S - 1 degrees of freedom) and that
 answers averaged over seeds (V videos: V - 1); the interval is Student's with Welch and Satterthwaite's degrees of
 freedom. Noise that belongs to one seed and one question is counted by both, so most intervals are a little wide; where
 seeds alone differ they are a little narrow (in the tests' simulations 93 to 99 of 100 hold the truth). With one seed
-the second part stands alone.
+the second part stands alone. Where seeds and videos all say the same the error is not 0 but unknown, and nothing holds.
 """
 
 from __future__ import annotations
@@ -56,19 +56,23 @@ class Estimate:
 
     @property
     def detectable(self) -> float:
-        """The true difference that would have been found in 80% of such experiments (two-sided, 5%)."""
+        """The true difference that would have been found in 80% of such experiments (two-sided, 5%); inf: unknown."""
         if not self.standard_error:
-            return 0.0
+            return math.inf
         quantiles = student_quantile(0.5 + CONFIDENCE / 2, self.degrees) + student_quantile(POWER, self.degrees)
         return quantiles * self.standard_error
 
     @property
     def verdict(self) -> Verdict:
-        """Whether a difference holds: the same sign in at least three paired seeds, and an interval that excludes 0."""
+        """Whether a difference holds: the same sign in at least three paired seeds, and an interval that excludes 0.
+
+        Without a measured error nothing holds.
+        """
         if len(self.by_seed) < SEEDS:
             return "exploratory"
         one_sign = all(d > 0 for d in self.by_seed) or all(d < 0 for d in self.by_seed)
-        return "holds" if one_sign and (self.low > 0 or self.high < 0) else "undetermined"
+        apart = self.standard_error > 0 and (self.low > 0 or self.high < 0)
+        return "holds" if one_sign and apart else "undetermined"
 
     @property
     def _reach(self) -> float:
@@ -99,18 +103,8 @@ def difference(arm: Array, other: Array, videos: NDArray[np.int64], seed: int = 
     return estimate(arm - other, videos, seed)
 
 
-def figure_difference(arm: Array, other: Array) -> Estimate:
-    """Arm minus other of one figure a paired seed, ``(seeds,)``, such as an error on held-out data: Student's t alone.
-
-    With one seed nothing is known of the error.
-    """
-    if arm.shape != other.shape or arm.ndim != 1:
-        raise ValueError(f"figures are {arm.shape} and {other.shape}; they must be one for each paired seed")
-    return figure(arm - other)
-
-
 def figure(values: Array) -> Estimate:
-    """The mean of one figure a seed, ``(seeds,)``."""
+    """The mean of one figure a seed, ``(seeds,)``: Student's t alone. With one seed nothing is known of the error."""
     spread = float(values.var(ddof=1)) if len(values) > 1 else math.inf
     return _joined(values, [(spread / len(values), len(values) - 1)])
 
@@ -144,7 +138,7 @@ def _variance_by_video(values: Array, videos: NDArray[np.int64], seed: int) -> f
 def standing(start: float, blind: float, majority: float) -> Standing:
     """Whether arms may be compared on a task, from the starting model's accuracy and its best guess without video.
 
-    blind: the starting model's accuracy without the video. majority: that of always giving the commonest answer.
+    blind: the starting model's accuracy without the video. majority: that of always giving the same answer.
     """
     if start >= CEILING:
         return "ceiling"

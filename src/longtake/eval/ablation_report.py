@@ -12,9 +12,9 @@ from typing import Any
 from longtake.eval.ablation import Estimate, Standing
 
 EXPLAINED = (
-    "Intervals are 95%: Student's t over the variance between seeds plus that of resampling whole videos. "
-    '"Holds": the same sign in at least three paired seeds and an interval without 0. "Undetermined": not so, with the '
-    "difference that would have been found in 80% of such experiments. One or two seeds are exploratory."
+    "Intervals are 95%: Student's t over the variance between seeds plus that of resampling whole videos (clips, for "
+    'probes). "Holds": the same sign in at least three paired seeds and an interval without 0. "Undetermined": not so, '
+    "with the difference that would have been found in 80% of such experiments. One or two seeds are exploratory."
 )
 
 

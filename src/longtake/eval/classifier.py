@@ -27,7 +27,14 @@ ITERATIONS = 60
 def classifier_accuracy(
     kind: Kind, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: int, seed: int = 0
 ) -> float:
-    """Share of the test examples that a classifier fitted on the training examples gets right.
+    """Share of the test examples that a classifier fitted on the training examples gets right."""
+    return float(classified(kind, train, test, classes, seed).float().mean())
+
+
+def classified(
+    kind: Kind, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: int, seed: int = 0
+) -> Tensor:
+    """Which test examples a classifier fitted on the training examples gets right, bool ``(examples,)``.
 
     train, test: features ``(examples, dim)`` and labels int64 ``(examples,)``. The penalty is the one with which the
     last fifth of the training examples are best told from the rest; then all of them are fitted. seed: the MLP's start.
@@ -41,7 +48,7 @@ def classifier_accuracy(
         tried[penalty] = accuracy(probe, left_out, train[1][cut:])
     best = max(tried, key=lambda penalty: (tried[penalty], penalty))
     probe = fit(new_classifier(kind, known.shape[1], classes, seed), known, train[1], best)
-    return accuracy(probe, seen, test[1])
+    return hits(probe, seen, test[1])
 
 
 def into_span(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +99,13 @@ def fit(probe: nn.Module, features: Tensor, labels: Tensor, penalty: float) -> n
     return probe
 
 
-@torch.no_grad()
 def accuracy(probe: nn.Module, features: Tensor, labels: Tensor) -> float:
     """Share of the rows whose largest logit is at their label."""
-    return float((probe(features).argmax(1) == labels).float().mean())
+    return float(hits(probe, features, labels).float().mean())
+
+
+@torch.no_grad()
+def hits(probe: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
+    """Which rows have their largest logit at their label, bool ``(rows,)``."""
+    found: Tensor = probe(features).argmax(1) == labels
+    return found

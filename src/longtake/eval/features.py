@@ -28,7 +28,7 @@ from longtake.backbones.language import pixels_of
 from longtake.data.haystack import Clip, random_shot
 from longtake.data.needles import DIRECTIONS, LETTERS, Card, Mover, Split, draw_card_choice, draw_mover_choice
 from longtake.data.probe import SIZES, Event, ProbeVideo
-from longtake.eval.classifier import Kind, classifier_accuracy
+from longtake.eval.classifier import Kind, classified
 from longtake.model import Model
 from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.models.preprocess import normalised_pixels
@@ -78,18 +78,12 @@ def evaluate(
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     chances: dict[str, list[float]] = {}
     for number, (seed, task) in enumerate((seed, task) for seed in range(run.seeds) for task in TASKS):
-        features: dict[Split, dict[str, Tensor]] = {}
-        labels: dict[Split, Tensor] = {}
-        counts: dict[Split, int] = {"train": run.samples, "test": run.samples // 2}
-        of_seed = arms(seed)
-        for split, count in counts.items():
-            features[split], labels[split] = extract(model, task, split, clips[split], count, seed, run, of_seed)
-        for arm, known in features["train"].items():
-            train, test = (known, labels["train"]), (features["test"][arm], labels["test"])
-            for kind in KINDS:
-                right = classifier_accuracy(kind, train, test, len(TASKS[task]), seed)
-                found.setdefault(task, {}).setdefault(arm, {}).setdefault(kind, []).append(right)
-        chances.setdefault(task, []).append(float(labels["test"].bincount().max() / len(labels["test"])))
+        told, labels = told_right(model, task, clips, seed, run, arms(seed))
+        for arm, kinds in told.items():
+            for kind, right in kinds.items():
+                share = float(right.float().mean())
+                found.setdefault(task, {}).setdefault(arm, {}).setdefault(kind, []).append(share)
+        chances.setdefault(task, []).append(float(labels.bincount().max() / len(labels)))
         if progress is not None:
             progress(number + 1, run.seeds * len(TASKS))
     tasks = {
@@ -100,6 +94,22 @@ def evaluate(
         for task, by_arm in found.items()
     }
     return {"run": dataclasses.asdict(run), "tasks": tasks, "seconds": round(time.perf_counter() - begun, 1)}
+
+
+def told_right(
+    model: VideoLLM, task: str, clips: Mapping[Split, list[Clip]], seed: int, run: FeatureRun, arms: Mapping[str, Arm]
+) -> tuple[dict[str, dict[Kind, Tensor]], Tensor]:
+    """Which test examples each classifier gets right on each arm's features, bool ``(examples,)``; and their labels."""
+    features: dict[Split, dict[str, Tensor]] = {}
+    labels: dict[Split, Tensor] = {}
+    counts: dict[Split, int] = {"train": run.samples, "test": run.samples // 2}
+    for split, count in counts.items():
+        features[split], labels[split] = extract(model, task, split, clips[split], count, seed, run, arms)
+    found: dict[str, dict[Kind, Tensor]] = {}
+    for arm, known in features["train"].items():
+        train, test = (known, labels["train"]), (features["test"][arm], labels["test"])
+        found[arm] = {kind: classified(kind, train, test, len(TASKS[task]), seed) for kind in KINDS}
+    return found, labels["test"]
 
 
 def summary(values: list[float]) -> dict[str, Any]:

@@ -25,11 +25,12 @@ COUNTED: Mapping[Any, Callable[..., int]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Of one step: operations and core-seconds. once: core-seconds before the first step."""
+    """Of one step: operations and core-seconds. once, once_operations: core-seconds and operations before the first."""
 
     operations: float
     seconds: float
     once: float = 0.0
+    once_operations: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

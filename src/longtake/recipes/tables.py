@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longtake.data.questions import TASKS, Question
-from longtake.eval.ablation import Estimate, difference, estimate, figure, figure_difference
+from longtake.eval.ablation import Estimate, difference, estimate
 from longtake.eval.ablation_report import AblationTable, Finding, Row, TaskStart
 from longtake.eval.measures import RECALLS
 from longtake.eval.plot import bars
@@ -22,7 +22,8 @@ from longtake.recipes.replies import Replies
 
 TOGETHER = "open tasks together"
 WHEN = "IoU of when"
-Figures = dict[str, float]
+MASKED = "error where masked"  # each arm's own tokens are masked, so that arms are not compared in it
+Figures = dict[str, list[float]]  # a value for each test clip or video, the same ones for all arms and seeds
 
 
 class Titled(Protocol):
@@ -66,7 +67,7 @@ class Measured:
         return np.stack([replies.overlaps(self.exam.asked) for replies in self.replies.values()])
 
     def figure(self, name: str) -> NDArray[np.float64]:
-        """One figure, ``(seeds,)``."""
+        """One figure, ``(seeds, clips)``."""
         return np.array([figures[name] for figures in self.figures.values()])
 
     def first(self, seeds: int) -> Measured:
@@ -115,7 +116,7 @@ def cells(found: Measured, tasks: Mapping[str, TaskStart]) -> dict[str, Estimate
         for least in RECALLS:
             hits = (found.overlaps[:, when] >= least).astype(np.float64)
             shown[f"R@{least} of when"] = estimate(hits, videos[when])
-    return shown | {name: figure(found.figure(name)) for name in _figures(found)}
+    return shown | {name: _by_clip(found.figure(name)) for name in _figures(found)}
 
 
 def differences(one: Measured, other: Measured, tasks: Mapping[str, TaskStart]) -> dict[str, Estimate]:
@@ -129,8 +130,13 @@ def differences(one: Measured, other: Measured, tasks: Mapping[str, TaskStart]) 
     if "when" in compared:
         some = questions_of(one.exam, ["when"])
         shown[WHEN] = difference(one.overlaps[:, some], other.overlaps[:, some], videos[some])
-    shared = [name for name in _figures(one) if name in _figures(other)]
-    return shown | {name: figure_difference(one.figure(name), other.figure(name)) for name in shared}
+    shared = [name for name in _figures(one) if name in _figures(other) and name != MASKED]
+    return shown | {name: _by_clip(one.figure(name) - other.figure(name)) for name in shared}
+
+
+def _by_clip(values: NDArray[np.float64]) -> Estimate:
+    """Of values ``(seeds, clips)``; seeds see the same clips, which are drawn again for the error."""
+    return estimate(values, np.arange(values.shape[1]))
 
 
 def _figures(found: Measured) -> list[str]:

@@ -2,8 +2,8 @@
 
 Run: python -m longtake.recipes.ablations TABLE --footage FOLDER --work FOLDER
 with TABLE one of compression, pretraining, masking, pruning, selector, heatmap. Results go to ``docs/results`` as JSON,
-Markdown and a picture. Everything that is trained or answered is kept in the work folder under its settings, so a
-command that was stopped goes on where it was. ``--dry-run`` prints the estimated cost and stops.
+Markdown and a picture. Everything that is trained or answered is kept in the work folder under its tower and settings,
+so a command that was stopped goes on where it was. ``--dry-run`` prints the estimated cost and stops.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from longtake.recipes.ablations import heatmap, selector
+from longtake.model import EMBEDDED
+from longtake.recipes.ablations import heatmap, heatmap_table, selector
 from longtake.recipes.ablations.arms import Arm, Pretraining, base_arm, folder_of, pretraining_folder
 from longtake.recipes.ablations.cost import question_seconds, video_seconds
 from longtake.recipes.ablations.jobs import Site, run_jobs
@@ -64,6 +66,23 @@ def _done(folder: Path, steps: int) -> bool:
     return checkpoint.last_step(folder) == steps
 
 
+def site_of(world: World, options: argparse.Namespace) -> Site:
+    """The same world for other processes."""
+    return Site(
+        folder=world.folder,
+        footage=world.footage,
+        size=world.size,
+        model=world.model,
+        device=options.device,
+        threads=options.threads,
+    )
+
+
+def told_of(world: World, options: argparse.Namespace) -> dict[str, Any]:
+    """What every table says of how it was made."""
+    return {**settings_of(options, folders=("footage", "model")), "work folder": world.work.name}
+
+
 def run_plans(world: World, table: str, options: argparse.Namespace) -> None:
     """A table of arms: what it costs, then its parts one after the other."""
     costs = Costs(world)
@@ -72,17 +91,20 @@ def run_plans(world: World, table: str, options: argparse.Namespace) -> None:
     if options.dry_run:
         return
     if options.jobs > 1:
-        site = Site(
-            work=world.work, footage=world.footage, size=world.size, device=options.device, threads=options.threads
-        )
-        run_jobs(site, plans, options.seeds, options.jobs)
+        run_jobs(site_of(world, options), plans, options.seeds, options.jobs)
     for plan in plans:
         found = run_plan(world, plan, options.seeds)
         steps = {planned.name: planned.arm.steps for planned in plan.arms}
         spent = {planned.name: round(costs.operations(planned.arm) / 1e12, 3) for planned in plan.arms}
         size = dataclasses.asdict(world.size)
-        more = {"size": size, "decoder steps": steps, "training operations, 10^12": spent}
-        finish(with_settings(found, **settings_of(options), **more), options.results)
+        beside = {p.name: round(costs.arm(p.arm).once_operations / 1e12, 3) for p in plan.arms}
+        more = {
+            "size": size,
+            "decoder steps": steps,
+            "training operations, 10^12": spent,
+            "beside these, tokenising the bank, 10^12": beside,
+        }
+        finish(with_settings(found, **told_of(world, options), **more), options.results)
         picture(found, options.results)
 
 
@@ -93,8 +115,10 @@ def run_selector(world: World, options: argparse.Namespace) -> None:
     print(estimate_text(selector.parts_of(world, size, options.seeds, render)), flush=True)
     if options.dry_run:
         return
+    if options.jobs > 1:
+        selector.run_jobs(site_of(world, options), size, options.seeds, options.jobs)
     found = selector.run_selector(world, size, options.seeds)
-    finish(with_settings(found, **settings_of(options), size=dataclasses.asdict(size)), options.results)
+    finish(with_settings(found, **told_of(world, options), size=dataclasses.asdict(size)), options.results)
     selector.picture(found, options.results)
 
 
@@ -103,12 +127,15 @@ def run_heatmap(world: World, options: argparse.Namespace) -> None:
     options.seeds = options.seeds[:1]
     size = heatmap.SMALLEST if options.size == "smallest" else heatmap.FULL
     render = video_seconds(world) / BANK_FRAMES
-    print(estimate_text(heatmap.parts_of(size, render)), flush=True)
+    print(f"forks and answers: {world.begun}")
+    print(estimate_text(heatmap.parts_of(world, size, options.seeds[0], render)), flush=True)
     if options.dry_run:
         return
+    if options.jobs > 1:
+        heatmap.run_jobs(site_of(world, options), size, options.seeds[0], options.jobs)
     found = heatmap.run_heatmap(world, size, options.seeds[0])
-    finish(with_settings(found, **settings_of(options), size=dataclasses.asdict(size)), options.results)
-    heatmap.picture(found, size, options.results)
+    finish(with_settings(found, **told_of(world, options), size=dataclasses.asdict(size)), options.results)
+    heatmap_table.picture(found, size.lengths, options.results)
 
 
 OTHERS = {"selector": run_selector, "heatmap": run_heatmap}
@@ -119,19 +146,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m longtake.recipes.ablations", description=__doc__)
     parser.add_argument("table", choices=[*PLANS, *OTHERS])
     parser.add_argument("--footage", type=Path, default=None, help="a folder of videos; drawn scenes alone without it")
+    parser.add_argument("--model", type=Path, default=None, help="a folder; without it the one in the package")
     parser.add_argument("--work", type=Path, default=Path(".cache/ablations"))
     parser.add_argument("--results", type=Path, default=Path("docs/results"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--size", choices=["smallest", "full"], default="full")
     parser.add_argument("--threads", type=int, default=2, help="of each process")
-    parser.add_argument("--jobs", type=int, default=1, help="processes; not for the selector and the heat-map")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--device", default="cpu", help="where weights are trained; answers come from the CPU")
     parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and stop")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     size = SMALLEST if options.size == "smallest" else FULL
-    world = World(options.work, options.footage, size, torch.device(options.device))
+    world = World(options.work, options.footage, size, torch.device(options.device), options.model or EMBEDDED)
     try:
+        print(f"work folder: {world.work}", flush=True)
         if options.table in OTHERS:
             OTHERS[options.table](world, options)
         else:

@@ -195,7 +195,7 @@ def trained(world: World, arm: Arm, seed: int, forked: bool = True) -> tuple[Vid
     folder = folder_of(world, arm, seed, forked) / "decoder"
     model, chosen = world.fresh_model(seed), compressor_of(world, arm, seed)
     if checkpoint.last_step(folder) == arm.steps:
-        _load(checkpoint.modules_of(folder), model, chosen)
+        load_weights(checkpoint.modules_of(folder), model, chosen)
         return model, chosen
     begin = begin_of(world) if forked else {}
     print(folder.parent.name, flush=True)
@@ -226,11 +226,14 @@ def begin_of(world: World) -> Mapping[str, Any]:
     return {name: state[name] for name in ("decoder", "ledger")}
 
 
-def _load(state: Mapping[str, Any], model: VideoLLM, compressor: nn.Module) -> None:
-    model.projector.load_state_dict(state["projector"])
-    model.language_model.load_state_dict(state["decoder"])
-    if "compressor" in state:
-        compressor.load_state_dict(state["compressor"])
+def load_weights(state: Mapping[str, Any], model: VideoLLM, compressor: nn.Module) -> None:
+    """What training left, by the names of its parts (``checkpoint.modules_of``), into a model and its compressor."""
+    parts = {"projector": model.projector, "decoder": model.language_model, "compressor": compressor}
+    if model.scorer is not None:
+        parts["scorer"] = model.scorer
+    for name, part in parts.items():
+        if name in state:
+            part.load_state_dict(state[name])
 
 
 def run_arm(world: World, arm: Arm, seed: int, exam: Exam) -> Replies:

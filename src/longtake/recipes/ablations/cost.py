@@ -66,7 +66,8 @@ def arm_cost(world: World, arm: Arm) -> Cost:
     model, ledger = world.fresh_model(0), Ledger(world.size.hidden)
     modules = {"projector": model.projector, "decoder": model.language_model, "ledger": ledger}
     begun = time.process_time()
-    tokens = LiveTokens(bank, chosen, world.pool) if arm.trainable else frozen_tokens(bank, chosen, world.pool)
+    with Operations() as counter:
+        tokens = LiveTokens(bank, chosen, world.pool) if arm.trainable else frozen_tokens(bank, chosen, world.pool)
     spent = time.process_time() - begun
     if arm.trainable:
         modules["compressor"] = chosen
@@ -80,8 +81,9 @@ def arm_cost(world: World, arm: Arm) -> Cost:
         return train_step(recipe, model, ledger, text, tokens, 1.0, lessons, columns, rng)[0]
 
     cost = _measured(loss, Optimiser(modules, 1e-4, 1e-4, 0.0))
-    blocks = world.size.bank_videos * 5  # of 40 frames
-    return dataclasses.replace(cost, once=0.0 if arm.trainable else spent * blocks / BLOCKS)
+    banks = world.size.bank_videos * 5 / BLOCKS  # of 40 frames
+    once = 0.0 if arm.trainable else spent * banks
+    return dataclasses.replace(cost, once=once, once_operations=counter.total * banks)
 
 
 def _measured(loss: Callable[[int], Tensor], optimiser: Optimiser) -> Cost:

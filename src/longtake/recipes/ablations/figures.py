@@ -12,15 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from longtake.data.needles import Split
-from longtake.eval.features import KINDS, FeatureRun, evaluate
+from longtake.eval.features import TASKS, FeatureRun, told_right
 from longtake.eval.features import Arm as Tokens
 from longtake.eval.measures import auroc
+from longtake.models.recot import target_tokens, token_errors
 from longtake.recipes.ablations.arms import Arm, compressor_of, folder_of, pretrain, trained
 from longtake.recipes.ablations.world import BLOCK, Exam, World, needle_patches
-from longtake.recipes.tables import Figures
+from longtake.recipes.tables import MASKED, Figures
 from longtake.recipes.work_folder import kept
 
 SPLITS: tuple[Split, ...] = ("train", "test")
+KEPT = "figures-by-clip.json"
+CLIPS_PER_PASS = 16
 
 
 def figures_of(world: World, arms: Sequence[tuple[Arm, int]]) -> list[Figures]:
@@ -29,7 +32,7 @@ def figures_of(world: World, arms: Sequence[tuple[Arm, int]]) -> list[Figures]:
     All that are missing are probed in one run, on the same examples. Of a compressor that is trained along with the
     decoder, the probes read what it has become.
     """
-    files = [folder_of(world, arm, seed) / "figures.json" for arm, seed in arms]
+    files = [folder_of(world, arm, seed) / KEPT for arm, seed in arms]
     missing = {str(n): arms[n] for n, file in enumerate(files) if not file.exists()}
     if missing:
         print(f"figures of {len(missing)} compressors", flush=True)
@@ -49,8 +52,9 @@ def save(file: Path, figures: Figures) -> None:
 def reconstruction(world: World, arm: Arm, seed: int) -> Figures:
     """On the test videos, which pre-training never saw: errors as shares of the features' variance, and the AUROC.
 
-    "error": nothing is masked. "error where masked": over masked tokens, masked as in training (none: nan). "AUROC":
-    how well the masking's scores tell patches that a card or a mover covers from all others.
+    A value for each video. "error": nothing is masked. "error where masked": over masked tokens, masked as in training
+    (none: left out). "AUROC": how well the masking's scores tell patches that a card or a mover covers from all others
+    of the same video, where it covers any.
     """
     assert arm.pretraining is not None
     model = pretrain(world, arm.size, arm.pretraining, seed)
@@ -59,19 +63,22 @@ def reconstruction(world: World, arm: Arm, seed: int) -> Figures:
     clips = exam.features.float().view(-1, BLOCK, rows, columns, world.size.dim)
     needles = torch.from_numpy(needles_of(exam, rows)).view(-1, BLOCK, rows, columns)
     generator = torch.Generator().manual_seed(seed)
-    whole, masked, scores = [], [], []
-    for some, there in zip(torch.split(clips, 16), torch.split(needles, 16), strict=True):
+    parts: dict[str, list[Tensor]] = {"error": [], MASKED: [], "share": [], "scores": []}
+    for some, there in zip(torch.split(clips, CLIPS_PER_PASS), torch.split(needles, CLIPS_PER_PASS), strict=True):
+        target = target_tokens(some, model.target)
         with torch.no_grad():
-            whole.append(float(model.eval()(some).loss) * len(some))
+            parts["error"].append(token_errors(model.eval()(some).reconstruction, target))
             output = model.train()(some, generator=generator, oracle=there)
-        masked.append(float("nan") if output.masked_error is None else float(output.masked_error) * len(some))
-        scores.append(output.scores.float().numpy())
-    variance = float(clips.var()) * len(clips)
-    return {
-        "error": sum(whole) / variance,
-        "error where masked": sum(masked) / variance,
-        "AUROC": auroc(np.concatenate(scores).ravel(), needles.numpy().ravel()),
-    }
+        parts[MASKED].append(token_errors(output.reconstruction, target) * output.mask)
+        parts["share"].append(output.mask.float())
+        parts["scores"].append(output.scores.float())
+    tokens = {name: torch.cat(own).view(len(exam.videos), -1) for name, own in parts.items()}
+    shown, variance, share = needles.view(len(exam.videos), -1), float(clips.var()), tokens["share"].mean(1)
+    found = {"error": (tokens["error"].mean(1) / variance).tolist()}
+    if share.all():
+        found[MASKED] = (tokens[MASKED].mean(1) / share / variance).tolist()
+    found["AUROC"] = [auroc(s.numpy(), n.numpy()) for s, n in zip(tokens["scores"], shown, strict=True) if n.any()]
+    return found
 
 
 def needles_of(exam: Exam, side: int) -> NDArray[np.bool_]:
@@ -80,15 +87,18 @@ def needles_of(exam: Exam, side: int) -> NDArray[np.bool_]:
 
 
 def probes(world: World, arms: Mapping[str, tuple[Arm, int]]) -> dict[str, Figures]:
-    """Accuracy of classifiers on compressors' frozen tokens: what is on a card, and which way a shape moves."""
+    """Whether classifiers on compressors' frozen tokens are right about each test clip, 1 or 0.
+
+    What is on a card, and which way a shape moves; by arm. The clips are the same for all arms and seeds.
+    """
     run = FeatureRun(samples=world.size.probe_samples, seeds=1, frames=BLOCK)
     footage = {split: world.clips(split) for split in SPLITS}
     tokens = {name: tokens_by(world, arm, seed) for name, (arm, seed) in arms.items()}
-    found = evaluate(world.packaged, run, footage, lambda _: tokens)["tasks"]
-    return {
-        name: {f"{task}, {kind}": found[task]["arms"][name][kind]["mean"] for task in found for kind in KINDS}
-        for name in arms
-    }
+    found: dict[str, Figures] = {name: {} for name in arms}
+    for task in TASKS:
+        for name, kinds in told_right(world.packaged, task, footage, 0, run, tokens)[0].items():
+            found[name] |= {f"{task}, {kind}": right.float().tolist() for kind, right in kinds.items()}
+    return found
 
 
 def tokens_by(world: World, arm: Arm, seed: int) -> Tokens:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from longtake.data.haystack import Clip
 from longtake.recipes.ablations.arms import Arm, Pretraining, base_arm, pretrain, run_arm, run_base, trained
 from longtake.recipes.ablations.figures import figures_of
 from longtake.recipes.ablations.tables import Plan
@@ -27,9 +28,10 @@ Run = tuple[Arm, int]  # an arm and its seed
 class Site:
     """What a process needs to find the same world."""
 
-    work: Path
+    folder: Path
     footage: Path | None
     size: Size
+    model: Path
     device: str
     threads: int
 
@@ -38,13 +40,24 @@ class Site:
 def world_at(site: Site) -> World:
     """The world, once a process."""
     torch.set_num_threads(site.threads)
-    return World(site.work, site.footage, site.size, torch.device(site.device))
+    return World(site.folder, site.footage, site.size, torch.device(site.device), site.model)
 
 
 @lru_cache(maxsize=2)
 def exam_at(site: Site, frames: int) -> Exam:
     """Test videos of a length, once a process."""
     return world_at(site).exam(frames)
+
+
+@lru_cache(maxsize=1)
+def test_clips_at(site: Site) -> list[Clip]:
+    """Footage of test videos, once a process."""
+    return world_at(site).clips("test")
+
+
+def processes(jobs: int) -> ProcessPoolExecutor:
+    """That many, each of which imports everything anew."""
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
 
 
 def run_jobs(site: Site, plans: Sequence[Plan], seeds: Sequence[int], jobs: int) -> None:
@@ -59,18 +72,18 @@ def run_jobs(site: Site, plans: Sequence[Plan], seeds: Sequence[int], jobs: int)
     for arm, seed, _ in runs:
         if arm.pretraining is not None:
             first[arm.size, arm.pretraining, seed] = None
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with processes(jobs) as pool:
         before = [pool.submit(_pretrain, site, *what) for what in first]
         plain = [pool.submit(_ask, site, arm, seed, plan.frames) for arm, seed, plan in runs if not arm.pretraining]
         plain += [pool.submit(_ask_base, site, *sight) for sight in sights]
         wait(before)
         others = [pool.submit(_ask, site, arm, seed, plan.frames) for arm, seed, plan in runs if arm.pretraining]
-        _follow([*before, *plain, *others])
+        follow([*before, *plain, *others])
         wanted = [(arm, seed) for arm, seed, plan in runs if plan.figures]
-        _follow([pool.submit(_measure, site, wanted[n::jobs]) for n in range(min(jobs, len(wanted)))])
+        follow([pool.submit(_measure, site, wanted[n::jobs]) for n in range(min(jobs, len(wanted)))])
 
 
-def _follow(parts: Sequence[Future[None]]) -> None:
+def follow(parts: Sequence[Future[None]]) -> None:
     """Wait for all, telling how many are done; the first error ends it."""
     for done, part in enumerate(as_completed(parts), start=1):
         part.result()

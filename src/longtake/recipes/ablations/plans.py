@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 
@@ -12,6 +13,7 @@ from longtake.recipes.ablations.data import Kept, Samples
 from longtake.recipes.ablations.tables import Plan, Planned
 from longtake.recipes.ablations.world import World
 from longtake.recipes.operations import Cost
+from longtake.recipes.tables import MASKED
 
 FORKED = (
     "Every arm forks one decoder that has learned from means of four frames, with a fresh projector; arms with one "
@@ -20,6 +22,14 @@ FORKED = (
 EQUAL = (
     "Arms have the same training operations in all, their pre-training included, unless they are named after their "
     "steps or clips; an arm that would need more than the most steps stops there."
+)
+FIGURES = (
+    f'"{MASKED}" is over other tokens in each arm, those that its own masking chose: it is shown and not compared. '
+    "Probes learn from the same clips, and are tried on the same ones, with every seed."
+)
+RATES = (
+    "DTSs were pre-trained on frames 1 s apart. Here those of stride 2 and 4 see frames 4 s and 2 s apart; only stride "
+    "8 sees its own rate."
 )
 
 
@@ -46,6 +56,15 @@ class Costs:
         """Of an arm's whole training, its pre-training included."""
         before = arm.pretraining.steps * self.pretraining(arm).operations if arm.pretraining else 0.0
         return before + arm.steps * self.arm(arm).operations
+
+    def tokenising(self, arms: Iterable[Planned]) -> str:
+        """What equal operations leave out, to be told."""
+        frozen = {own.arm.size: own.arm for own in arms if own.arm.kind == "DTS" and not own.arm.trainable}
+        told = ", ".join(f"{self.arm(arm).once_operations / 1e12:.3g} (stride {size})" for size, arm in frozen.items())
+        return (
+            "Beside these, once per compressor: a frozen DTS makes the tokens of the whole bank, in 10^12 operations "
+            f"{told}; a mean makes them without any that are counted."
+        )
 
     def as_costly(self, arm: Arm, as_arm: Arm) -> Arm:
         """An arm with as many steps as another's operations buy, at least one and at most ``most_steps``."""
@@ -77,11 +96,12 @@ def compression(costs: Costs) -> tuple[Plan, ...]:
             Planned(name=f"{n}, {size.steps} steps", arm=replace(arm, steps=size.steps), starred=False)
             for n, arm in plain
         ]
+        notes = (FORKED, EQUAL, costs.tokenising(arms), "DTSs were pre-trained with ReCoT and are frozen.")
         plans.append(
             Plan(
                 name=name,
                 title=title,
-                notes=(FORKED, EQUAL, "DTSs were pre-trained with ReCoT and are frozen."),
+                notes=(*notes, RATES if block else FIGURES),
                 arms=(*arms, *same),
                 pairs=(*pairs, ("mean of 4", "no DTS"), *[("DTS, stride 4", planned.name) for planned in same]),
                 frames=frames,
@@ -127,6 +147,8 @@ def pretraining(costs: Costs) -> tuple[Plan, ...]:
                 f"ReCoT saw {size.pretraining_steps * size.clips} clips of 8 frames unless an arm names others.",
                 "ReCoT starts from a DTS that gives the mean of its frames, and so does scratch; random has PyTorch's "
                 "own weights.",
+                costs.tokenising(arms),
+                FIGURES,
             ),
             arms=(*arms, *by_clips),
             pairs=(
@@ -161,7 +183,13 @@ def masking(costs: Costs) -> tuple[Plan, ...]:
         Plan(
             name="masking",
             title="What is masked in pre-training (stride 4, frozen, 16 frames)",
-            notes=(FORKED, "All pre-trainings see the same clips for as many steps."),
+            notes=(
+                FORKED,
+                "All pre-trainings see the same clips for as many steps.",
+                "SGM draws what it masks from the lowest-scoring 0.75 of all tokens. SGM 0.75 masks all of these, and "
+                "draws nothing at random.",
+                FIGURES,
+            ),
             arms=arms,
             pairs=tuple(("SGM 0.5", arm.name) for arm in arms[1:]),
             figures=True,

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,18 @@ from torch import Tensor
 
 from longtake.backbones.own import OwnVideoLLM
 from longtake.data.haystack import Clip
-from longtake.data.questions import TASKS, normal, score
-from longtake.eval.ablation import Estimate, difference, estimate, standing
+from longtake.data.questions import TASKS, Question, normal, score
+from longtake.eval.ablation import Estimate, difference, estimate
 from longtake.eval.ablation_report import AblationTable, Finding, Row, TaskStart
 from longtake.eval.plot import curves
 from longtake.eval.probe import QUESTIONS_A_VIDEO, ask_watched, watch_video
 from longtake.eval.report import Asked, ProbeRun
 from longtake.model import Model, load
+from longtake.recipes.ablations.jobs import Site, follow, processes, test_clips_at, world_at
+from longtake.recipes.ablations.tables import start_of
 from longtake.recipes.ablations.world import World
 from longtake.recipes.operations import Part
+from longtake.recipes.tables import open_tasks
 from longtake.recipes.work_folder import kept, named
 from longtake.types import Memory, Provenance, Sampling, VisualTokens
 
@@ -35,7 +39,8 @@ CHOICES = ("selector", "random", "uniform", "oracle")
 WHOLE = "all questions"
 NOTES = (
     "One trained model, so one seed: intervals are over videos, and all findings are exploratory.",
-    "Where the model with all tokens is at the ceiling no choice could be seen to gain, only to lose.",
+    "Choices are compared by task where the model with all tokens is open. At the ceiling no choice could be seen to "
+    f'gain, only to lose. "{WHOLE}" is compared wherever it stands: a selector is asked how little it loses.',
     "The oracle keeps the groups that show what is asked about and fills up at random.",
 )
 
@@ -72,18 +77,40 @@ def named_choice(choice: str, share: float) -> str:
 
 def run_selector(world: World, size: SelectorSize, seeds: Sequence[int]) -> AblationTable:
     """Watch and ask what is missing; a video's answers are kept when all of it has been asked."""
-    model = load(device="cpu")
+    model = load(world.model, device="cpu")
     clips = world.clips("test")
     folder = folder_of(world, size, model)
     rows: list[dict[str, Any]] = []
     for video, (seed, number) in enumerate(product(seeds, range(size.videos))):
-        file = folder / f"{seed}-{number}.json"
-        if not file.exists():
-            begun = time.perf_counter()
-            save(file, ask_video(model, size, seed, number, clips))
-            print(f"selector: video {number} of seed {seed} in {time.perf_counter() - begun:.0f} s", flush=True)
+        file = kept_asking(model, size, seed, number, clips, folder)
         rows += [row | {"video": video} for row in json.loads(file.read_text())]
     return table_of(size, gathered(rows))
+
+
+def kept_asking(model: Model, size: SelectorSize, seed: int, number: int, clips: list[Clip], folder: Path) -> Path:
+    """The file of a video's answers, asked for now where it is missing."""
+    file = folder / f"{seed}-{number}.json"
+    if not file.exists():
+        begun = time.perf_counter()
+        save(file, ask_video(model, size, seed, number, clips))
+        print(f"selector: video {number} of seed {seed} in {time.perf_counter() - begun:.0f} s", flush=True)
+    return file
+
+
+def run_jobs(site: Site, size: SelectorSize, seeds: Sequence[int], jobs: int) -> None:
+    """Ask about the videos in ``jobs`` processes; the table is put together afterwards."""
+    with processes(jobs) as pool:
+        follow([pool.submit(_ask, site, size, seed, number) for seed, number in product(seeds, range(size.videos))])
+
+
+@lru_cache(maxsize=1)
+def _model_at(site: Site) -> Model:
+    return load(site.model, device="cpu")
+
+
+def _ask(site: Site, size: SelectorSize, seed: int, number: int) -> None:
+    world, model = world_at(site), _model_at(site)
+    kept_asking(model, size, seed, number, test_clips_at(site), folder_of(world, size, model))
 
 
 def folder_of(world: World, size: SelectorSize, model: Model) -> Path:
@@ -98,7 +125,7 @@ def parts_of(world: World, size: SelectorSize, seeds: Sequence[int], render: flo
     The selector and the oracle keep other tokens for every question, so the decoder reads them anew; what random and
     uniform keep it reads once.
     """
-    model = load(device="cpu")
+    model = load(world.model, device="cpu")
     assert isinstance(model.backbone, OwnVideoLLM)
     memory = made_up_memory(model.backbone, size.frames)
     seconds = size.frames * render
@@ -185,19 +212,30 @@ def table_of(size: SelectorSize, answered: Answered) -> AblationTable:
     """A row a choice and share; the selector against all tokens and against each other choice."""
     names = [named_choice(choice, share) for choice in CHOICES for share in SHARES]
     rows = [Row(arm=name, cells=cells(answered, name)) for name in ("all", *names, "blind")]
+    tasks = task_starts(answered)
+    measures = {WHOLE: np.ones(len(answered.task), np.bool_)}
+    measures |= {task: of_task(answered, task) for task in open_tasks(tasks)}
     findings = []
     for share in SHARES:
         own = named_choice("selector", share)
         for against in ("all", *(named_choice(choice, share) for choice in CHOICES[1:])):
-            gap = difference(answered.right[own][None], answered.right[against][None], answered.video)
-            findings.append(Finding(arm=own, against=against, measure=WHOLE, found=gap))
+            one, other = (answered.right[name][None] for name in (own, against))
+            findings += [
+                Finding(
+                    arm=own,
+                    against=against,
+                    measure=measure,
+                    found=difference(one[:, some], other[:, some], answered.video[some]),
+                )
+                for measure, some in measures.items()
+            ]
     return AblationTable(
         name="selector",
         title=f"The selector by share of tokens kept, {size.frames:,} frames",
         notes=NOTES,
         rows=tuple(rows),
         findings=tuple(findings),
-        tasks=task_starts(answered),
+        tasks=tasks,
     )
 
 
@@ -224,10 +262,8 @@ def task_starts(answered: Answered) -> dict[str, TaskStart]:
         own = of_task(answered, task)
         if own.any():
             truths = [truth for truth, is_own in zip(answered.truth, own, strict=True) if is_own]
-            majority = max(truths.count(truth) for truth in set(truths)) / len(truths)
-            start, blind = (float(answered.right[name][own].mean()) for name in ("all", "blind"))
-            verdict = standing(start, blind, majority)
-            starts[task] = TaskStart(start=start, blind=blind, majority=majority, standing=verdict)
+            asked = [Question(task=task, text="", answer=truth) for truth in truths]
+            starts[task] = start_of(asked, answered.right["all"][own], answered.right["blind"][own])
     return starts
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from longtake.data.questions import TASKS, Question, normal
+from longtake.data.questions import TASKS, Question, best_constant
 from longtake.eval.ablation import standing
 from longtake.eval.ablation_report import AblationTable, TaskStart
 from longtake.recipes.ablations.arms import Arm, run_arm, run_base
@@ -71,9 +71,12 @@ def task_starts(asked: Sequence[Question], seen: Replies, unseen: Replies) -> di
     for task in TASKS:
         own = np.array([question.task == task for question in asked])
         if own.any():
-            common = Counter(normal(q.answer) for q, is_own in zip(asked, own, strict=True) if is_own).most_common(1)
-            majority = common[0][1] / int(own.sum())
-            start, guess = float(right[own].mean()), float(blind[own].mean())
-            verdict = standing(start, guess, majority)
-            starts[task] = TaskStart(start=start, blind=guess, majority=majority, standing=verdict)
+            chosen = [question for question, is_own in zip(asked, own, strict=True) if is_own]
+            starts[task] = start_of(chosen, right[own], blind[own])
     return starts
+
+
+def start_of(asked: Sequence[Question], right: NDArray[np.float64], blind: NDArray[np.float64]) -> TaskStart:
+    """Where the starting model stands on questions of one task; right, blind: 1 where it is, ``(questions,)``."""
+    start, guess, majority = float(right.mean()), float(blind.mean()), best_constant(asked)
+    return TaskStart(start=start, blind=guess, majority=majority, standing=standing(start, guess, majority))

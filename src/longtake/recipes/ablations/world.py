@@ -1,7 +1,8 @@
 """What every ablation stands on: sizes, a bank of training footage, test videos, and a small decoder.
 
-Features come from the tower in the package, frozen. Videos of the bank are mixed in blocks of eight frames, the pairs
-of groups they were planned in, so that groups of 1, 2, 4 and 8 frames all see the same videos.
+Features come from the tower of the model in the package, or of another one, frozen. Videos of the bank are mixed in
+blocks of eight frames, the pairs of groups they were planned in, so that groups of 1, 2, 4 and 8 frames all see the
+same videos.
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2Config
 
+from longtake.backbones.identity import weights_hash
 from longtake.backbones.own import OwnVideoLLM
 from longtake.data.bank import BankRecipe, build_bank
 from longtake.data.haystack import Clip, describe, files_in, footage_clips, load_clips
 from longtake.data.needles import Split
 from longtake.data.probe import ProbeVideo, make_video, place_event
 from longtake.data.questions import Question, ask_all
-from longtake.model import EMBEDDED
+from longtake.eval.features import network_of
+from longtake.model import EMBEDDED, load
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM, VideoLLMConfig
 from longtake.recipes.work_folder import kept, named
 from longtake.train.compressor import CPU
 from longtake.train.lookback import look_back
+from longtake.types import LongtakeError
 
 BLOCK = 8  # frames
 BANK_FRAMES = 40  # of a video
@@ -98,24 +102,45 @@ class Exam:
 class World:
     """A work folder with all that arms share; what is missing is made, and kept.
 
+    folder: the work folder; decoded footage lies in it, all else in a folder of its own for each tower (``work``).
+    model: whose tower and words are used, and whose decoder the heat-map's arms fork.
     device: where weights are trained. Everything else, the answers too, is computed on the CPU.
     """
 
-    def __init__(self, work: Path, footage: Path | None, size: Size, device: torch.device = CPU) -> None:
-        self.work, self.footage, self.size, self.device = work, footage, size, device
+    def __init__(
+        self, folder: Path, footage: Path | None, size: Size, device: torch.device = CPU, model: Path = EMBEDDED
+    ) -> None:
+        self.folder, self.footage, self.size, self.device, self.model = folder, footage, size, device, model
 
     @cached_property
     def packaged(self) -> VideoLLM:
-        """The model in the package, for its tower."""
-        model: VideoLLM = VideoLLM.from_pretrained(EMBEDDED, dtype=torch.float32)
-        model.eval()  # type: ignore[no-untyped-call]
-        return model
+        """The model whose tower is used. Raises LongtakeError where it has no DTS, or the tower another width."""
+        found = network_of(load(self.model, device="cpu", dtype=torch.float32))
+        width = found.config.vision_config.hidden_size
+        if width != self.size.dim:
+            raise LongtakeError(f"{self.model} has a tower of width {width}; these tables want {self.size.dim}")
+        return found
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The packaged model's."""
-        tokenizer: PreTrainedTokenizerFast = VideoLLMProcessor.from_pretrained(EMBEDDED).tokenizer
+        """The same model's."""
+        tokenizer: PreTrainedTokenizerFast = VideoLLMProcessor.from_pretrained(self.model).tokenizer
         return tokenizer
+
+    @cached_property
+    def work(self) -> Path:
+        """Where all is kept that was made with this tower, these words and this footage: another one, another folder.
+
+        Names inside tell settings apart, and nothing of these.
+        """
+        words = self.tokenizer.get_vocab()
+        seen = {"tower": weights_hash(self.packaged.vision_tower), "pool": self.pool, "footage": self.footage_names}
+        return self.folder / named("tower", {**seen, "words": words})
+
+    @cached_property
+    def begun(self) -> Path:
+        """The part of it where all is kept that goes on from the model's own decoder, and is asked beside it."""
+        return self.work / f"start-{weights_hash(self.packaged)}"
 
     @property
     def pool(self) -> int:
@@ -124,8 +149,8 @@ class World:
 
     def clips(self, split: Split) -> list[Clip]:
         """Footage, or drawn scenes, of one split."""
-        real = footage_clips(split, self.footage, self.work / "haystack") if self.footage else []
-        return real + load_clips(split, None, self.work)
+        real = footage_clips(split, self.footage, self.folder / "haystack") if self.footage else []
+        return real + load_clips(split, None, self.folder)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from itertools import chain
 
@@ -59,14 +59,15 @@ class Plain:
     def _frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
         """Frames in the order they are shown, each with the earliest time not yet given to another.
 
-        A frame's own timestamp is off by no more than the reordering of B-frames, so times that lie further back
-        belong to frames that were lost.
+        A frame's own timestamp is off by no more than the reordering of B-frames, so where more times lie before it than
+        the codec holds back, the earliest belong to frames that were lost.
         """
         source, decoder = self._source, self._source.decoder
         times: list[int] = []  # ascending
         own: dict[int, int] = {}  # timestamp in the file -> repaired time, for packets in the decoder
         last: int | None = None
-        for packet, tick in chain(repaired(source.packets(), step=self._step, time_base=source.time_base), [(None, 0)]):
+        packets = repaired(source.packets(), step=self._step, depth=decoder.reorder_depth, time_base=source.time_base)
+        for packet, tick in chain(packets, [(None, 0)]):
             if packet is not None and not packet.is_discard:
                 insort(times, tick)
                 if packet.pts is not None:
@@ -79,9 +80,8 @@ class Plain:
                     times.remove(tick)
                     self._losses.refused.append(source.seconds(tick))
             for frame in frames:
-                reach = (decoder.reorder_depth + 1) * self._step
                 stamp = own.pop(frame.pts, None) if frame.pts is not None else None
-                while stamp is not None and len(times) > 1 and times[0] < stamp - reach:
+                while stamp is not None and bisect_left(times, stamp) > decoder.reorder_depth + 1:
                     self._losses.refused.append(source.seconds(times.pop(0)))
                 time = times.pop(0) if times else (last or 0) + self._step
                 last = time if last is None else max(last, time)

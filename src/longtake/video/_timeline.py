@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 VideoPacket: TypeAlias = "av.packet.Packet[av.video.VideoStream]"
 
 _MOST_GAPS = 5  # told one by one
-_BACKWARD_SECONDS = 2.0  # a larger step back is a break in the timestamps, not the reordering of B-frames
+_GLITCH_SECONDS = 0.5  # a smaller step back of decoding times is a muxer's slip, no new clock; ours
+_BACKWARD_SECONDS = 2.0  # without decoding times: presentation times may step back by this at the least; ours
+_RECENT = 16  # packets over which steps are looked at; no codec's frames wait for more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,23 +89,60 @@ def _index_keyframes(entries: IndexEntries) -> NDArray[np.int64]:
     return np.array(ticks, np.int64)
 
 
-def repaired(packets: Iterable[VideoPacket], *, step: int, time_base: Fraction) -> Iterator[tuple[VideoPacket, int]]:
+def repaired(
+    packets: Iterable[VideoPacket], *, step: int, depth: int, time_base: Fraction
+) -> Iterator[tuple[VideoPacket, int]]:
     """Each packet with a usable presentation time in ticks, in the order of the file.
 
     A missing time is taken from the decoding time, or counted on by ``step`` ticks; where times break off and begin
-    again lower, they are carried on from the highest one so far.
+    again lower, they are carried on from the highest one so far. ``depth``: how many frames the codec may hold back.
     """
     highest: int | None = None
-    previous, offset, back = 0, 0, _BACKWARD_SECONDS / float(time_base)
+    previous, offset, breaks = 0, 0, _Breaks(depth=depth, time_base=time_base)
     for packet in packets:
         raw = packet.pts if packet.pts is not None else packet.dts
         tick = raw + offset if raw is not None else previous + step
-        if highest is not None and tick < highest - back:
+        if breaks.before(packet) and highest is not None:
             offset += highest + step - tick
             tick = highest + step
         previous = tick
         highest = tick if highest is None else max(highest, tick)
         yield packet, tick
+
+
+class _Breaks:
+    """Tells where a clock begins again: decoding times go back there, which they never do within one clock.
+
+    Presentation times do go back within one, by as much as B-frames are held: seconds or minutes, where frames are
+    rare. They are gone by only where decoding times are missing, and then a break is a step further back than 2 s and
+    than ``depth + 1`` of the largest recent steps forward.
+    """
+
+    def __init__(self, *, depth: int, time_base: Fraction) -> None:
+        self._depth = depth
+        self._glitch, self._backward = _GLITCH_SECONDS / time_base, _BACKWARD_SECONDS / time_base
+        self._dts: int | None = None
+        self._pts: int | None = None
+        self._highest: int | None = None
+        self._steps: deque[int] = deque(maxlen=_RECENT)
+
+    def before(self, packet: VideoPacket) -> bool:
+        """Whether the clock began again between the packet before and this one."""
+        dts, pts = packet.dts, packet.pts
+        if dts is not None and self._dts is not None:
+            broken = dts < self._dts - self._glitch
+        elif dts is None and pts is not None and self._highest is not None:
+            broken = pts < self._highest - max(self._backward, (self._depth + 1) * max(self._steps, default=0))
+        else:
+            broken = False
+        if broken:
+            self._dts = self._pts = self._highest = None
+            self._steps.clear()
+        if pts is not None:
+            self._steps.append(0 if self._pts is None else pts - self._pts)
+            self._pts, self._highest = pts, pts if self._highest is None else max(self._highest, pts)
+        self._dts = dts if dts is not None else self._dts
+        return broken
 
 
 def frame_step(stream: av.video.VideoStream, time_base: Fraction) -> int:
@@ -122,7 +162,8 @@ def from_packets(
     ticks: list[int] = []
     keys: list[tuple[int, int]] = []
     sound, last_dts = not guessed, None
-    for packet, tick in repaired(packets, step=step, time_base=time_base):
+    depth = stream.codec_context.reorder_depth
+    for packet, tick in repaired(packets, step=step, depth=depth, time_base=time_base):
         dts = packet.dts
         sound &= packet.pts == tick and (dts is None or last_dts is None or dts > last_dts)
         last_dts = dts if dts is not None else last_dts

@@ -1,0 +1,113 @@
+"""Frames at uneven distances, against a full decode: times, pictures, and what a rate means where none is constant."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from longtake import video
+from longtake.types import Sampling
+from longtake.video._timeline import repaired
+from make_videos import make, numbers_in
+
+HEVC = {"codec": "libx265", "options": {"preset": "ultrafast", "x265-params": "log-level=none:pools=1:bframes=4"}}
+CLOCK_SECONDS = 1.01e-3
+
+
+def uneven(count: int, steps: tuple[int, ...], seed: int = 0) -> list[int]:
+    """Times in milliseconds, from 0 on, whose distances are drawn from ``steps``."""
+    drawn = np.random.default_rng(seed).choice(steps, count - 1)
+    return [0, *np.cumsum(drawn).tolist()]
+
+
+def fully_decoded(path: Path) -> tuple[NDArray[np.float64], list[NDArray[np.uint8]]]:
+    """Shown times and RGB pictures of all frames, by a plain decode from the first packet to the last."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    times = np.array([float((frame.pts - frames[0].pts) * frame.time_base) for frame in frames])
+    return times, [frame.to_ndarray(format="rgb24", interpolation="BICUBIC") for frame in frames]
+
+
+def read(path: Path, sampling: Sampling) -> tuple[NDArray[np.float64], NDArray[np.uint8], video.Reading]:
+    """Times, pictures ``(frames, height, width, 3)`` and the reading."""
+    reading = video.read(path, sampling, threads=1)
+    chunks = list(reading)
+    seconds = np.concatenate([np.empty(0), *(chunk.seconds for chunk in chunks)])
+    pixels = [picture for chunk in chunks for picture in chunk.pixels.transpose(0, 2, 3, 1)]
+    return seconds, np.array(pixels), reading
+
+
+def same_as_decoded(path: Path, seconds: NDArray[np.float64], pixels: NDArray[np.uint8]) -> None:
+    times, pictures = fully_decoded(path)
+    for second, picture in zip(seconds, pixels, strict=True):
+        number = int(np.argmin(np.abs(times - second)))
+        assert second == pytest.approx(times[number], abs=1e-6)
+        np.testing.assert_array_equal(picture, pictures[number])
+
+
+# -- times that step back by the reordering of B-frames ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["rare.mkv", "rare.ts", "slow.mkv", "slow.ts", "hevc.mkv", "hevc.ts"])
+def test_b_frames_of_rare_frames_are_no_break(tmp_path: Path, name: str) -> None:
+    kind, options = name.split(".")[0], {}
+    if kind == "rare":
+        times = uneven(120, (33, 33, 33, 1000, 1500))
+    elif kind == "slow":
+        times = [2000 * i for i in range(40)]
+    else:
+        times, options = uneven(60, (17, 33, 200, 700), seed=1), HEVC
+    path = make(tmp_path / name, count=len(times), times=times, gop=50, b_frames=3, **options)  # type: ignore[arg-type]
+    shown, _ = fully_decoded(path)
+    np.testing.assert_allclose(shown, np.array(times) / 1000, atol=CLOCK_SECONDS)
+    info = video.open(path)
+    assert info.warnings == ()
+    assert info.num_frames == len(times)
+    # The last frame's own length is what the container says, or one step.
+    assert shown[-1] < info.duration_seconds <= shown[-1] + max(np.diff(times)) / 1000 + CLOCK_SECONDS
+    wanted = np.random.default_rng(2).uniform(0, shown[-1], 25)
+    seconds, pixels, reading = read(path, Sampling(at_seconds=tuple(wanted), exact=True))
+    np.testing.assert_allclose(seconds, shown[np.searchsorted(shown, np.sort(wanted) + 1e-6, side="right") - 1])
+    same_as_decoded(path, seconds, pixels)
+    assert reading.warnings == ()
+
+
+def test_a_clock_that_begins_again_between_rare_frames(tmp_path: Path) -> None:
+    times = uneven(40, (33, 1000, 1500))
+    part = make(tmp_path / "part.ts", count=40, times=times)
+    whole = tmp_path / "whole.ts"
+    whole.write_bytes(part.read_bytes() * 2)
+    info = video.open(whole)
+    assert info.num_frames == 80
+    assert info.duration_seconds == pytest.approx(2 * times[-1] / 1000, rel=0.1)
+    seconds, pixels, reading = read(whole, Sampling(fps=1000.0))
+    assert numbers_in(pixels.transpose(0, 3, 1, 2)) == [*range(40), *range(40)]
+    np.testing.assert_allclose(seconds[:40], np.array(times) / 1000, atol=CLOCK_SECONDS)
+    np.testing.assert_allclose(np.diff(seconds[40:]), np.diff(times) / 1000, atol=CLOCK_SECONDS)
+    assert reading.losses == ()
+
+
+def ticks(*stamps: tuple[int | None, int | None], depth: int = 2) -> list[int]:
+    """Repaired milliseconds of packets given as (presentation, decoding) milliseconds."""
+    packets = [SimpleNamespace(pts=pts, dts=dts) for pts, dts in stamps]
+    return [tick for _, tick in repaired(packets, step=40, depth=depth, time_base=Fraction(1, 1000))]  # type: ignore[arg-type]
+
+
+def test_breaks_by_decoding_times() -> None:
+    assert ticks((0, 0), (9000, 3000), (6000, 6000), (3000, 7000)) == [0, 9000, 6000, 3000]
+    assert ticks((0, 0), (9000, 9000), (0, 0), (40, 40)) == [0, 9000, 9040, 9080]
+    assert ticks((0, 0), (9000, 9000), (8960, 8960)) == [0, 9000, 8960]  # a slip of a few frames is no new clock
+
+
+def test_breaks_where_there_are_no_decoding_times() -> None:
+    assert ticks((0, None), (9000, None), (6000, None), (3000, None)) == [0, 9000, 6000, 3000]
+    fast = [(40 * i, None) for i in range(100)]
+    assert ticks(*fast, (0, None), (40, None))[-2:] == [4000, 4040]
+    assert ticks(*fast, (2000, None))[-1] == 2000  # within 2 s
+    assert ticks((0, None), (None, None), (None, None)) == [0, 40, 80]

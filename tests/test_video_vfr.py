@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from longtake import video
 from longtake.types import Sampling
 from longtake.video._timeline import repaired
-from make_videos import make, numbers_in
+from make_videos import cut, make, numbers_in
 
 HEVC = {"codec": "libx265", "options": {"preset": "ultrafast", "x265-params": "log-level=none:pools=1:bframes=4"}}
 CLOCK_SECONDS = 1.01e-3
@@ -111,3 +111,37 @@ def test_breaks_where_there_are_no_decoding_times() -> None:
     assert ticks(*fast, (0, None), (40, None))[-2:] == [4000, 4040]
     assert ticks(*fast, (2000, None))[-1] == 2000  # within 2 s
     assert ticks((0, None), (None, None), (None, None)) == [0, 40, 80]
+
+
+# -- ends and headers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("times", [[0, 30_000, 60_000, 90_000], [0, 40, 80, 120, 50_000]])
+def test_rare_frames_of_an_indexed_file_end_where_the_header_says(tmp_path: Path, times: list[int]) -> None:
+    path = make(tmp_path / "slides.mp4", count=len(times), times=times, b_frames=0)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.duration is not None
+        declared = float(stream.duration * stream.time_base)
+    assert declared < times[-1] / 1000 + 1
+    seconds, pixels, reading = read(path, Sampling(count=5, exact=True))
+    assert reading.info.duration_seconds == pytest.approx(declared)
+    assert len(seconds) == 5
+    same_as_decoded(path, seconds, pixels)
+    assert reading.warnings == ()
+
+
+@pytest.mark.parametrize("name", ["late.mkv", "late.mp4", "late.ts"])
+def test_a_late_start_is_no_loss(tmp_path: Path, name: str) -> None:
+    path = make(tmp_path / name, count=100, times=[12_340 + 40 * i for i in range(100)])
+    seconds, pixels, reading = read(path, Sampling(fps=2.0, exact=True))
+    assert reading.info.duration_seconds == pytest.approx(4.0, abs=0.04)
+    np.testing.assert_allclose(seconds, 0.5 * np.arange(8), atol=0.04)
+    same_as_decoded(path, seconds, pixels)
+    assert reading.warnings == ()
+
+
+def test_a_late_start_hides_no_loss(tmp_path: Path) -> None:
+    whole = make(tmp_path / "whole.mkv", count=100, times=[12_340 + 40 * i for i in range(100)])
+    half = cut(whole, tmp_path / "half.mkv", keep=0.5)
+    assert "the header says 3.99 s but frames end at" in " ".join(video.open(half).warnings)

@@ -134,8 +134,14 @@ class Source:
         return timeline
 
     def _compare_with_header(self, timeline: Timeline) -> None:
-        """Tell of a header that promises more than was found."""
-        found, promised = timeline.duration_seconds, (self.container.duration or 0) / 1e6
+        """Tell of a header that promises more than was found.
+
+        A header's duration counts from the container's start, which the first shown frame may come long after; in
+        Matroska it counts from the zero of the clock.
+        """
+        start = 0.0 if "matroska" in self.container.format.name else (self.container.start_time or 0) / 1e6
+        late = float(timeline.origin * self.time_base) - start
+        found, promised = timeline.duration_seconds, (self.container.duration or 0) / 1e6 - late
         if found < promised - max(1.0, 0.05 * promised):
             self.warnings.append(f"the header says {promised:.2f} s but frames end at {found:.2f} s")
         elif timeline.num_frames < 0.98 * self.stream.frames:

@@ -49,7 +49,7 @@ def from_index(
     """Timeline from the sample table of an MP4 or MOV file; None when the file has no complete one.
 
     Its entries hold decoding times; presentation times lie ``lag`` ticks later, as at the first keyframe. ``tail`` are
-    the last packets, which tell when the last frame is shown.
+    the last packets, which tell until when the last frame is shown; without them it is taken to last the mean step.
     """
     entries = stream.index_entries
     if len(entries) < 2 or not stream.duration:
@@ -61,10 +61,10 @@ def from_index(
     if indexed < declared - slack:
         return None  # fragments still to come, or an index cut short: only reading tells
     ends = [p.pts + (p.duration or int(step)) for p in tail if p.pts is not None and not p.is_discard]
-    seconds = max(declared, float((max(ends, default=origin) - origin) * time_base))
+    found = float((max(ends) - origin) * time_base) if ends else indexed
+    seconds = max(declared, found)
     warnings: tuple[str, ...] = ()
-    if max(indexed, seconds) > declared + slack:
-        seconds = max(indexed, seconds)
+    if found > declared + slack:
         warnings = (f"the header says {declared:.2f} s but frames go on to {seconds:.2f} s; going by the frames",)
     ticks = _index_keyframes(entries)
     return Timeline(

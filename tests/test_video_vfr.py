@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ def uneven(count: int, steps: tuple[int, ...], seed: int = 0) -> list[int]:
     return [0, *np.cumsum(drawn).tolist()]
 
 
+@cache
 def fully_decoded(path: Path) -> tuple[NDArray[np.float64], list[NDArray[np.uint8]]]:
     """Shown times and RGB pictures of all frames, by a plain decode from the first packet to the last."""
     with av.open(str(path)) as container:

@@ -28,6 +28,16 @@ class Losses:
         self.refused: list[float] = []  # times of packets that the decoder refused
         self.end_seconds: float | None = None  # where the data stop, when that is before the end
 
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """How much is told so far, for ``back_to``."""
+        return len(self.missing), len(self.damaged), len(self.refused)
+
+    def back_to(self, counts: tuple[int, int, int]) -> None:
+        """Forget what was told since: it is decoded again."""
+        for told, count in zip((self.missing, self.damaged, self.refused), counts, strict=True):
+            del told[count:]
+
     def describe(self, served: int) -> list[str]:
         """One line for each kind of loss; ``served`` frames were delivered."""
         lines = []

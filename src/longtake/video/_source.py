@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 from av.stream import Disposition
 
 from longtake.types import VideoError
+from longtake.video._h264 import recovery_frames
 from longtake.video._timeline import Timeline, VideoPacket, from_index, from_packets
 
 _PEEK_PACKETS = 40  # more than any codec's reorder depth, so the first shown frame is among them
@@ -127,7 +128,9 @@ class Source:
         if timeline is None:
             self.reopen()
             guessed = not self.sound or (self.container.format.name == "avi" and self.decoder.codec.reorder)
-            timeline = from_packets(self.packets(), self.stream, time_base=self.time_base, guessed=guessed)
+            timeline = from_packets(
+                self.packets(), self.stream, time_base=self.time_base, guessed=guessed, is_entry=self.is_entry
+            )
             self.origin = timeline.origin
             self._compare_with_header(timeline)
         self.warnings += timeline.warnings
@@ -146,6 +149,35 @@ class Source:
             self.warnings.append(f"the header says {promised:.2f} s but frames end at {found:.2f} s")
         elif timeline.num_frames < 0.98 * self.stream.frames:
             self.warnings.append(f"the header says {self.stream.frames} frames but {timeline.num_frames} were found")
+
+    def is_entry(self, packet: VideoPacket) -> bool:
+        """Whether decoding can begin at a packet that an index calls a keyframe, as far as the packet tells."""
+        if self.decoder.codec.name == "h264" and recovery_frames(bytes(packet), self.decoder.extradata):
+            return False
+        return bool(packet.is_keyframe)
+
+    def sift_keyframes(self) -> None:
+        """Leave only the keyframes at which decoding can begin. Reads all packets, and begins again from the first."""
+        self.reopen()
+        found = from_packets(
+            self.packets(), self.stream, time_base=self.time_base, guessed=False, is_entry=self.is_entry
+        )
+        self.timeline = replace(
+            self.timeline,
+            keyframes=found.keyframes,
+            key_ticks=found.key_ticks,
+            seek_ticks=found.seek_ticks,
+            by_dts=found.by_dts,
+        )
+        self.reopen()
+
+    def drop_keyframe(self, number: int) -> None:
+        """Take a keyframe out of the timeline."""
+        line = self.timeline
+        kept = np.arange(len(line.keyframes)) != number
+        self.timeline = replace(
+            line, keyframes=line.keyframes[kept], key_ticks=line.key_ticks[kept], seek_ticks=line.seek_ticks[kept]
+        )
 
     def _tail(self) -> list[VideoPacket]:
         """The last packets of an indexed file: their presentation times are not in the index."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
@@ -152,11 +152,17 @@ def frame_step(stream: av.video.VideoStream, time_base: Fraction) -> int:
 
 
 def from_packets(
-    packets: Iterable[VideoPacket], stream: av.video.VideoStream, *, time_base: Fraction, guessed: bool
+    packets: Iterable[VideoPacket],
+    stream: av.video.VideoStream,
+    *,
+    time_base: Fraction,
+    guessed: bool,
+    is_entry: Callable[[VideoPacket], bool],
 ) -> Timeline:
     """Timeline from reading every packet once without decoding: for containers whose index is partial or absent.
 
     guessed: the container holds no presentation times, so that those of streams with B-frames are in the wrong order.
+    is_entry: whether decoding can begin at a packet that counts as a keyframe; the first is one all the same.
     """
     step = frame_step(stream, time_base)
     ticks: list[int] = []
@@ -170,7 +176,8 @@ def from_packets(
         if packet.is_keyframe:
             if sound and not keys:
                 ticks.clear()  # what comes before the first keyframe of a file cut out of another cannot be decoded
-            keys.append((tick, dts if dts is not None else tick))
+            if not keys or is_entry(packet):
+                keys.append((tick, dts if dts is not None else tick))
         if not packet.is_discard:
             ticks.append(tick)
             step = packet.duration or step

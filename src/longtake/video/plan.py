@@ -56,6 +56,12 @@ class Stretch:
     stop: int
     on_keyframe: bool = False
 
+    def cut(self, first: int) -> Stretch | None:
+        """What is left of it from request ``first`` on."""
+        if first >= self.stop:
+            return None
+        return self if first <= self.first else Stretch(keyframe=self.keyframe, first=first, stop=self.stop)
+
 
 def uniform_times(start: float, stop: float, count: int) -> NDArray[np.float64]:
     """Midpoints of ``count`` equal parts of ``[start, stop)``: every frame stands for the part around it."""

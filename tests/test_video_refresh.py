@@ -12,7 +12,7 @@ from av.video.frame import PictureType
 from longtake.types import Sampling
 from longtake.video._h264 import recovery_frames
 from make_videos import drawn, make
-from test_video_vfr import fully_decoded, read, same_as_decoded
+from test_video_vfr import read, same_as_decoded
 
 COUNT, FPS = 200, 25
 REFRESH = {"gop": 40, "b_frames": 0, "options": {"intra-refresh": "1", "crf": "12"}}

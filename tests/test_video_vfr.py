@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from longtake import video
+from longtake.data.files import read_chunks
 from longtake.types import Sampling
 from longtake.video._timeline import repaired
 from make_videos import cut, make, numbers_in
@@ -147,3 +148,68 @@ def test_a_late_start_hides_no_loss(tmp_path: Path) -> None:
     whole = make(tmp_path / "whole.mkv", count=100, times=[12_340 + 40 * i for i in range(100)])
     half = cut(whole, tmp_path / "half.mkv", keep=0.5)
     assert "the header says 3.99 s but frames end at" in " ".join(video.open(half).warnings)
+
+
+# -- rates where none is constant --------------------------------------------------------------------------------------
+
+BURST = [0, 5000, *(10_000 + round(1000 * i / 30) for i in range(60)), 15_000, 20_000, 30_000, 40_000, 50_000, 59_000]
+SLIDES = [0, 30_000, 60_000, 90_000]
+FOLDED = "folded.ts"  # a clock that begins again, so that every frame is decoded and times are repaired
+
+
+def uneven_file(folder: Path, times: list[int], name: str) -> Path:
+    path = make(folder / name, count=len(times), times=times, b_frames=0 if times is SLIDES else 2)
+    if name == FOLDED:
+        path.write_bytes(path.read_bytes() * 2)
+    return path
+
+
+NAMES = ["uneven.mp4", "uneven.mkv", "uneven.ts", FOLDED]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_burst_gives_the_rate_that_is_asked_for(tmp_path: Path, name: str, exact: bool) -> None:
+    path = uneven_file(tmp_path, BURST, name)
+    capped = Sampling(fps=2.0, start_seconds=10.0, stop_seconds=12.0, max_frames=10, exact=exact)
+    seconds, _, reading = read(path, capped)
+    np.testing.assert_allclose(seconds, [10, 10.5, 11, 11.5], atol=0.034)
+    assert reading.num_planned == 4
+    still = Sampling(fps=2.0, start_seconds=20.0, stop_seconds=50.0, exact=exact)
+    seconds, _, reading = read(path, still)
+    assert reading.losses == ()
+    assert 1 <= len(seconds) == reading.num_planned <= 60
+    assert sorted({round(second) for second in seconds}) == [20, 30, 40]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("fps", [60.0, 1000.0])
+def test_every_frame_of_a_burst(tmp_path: Path, name: str, fps: float) -> None:
+    path = uneven_file(tmp_path, BURST, name)
+    seconds, _, reading = read(path, Sampling(fps=fps, start_seconds=10.5, stop_seconds=20.5))
+    expected = [t / 1000 for t in BURST if 10_500 <= t < 20_500]
+    np.testing.assert_allclose(seconds, expected, atol=CLOCK_SECONDS)
+    assert reading.num_planned == len(expected)
+    for most in (45, 46, 47, 48):
+        seconds, _, _ = read(path, Sampling(fps=fps, start_seconds=10.5, stop_seconds=20.5, max_frames=most))
+        assert len(seconds) <= most
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("fps", [1.0, 20.0])
+def test_the_slide_shown_at_the_start_is_read(tmp_path: Path, name: str, fps: float) -> None:
+    path = uneven_file(tmp_path, SLIDES, name)
+    for start, stop, expected in ((40.0, 55.0, {30}), (40.0, 90.5, {30, 60, 90}), (30.0, 59.0, {30}), (0.0, 20.0, {0})):
+        seconds, pixels, reading = read(path, Sampling(fps=fps, start_seconds=start, stop_seconds=stop))
+        assert {round(second) for second in seconds} == expected
+        assert len(seconds) == reading.num_planned
+        assert reading.losses == ()
+        if name != FOLDED:
+            same_as_decoded(path, seconds, pixels)
+
+
+def test_a_sound_uneven_file_is_not_taken_for_a_broken_one(tmp_path: Path) -> None:
+    path = uneven_file(tmp_path, BURST, "sound.mp4")
+    for sampling in (Sampling(fps=2.0, start_seconds=20.0, stop_seconds=50.0), Sampling(fps=60.0, start_seconds=20.0)):
+        chunks = list(read_chunks(path, sampling, size=None, chunk_frames=8))
+        assert sum(len(chunk) for chunk in chunks) >= 3

@@ -27,11 +27,22 @@ class Plain:
         return self._all() if self._asked.every else self._chosen()
 
     def _all(self) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Every frame that begins inside the span, and the one shown at its start if they begin late."""
+        ticks, begun = self._ticks, False
+        before: tuple[float, av.VideoFrame] | None = None
         for tick, frame in self._frames():
-            if tick >= self._ticks.stop:
+            if tick >= ticks.stop:
                 break
-            if tick >= self._ticks.start:
-                yield self._source.seconds(tick), frame
+            shown = self._source.seconds(tick), frame
+            if tick < ticks.start:
+                before = shown
+                continue
+            if not begun and before is not None and tick >= ticks.high[0]:
+                yield before
+            begun = True
+            yield shown
+        if not begun and before is not None:
+            yield before
 
     def _chosen(self) -> Iterator[tuple[float, av.VideoFrame]]:
         """Hold one frame back: a request is decided once a frame after it is known."""

@@ -141,11 +141,17 @@ class Planned:
         return Stretch(keyframe=stretch.keyframe, first=stretch.first, stop=following.stop)
 
     def _all(self) -> Iterator[tuple[float, av.VideoFrame]]:
-        """Decode every frame that begins inside the span."""
+        """Decode every frame that begins inside the span, and the one shown at its start if they begin late."""
+        ticks, begun = self._ticks, False
         while not self._retry and (packet := self._queue.pop()) is not None:
-            if packet.dts is not None and packet.dts >= self._ticks.stop:
+            if packet.dts is not None and packet.dts >= ticks.stop:
                 return
-            if packet.pts is not None and not packet.is_discard and self._ticks.start <= packet.pts < self._ticks.stop:
+            if packet.pts is not None and not begun and ticks.at[0] < self._queue.horizon(packet.pts):
+                begun = True
+                first = choose(self._queue.known, ticks.at[0], ticks.low[0], ticks.high[0], exact=False, first=True)
+                if first < ticks.start:
+                    self._waiting[first] = [float(self._asked.seconds[0])]
+            if packet.pts is not None and not packet.is_discard and ticks.start <= packet.pts < ticks.stop:
                 self._waiting[packet.pts] = [self._source.seconds(packet.pts)]
             yield from self._hand_on(self._decode(packet))
 

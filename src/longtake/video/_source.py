@@ -13,6 +13,7 @@ import av.container
 import av.video
 import numpy as np
 from av.stream import Disposition
+from numpy.typing import NDArray
 
 from longtake.types import VideoError
 from longtake.video._h264 import recovery_frames
@@ -126,11 +127,8 @@ class Source:
             tail = self._tail()
             timeline = from_index(self.stream, tail, origin=self.origin, lag=self.first_lag, time_base=self.time_base)
         if timeline is None:
-            self.reopen()
             guessed = not self.sound or (self.container.format.name == "avi" and self.decoder.codec.reorder)
-            timeline = from_packets(
-                self.packets(), self.stream, time_base=self.time_base, guessed=guessed, is_entry=self.is_entry
-            )
+            timeline = self._counted(guessed=guessed)
             self.origin = timeline.origin
             self._compare_with_header(timeline)
         self.warnings += timeline.warnings
@@ -157,11 +155,8 @@ class Source:
         return bool(packet.is_keyframe)
 
     def sift_keyframes(self) -> None:
-        """Leave only the keyframes at which decoding can begin. Reads all packets, and begins again from the first."""
-        self.reopen()
-        found = from_packets(
-            self.packets(), self.stream, time_base=self.time_base, guessed=False, is_entry=self.is_entry
-        )
+        """Leave only the keyframes at which decoding can begin. Reads all packets."""
+        found = self._counted(guessed=False)
         self.timeline = replace(
             self.timeline,
             keyframes=found.keyframes,
@@ -169,7 +164,21 @@ class Source:
             seek_ticks=found.seek_ticks,
             by_dts=found.by_dts,
         )
+
+    def shown(self) -> NDArray[np.float64]:
+        """When the frames begin, ascending. Reads all packets where an index tells no more than decoding times."""
+        if self.timeline.estimated:
+            found = self._counted(guessed=False).shown
+            whole = len(found) == self.timeline.num_frames  # a file cut short holds less than its index promises
+            self.timeline = replace(self.timeline, shown=found if whole else self.timeline.shown, estimated=False)
+        return self.timeline.shown
+
+    def _counted(self, *, guessed: bool) -> Timeline:
+        """The timeline by reading every packet, from the first one on."""
         self.reopen()
+        return from_packets(
+            self.packets(), self.stream, time_base=self.time_base, guessed=guessed, is_entry=self.is_entry
+        )
 
     def drop_keyframe(self, number: int) -> None:
         """Take a keyframe out of the timeline."""

@@ -29,6 +29,8 @@ class Timeline:
     keyframes: float64 ``(keyframes,)``, ascending, shown seconds; from an index they are estimates good to some frames.
     key_ticks: int64 ``(keyframes,)``: each keyframe packet's timestamp, decoding (``by_dts``) or presentation.
     seek_ticks: int64 ``(keyframes,)``: what to hand to ``seek`` to land on each keyframe; -1 where it cannot be sought.
+    shown: float64 ``(frames,)``, ascending: when frames begin. estimated: from decoding times, which tell it only where
+        all steps are the same.
     trusted: presentation times of packets are complete and unique, so frames can be chosen before decoding.
     """
 
@@ -36,11 +38,16 @@ class Timeline:
     key_ticks: NDArray[np.int64]
     seek_ticks: NDArray[np.int64]
     by_dts: bool
-    num_frames: int
+    shown: NDArray[np.float64]
     duration_seconds: float
     origin: int
+    estimated: bool = False
     trusted: bool = True
     warnings: tuple[str, ...] = ()
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.shown)
 
 
 def from_index(
@@ -67,14 +74,16 @@ def from_index(
     if found > declared + slack:
         warnings = (f"the header says {declared:.2f} s but frames go on to {seconds:.2f} s; going by the frames",)
     ticks = _index_keyframes(entries)
+    every = np.array([entry.timestamp for entry in entries if not entry.is_discard], np.int64)
     return Timeline(
         keyframes=np.asarray((ticks + (lag - origin)) * float(time_base), np.float64),
         key_ticks=ticks,
         seek_ticks=ticks,
         by_dts=True,
-        num_frames=sum(not entry.is_discard for entry in entries),
+        shown=np.asarray((every + (lag - origin)) * float(time_base), np.float64),
         duration_seconds=seconds,
         origin=origin,
+        estimated=lag != 0 and bool(np.ptp(np.diff(every)) > 0),
         warnings=warnings,
     )
 
@@ -184,16 +193,17 @@ def from_packets(
     shown = np.sort(np.array(ticks, np.int64))
     origin, end = (int(shown[0]), int(shown[-1]) + step) if len(shown) else (0, 0)
     key_ticks = np.array([tick for tick, _ in keys], np.int64)
+    seconds = np.asarray((shown - origin) * float(time_base), np.float64)
     return Timeline(
         keyframes=np.asarray((key_ticks - origin) * float(time_base), np.float64),
         key_ticks=key_ticks,
         seek_ticks=_seekable(stream.index_entries, keys),
         by_dts=False,
-        num_frames=len(shown),
+        shown=seconds,
         duration_seconds=float((end - origin) * time_base),
         origin=origin,
         trusted=sound and bool(keys) and bool((np.diff(shown) > 0).all()),
-        warnings=gaps(np.asarray((shown - origin) * float(time_base), np.float64)),
+        warnings=gaps(seconds),
     )
 
 

@@ -65,7 +65,7 @@ class Reading:
     ) -> None:
         self.info: VideoInfo = describe(source)
         self._source = source
-        self._asked: Requests = requests(sampling, self.info)
+        self._asked: Requests = requests(sampling, self.info, source.shown)
         self._losses = Losses(self.info.duration_seconds)
         self._painter = Painter(size or source.shown_size, source.orientation, threads=threads)
         height, width = self._painter.size
@@ -86,10 +86,7 @@ class Reading:
 
     @property
     def num_planned(self) -> int:
-        if not self._asked.every:
-            return len(self._asked)
-        span = min(self._asked.stop_seconds, self.info.duration_seconds) - self._asked.start_seconds
-        return max(1, round(self.info.num_frames * span / self.info.duration_seconds))
+        return len(self._asked)
 
     @property
     def losses(self) -> tuple[str, ...]:

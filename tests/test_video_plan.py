@@ -127,14 +127,16 @@ def test_a_rate_above_the_mean_but_below_the_fastest_is_kept() -> None:
     requests = uneven(fps=2.0)
     assert not requests.every
     assert len(requests) == 120
-    assert uneven(fps=2.0, start_seconds=10.0, stop_seconds=12.0, max_frames=10).seconds.tolist() == [10, 10.5, 11, 11.5]
+    capped = uneven(fps=2.0, start_seconds=10.0, stop_seconds=12.0, max_frames=10)
+    assert capped.seconds.tolist() == [10, 10.5, 11, 11.5]
 
 
 def test_every_frame_of_an_uneven_span_is_counted_as_it_is() -> None:
     assert (uneven(fps=25.0).every, len(uneven(fps=25.0))) == (True, 64)
     assert len(uneven(fps=60.0, max_frames=64)) == 64
     assert len(uneven(fps=60.0, start_seconds=10.5, stop_seconds=11.0)) == 15
-    assert uneven(fps=60.0, start_seconds=10.0, stop_seconds=12.0, max_frames=59).seconds[0] == pytest.approx(10 + 1 / 59)
+    capped = uneven(fps=60.0, start_seconds=10.0, stop_seconds=12.0, max_frames=59)
+    assert capped.seconds[0] == pytest.approx(10 + 1 / 59)
     assert uneven(fps=60.0, start_seconds=10.0, stop_seconds=12.0, max_frames=60).every
 
 

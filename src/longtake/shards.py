@@ -19,10 +19,10 @@ FORMAT = "longtake.shard"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """The tokens of consecutive whole groups, and the times of their frames, float64 ``(frames,)``."""
+    """The tokens of consecutive whole groups, and their frames' spans, float64 ``(frames, 2)``, as in ``Frames``."""
 
     tokens: VisualTokens
-    frame_seconds: Tensor
+    frame_spans: Tensor
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class Shards:
 
     def write(self, shard: Shard) -> None:
         """Write the next shard, whole or not at all. Raises LongtakeError when it cannot be written."""
-        tensors = token_tensors(shard.tokens) | {"frame_seconds": shard.frame_seconds}
+        tensors = token_tensors(shard.tokens) | {"frame_spans": shard.frame_spans}
         header = {"watch": self.watch, "grid": shard.tokens.grid}
         write_tensors(self._path(self.count), tensors, FORMAT, header)
         self.count += 1
@@ -76,4 +76,6 @@ class Shards:
             return None
         if header["watch"] != self.watch:
             return None
-        return Shard(tokens=tokens_of(tensors, header["grid"]), frame_seconds=tensors["frame_seconds"])
+        if "frame_spans" not in tensors:  # of a longtake that did not know them: watched again
+            return None
+        return Shard(tokens=tokens_of(tensors, header["grid"]), frame_spans=tensors["frame_spans"])

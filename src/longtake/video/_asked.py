@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import av
+
 from longtake.video._source import Source
 from longtake.video.plan import SAME_SECONDS, Requests
+
+
+class Served(NamedTuple):
+    """A frame, the time it was asked for, and from when until when it is shown; in shown seconds."""
+
+    asked: float
+    seconds: float
+    until: float
+    frame: av.VideoFrame
 
 
 class Ticks:

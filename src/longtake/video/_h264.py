@@ -12,7 +12,7 @@ def recovery_frames(data: bytes, extradata: bytes | None) -> int:
     """How many frames after this one the picture is whole again; 0 for a keyframe proper.
 
     Encoders with intra refresh (x264's ``intra-refresh``) write no keyframes after the first: blocks are renewed a few
-    columns a frame, and a recovery point (annex D.2.8) says how long that takes. FFmpeg counts such points as keyframes.
+    columns a frame, and a recovery point (annex D.2.8) says how long that takes. FFmpeg counts those as keyframes.
 
     data: a packet; extradata: the stream's, which tells whether units follow their length or a start code.
     """

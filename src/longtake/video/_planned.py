@@ -13,7 +13,7 @@ from math import inf
 import av
 import numpy as np
 
-from longtake.video._asked import Losses, Ticks
+from longtake.video._asked import Losses, Served, Ticks
 from longtake.video._queue import PacketQueue
 from longtake.video._source import Source
 from longtake.video._timeline import VideoPacket
@@ -21,7 +21,7 @@ from longtake.video.plan import Requests, Stretch, choose, stretches
 
 
 class Planned:
-    """Decodes the stretches of a plan; iterating gives (shown seconds, frame) for each request that can be served.
+    """Decodes the stretches of a plan; iterating gives what was served, request by request.
 
     A run is what is decoded without a jump: one stretch, or several that follow each other.
     """
@@ -41,7 +41,7 @@ class Planned:
         self._handed = 0  # frames handed on in this run
         self._retry = False  # the run has to begin again, at an earlier keyframe
 
-    def __iter__(self) -> Iterator[tuple[float, av.VideoFrame]]:
+    def __iter__(self) -> Iterator[Served]:
         while self._next < len(self._plan):
             yield from self._run()
         end = self._source.seconds(int(self._queue.furthest)) if self._queue.furthest > -inf else 0.0
@@ -50,7 +50,7 @@ class Planned:
 
     # -- runs and stretches ---------------------------------------------------------------------------------------
 
-    def _run(self) -> Iterator[tuple[float, av.VideoFrame]]:
+    def _run(self) -> Iterator[Served]:
         """Jump to a keyframe and decode the stretches that need no further jump."""
         first, told = self._plan[self._next].first, self._losses.counts
         head = self._begin(self._plan[self._next])
@@ -113,7 +113,7 @@ class Planned:
         low, high = self._ticks.low[stretch.first], self._ticks.high[stretch.first]
         return stretch.on_keyframe and head.pts is not None and low <= head.pts < high
 
-    def _serve(self, stretch: Stretch, head: VideoPacket) -> Iterator[tuple[float, av.VideoFrame]]:
+    def _serve(self, stretch: Stretch, head: VideoPacket) -> Iterator[Served]:
         """Decode until every request of the stretch has its frame in the decoder."""
         resolved = stretch.first
         if self._meets(stretch, head):
@@ -140,7 +140,7 @@ class Planned:
         self._next += 1
         return Stretch(keyframe=stretch.keyframe, first=stretch.first, stop=following.stop)
 
-    def _all(self) -> Iterator[tuple[float, av.VideoFrame]]:
+    def _all(self) -> Iterator[Served]:
         """Decode every frame that begins inside the span, and the one shown at its start if they begin late."""
         ticks, begun = self._ticks, False
         while not self._retry and (packet := self._queue.pop()) is not None:
@@ -182,7 +182,7 @@ class Planned:
     def _decode(self, packet: VideoPacket | None) -> list[av.VideoFrame]:
         """Send one packet (None: the end) to the decoder and return the frames that come out."""
         decoder = self._source.decoder
-        # A frame nobody asked for is decoded only when others refer to it; whether the run's keyframe comes out is seen.
+        # A frame nobody asked for is decoded only when others refer to it; the run's keyframe shows that it is one.
         needed = packet is None or packet.pts in self._waiting or packet.pts == self._head
         decoder.skip_frame = "DEFAULT" if needed else "NONREF"
         try:
@@ -193,7 +193,7 @@ class Planned:
                 self._distrust(packet.pts)
             return []
 
-    def _hand_on(self, frames: list[av.VideoFrame], before: float = -inf) -> Iterator[tuple[float, av.VideoFrame]]:
+    def _hand_on(self, frames: list[av.VideoFrame], before: float = -inf) -> Iterator[Served]:
         """The frames that were waited for. They come in the order they are shown, so those overtaken are lost."""
         for frame in frames:
             if frame.pts is not None and frame.pts in self._waiting:
@@ -204,9 +204,10 @@ class Planned:
                 served, seconds = self._waiting.pop(frame.pts), self._source.seconds(frame.pts)
                 if seconds < self._doubtful_until:
                     self._losses.damaged.append(seconds)
-                for _ in served:
+                until = self._source.seconds(self._queue.following(frame.pts))
+                for asked in served:
                     self._handed += 1
-                    yield seconds, frame
+                    yield Served(asked, seconds, until, frame)
             self._entered |= frame.pts == self._head
         self._give_up(before=before)
 

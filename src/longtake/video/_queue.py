@@ -136,3 +136,9 @@ class PacketQueue:
                 return following
             if len(self._queue) > _LOOKAHEAD or not self._fetch():
                 return inf if self.ended else following
+
+    def following(self, pts: int) -> int:
+        """The presentation time that follows ``pts``; after the last, where it stops being shown."""
+        self.horizon(pts)
+        after = bisect_right(self.known, pts)
+        return self.known[after] if after < len(self.known) else int(self.end)

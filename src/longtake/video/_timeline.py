@@ -57,6 +57,7 @@ def from_index(
 
     Its entries hold decoding times; presentation times lie ``lag`` ticks later, as at the first keyframe. ``tail`` are
     the last packets, which tell until when the last frame is shown; without them it is taken to last the mean step.
+    A header that counts the steps of decoding only is short by what B-frames are held: no more is made of that.
     """
     entries = stream.index_entries
     if len(entries) < 2 or not stream.duration:
@@ -69,9 +70,11 @@ def from_index(
         return None  # fragments still to come, or an index cut short: only reading tells
     ends = [p.pts + (p.duration or int(step)) for p in tail if p.pts is not None and not p.is_discard]
     found = float((max(ends) - origin) * time_base) if ends else indexed
+    decoded = [p.dts + (p.duration or int(step)) for p in tail if p.dts is not None]
+    steps = float((max(decoded) - first) * time_base) if decoded else indexed
     seconds = max(declared, found)
     warnings: tuple[str, ...] = ()
-    if found > declared + slack:
+    if min(found, steps) > declared + slack:
         warnings = (f"the header says {declared:.2f} s but frames go on to {seconds:.2f} s; going by the frames",)
     ticks = _index_keyframes(entries)
     every = np.array([entry.timestamp for entry in entries if not entry.is_discard], np.int64)

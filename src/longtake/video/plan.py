@@ -95,11 +95,11 @@ def requests(sampling: Sampling, info: VideoInfo, shown: Callable[[], NDArray[np
     if sampling.count is not None:
         return _uniform(sampling, start, stop, sampling.count)
     assert sampling.fps is not None
-    asked = None
-    if 0 < info.fps * (1 - _FPS_SLACK) <= sampling.fps:
-        inside = _inside(shown(), start, stop, info)
-        asked = _every(sampling.fps, info, start, stop, inside) if _FAST_SHARE * fastest(inside) <= sampling.fps else None
-    if asked is None:
+    above = 0 < info.fps * (1 - _FPS_SLACK) <= sampling.fps
+    inside = _inside(shown(), start, stop, info) if above else None
+    if inside is not None and sampling.fps >= _FAST_SHARE * fastest(inside):
+        asked = _every(sampling.fps, info, start, stop, inside)
+    else:
         seconds = fps_times(start, stop, sampling.fps)
         asked = _with_windows(sampling, seconds, start, stop, default_tolerance=0.1 / sampling.fps)
     if sampling.max_frames is not None and len(asked) > sampling.max_frames:

@@ -81,6 +81,20 @@ def test_b_frames_of_rare_frames_are_no_break(tmp_path: Path, name: str) -> None
     assert reading.warnings == ()
 
 
+@pytest.mark.parametrize("name", ["open.mp4", "open.mkv"])
+def test_frames_shown_before_the_keyframe_at_which_decoding_begins(tmp_path: Path, name: str) -> None:
+    """Open groups of pictures: those frames cannot be decoded from there, whatever the tolerance allows."""
+    times = uneven(90, (17, 33, 200, 700), seed=1)
+    options = {"preset": "ultrafast", "x265-params": "log-level=none:pools=1:keyint=25:open-gop=1:bframes=4"}
+    path = make(tmp_path / name, count=90, times=times, codec="libx265", options=options)
+    for at in np.arange(0.05, times[-1] / 1000, 0.4):
+        seconds, pixels, reading = read(path, Sampling(at_seconds=(at,), tolerance_seconds=2.0))
+        assert len(seconds) == 1
+        assert abs(seconds[0] - at) <= 2 + 1e-6
+        same_as_decoded(path, seconds, pixels)
+        assert reading.warnings == ()
+
+
 def test_a_clock_that_begins_again_between_rare_frames(tmp_path: Path) -> None:
     times = uneven(40, (33, 1000, 1500))
     part = make(tmp_path / "part.ts", count=40, times=times)

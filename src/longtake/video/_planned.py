@@ -160,9 +160,10 @@ class Planned:
     def _resolve(self, stretch: Stretch, number: int, horizon: float) -> int:
         """Choose frames for requests from ``number`` on, as far as presentation times are complete."""
         ticks, exact, known = self._ticks, self._asked.exact, self._queue.known
+        entry = self._head if self._head is not None and self._queue.jumped else -inf  # what is shown before needs more
         while number < stretch.stop:
             first = not exact and number == stretch.stop - 1  # decoding can stop at the start of its window
-            at, low, high = ticks.at[number], ticks.low[number], ticks.high[number]
+            at, low, high = ticks.at[number], max(ticks.low[number], entry), ticks.high[number]
             inside = first and bisect_left(known, low) < bisect_left(known, min(high, horizon + 1))
             if (at >= horizon and not inside) or not known:
                 break

@@ -158,6 +158,17 @@ def test_a_late_start_is_no_loss(tmp_path: Path, name: str) -> None:
     assert reading.warnings == ()
 
 
+@pytest.mark.parametrize("name", ["pieces.mp4", "end.mkv", "end.ts"])
+def test_the_last_moments_of_an_uneven_file_are_its_last_frame(tmp_path: Path, name: str) -> None:
+    times = uneven(60, (33, 33, 33, 1000, 1500), seed=3)
+    pieces = {"movflags": "frag_keyframe+empty_moov"} if name.endswith("mp4") else {}
+    path = make(tmp_path / name, count=60, times=times, b_frames=3, container_options=pieces)
+    seconds, pixels, reading = read(path, Sampling(at_seconds=(video.open(path).duration_seconds - 0.002,), exact=True))
+    assert seconds == pytest.approx([times[-1] / 1000], abs=CLOCK_SECONDS)
+    same_as_decoded(path, seconds, pixels)
+    assert reading.warnings == ()
+
+
 def test_a_late_start_hides_no_loss(tmp_path: Path) -> None:
     whole = make(tmp_path / "whole.mkv", count=100, times=[12_340 + 40 * i for i in range(100)])
     half = cut(whole, tmp_path / "half.mkv", keep=0.5)

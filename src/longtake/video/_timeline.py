@@ -57,7 +57,7 @@ def from_index(
 
     Its entries hold decoding times; presentation times lie ``lag`` ticks later, as at the first keyframe. ``tail`` are
     the last packets, which tell until when the last frame is shown; without them it is taken to last the mean step.
-    A header that counts the steps of decoding only is short by what B-frames are held: no more is made of that.
+    A header that counts the steps of decoding may be off by as long as B-frames are held, and is not gone by then.
     """
     entries = stream.index_entries
     if len(entries) < 2 or not stream.duration:
@@ -68,11 +68,12 @@ def from_index(
     slack = max(1.0, 0.02 * declared)
     if indexed < declared - slack:
         return None  # fragments still to come, or an index cut short: only reading tells
-    ends = [p.pts + (p.duration or int(step)) for p in tail if p.pts is not None and not p.is_discard]
-    found = float((max(ends) - origin) * time_base) if ends else indexed
-    decoded = [p.dts + (p.duration or int(step)) for p in tail if p.dts is not None]
-    steps = float((max(decoded) - first) * time_base) if decoded else indexed
-    seconds = max(declared, found)
+    ends = [(p.pts, p.duration or int(step)) for p in tail if p.pts is not None and not p.is_discard]
+    found = float((sum(max(ends)) - origin) * time_base) if ends else indexed
+    decoded = [(p.dts, p.duration or int(step)) for p in tail if p.dts is not None]
+    steps = float((sum(max(decoded)) - first) * time_base) if decoded else indexed
+    whole = bool(ends) and max(decoded, default=(first, 0))[0] == last
+    seconds = found if whole and declared <= steps else max(declared, found)
     warnings: tuple[str, ...] = ()
     if min(found, steps) > declared + slack:
         warnings = (f"the header says {declared:.2f} s but frames go on to {seconds:.2f} s; going by the frames",)
@@ -178,6 +179,7 @@ def from_packets(
     """
     step = frame_step(stream, time_base)
     ticks: list[int] = []
+    last = (-(2**63), 0)  # the frame shown last and how long
     keys: list[tuple[int, int]] = []
     sound, last_dts = not guessed, None
     depth = stream.codec_context.reorder_depth
@@ -193,8 +195,9 @@ def from_packets(
         if not packet.is_discard:
             ticks.append(tick)
             step = packet.duration or step
+            last = max(last, (tick, step))
     shown = np.sort(np.array(ticks, np.int64))
-    origin, end = (int(shown[0]), int(shown[-1]) + step) if len(shown) else (0, 0)
+    origin, end = (int(shown[0]), sum(last)) if len(shown) else (0, 0)
     key_ticks = np.array([tick for tick, _ in keys], np.int64)
     seconds = np.asarray((shown - origin) * float(time_base), np.float64)
     return Timeline(

@@ -12,7 +12,7 @@ from longtake.backbones.base import Prompt
 from longtake.memory import load_memory, save_memory
 from longtake.model import Model
 from longtake.select import Random, TopK, Uniform
-from longtake.types import LongtakeError, Memory, Sampling
+from longtake.types import Frames, LongtakeError, Memory, Sampling
 from longtake.watch import watch_frames
 
 QUESTION = "When is it bright?"
@@ -53,14 +53,36 @@ def test_evidence_threshold_is_relative_to_the_best_group():
     assert [(span.start_seconds, span.stop_seconds) for span in spans] == [(0.0, 8.0)]
 
 
-def test_evidence_stops_after_a_group_where_the_video_has_a_hole():
-    memory = remember(12)
-    seconds = memory.tokens.seconds + (memory.tokens.seconds >= 8) * 1000.0
-    memory = dataclasses.replace(memory, tokens=dataclasses.replace(memory.tokens, seconds=seconds))
+@pytest.mark.parametrize("told", [True, False])
+def test_evidence_stops_after_a_group_where_the_video_has_a_hole(told):
+    frames = grey_frames([20] * 12)
+    late = Frames(pixels=frames.pixels, seconds=frames.seconds + (frames.seconds >= 8) * 1000.0)
+    memory = watch_frames(FakeBackbone(), [late], Sampling(fps=1.0))
+    if not told:
+        memory = before_stops_were_told(memory)
     spans = evidence_spans(scored(0.0, 0.6, 0.4), memory)
     assert [(span.start_seconds, span.stop_seconds) for span in spans] == [(4.0, 1012.0)]
     spans = evidence_spans(scored(0.0, 1.0, 0.0), memory)
     assert [(span.start_seconds, span.stop_seconds) for span in spans] == [(4.0, 8.0)]
+
+
+def before_stops_were_told(memory: Memory) -> Memory:
+    return dataclasses.replace(memory, group_stops=None)
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize(("stop_seconds", "expected"), [(6.0, (5.0, 6.0)), (None, (5.0, 7.0))])
+def test_evidence_ends_with_what_was_watched(told, stop_seconds, expected):
+    frames = grey_frames([20] * 5)  # at 1, 2, ... 5 s of seven seconds
+    later = Frames(pixels=frames.pixels, seconds=frames.seconds + 1)
+    sampling = Sampling(fps=1.0, start_seconds=1.0, stop_seconds=stop_seconds)
+    memory = watch_frames(FakeBackbone(), [later], sampling, duration_seconds=7.0)
+    if told:
+        expected = (5.0, 6.0)  # one frame at 5 s stands for no more than a second
+    else:
+        memory = before_stops_were_told(memory)
+    (span,) = evidence_spans(scored(0.0, 1.0), memory)
+    assert (span.start_seconds, span.stop_seconds) == expected
 
 
 def test_a_duration_shorter_than_the_video_clips_nothing():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from longtake.types import Sampling, VideoError, VideoInfo
 from longtake.video import plan
@@ -21,8 +22,12 @@ def info(duration: float = 10.0, fps: float = 30.0) -> VideoInfo:
     )
 
 
+def steady(duration: float = 10.0, fps: float = 30.0) -> NDArray[np.float64]:
+    return np.arange(round(duration * fps)) / fps
+
+
 def asked(**sampling: object) -> plan.Requests:
-    return plan.requests(Sampling(**sampling), info())  # type: ignore[arg-type]
+    return plan.requests(Sampling(**sampling), info(), steady)  # type: ignore[arg-type]
 
 
 def test_uniform_times_are_midpoints() -> None:
@@ -92,7 +97,7 @@ def test_more_fps_than_the_video_has_reads_every_frame_and_says_so() -> None:
 
 
 def test_the_videos_own_fps_reads_every_frame_without_a_word() -> None:
-    requests = plan.requests(Sampling(fps=29.97), info(fps=30000 / 1001))
+    requests = plan.requests(Sampling(fps=29.97), info(fps=30000 / 1001), lambda: steady(fps=30000 / 1001))
     assert requests.every
     assert requests.warnings == ()
 
@@ -100,6 +105,45 @@ def test_the_videos_own_fps_reads_every_frame_without_a_word() -> None:
 def test_the_cap_counts_the_videos_own_frames() -> None:
     assert asked(fps=1000.0, max_frames=300).every
     assert len(asked(fps=1000.0, max_frames=299)) == 299
+
+
+BURST = np.array([0.0, 5.0, *(10 + np.arange(60) / 30), 20.0, 40.0])  # 64 frames, 60 of them within two seconds
+
+
+def uneven(**sampling: object) -> plan.Requests:
+    return plan.requests(Sampling(**sampling), info(60.0, 64 / 60), lambda: BURST)  # type: ignore[arg-type]
+
+
+def test_fastest_by_hand() -> None:
+    assert plan.fastest(BURST) == pytest.approx(30.0)
+    assert plan.fastest(np.array([0.0, 30.0, 60.0])) == pytest.approx(1 / 30)
+    assert plan.fastest(BURST[:1]) == plan.fastest(BURST[:0]) == 0.0
+    late = np.arange(100) / 30
+    late[50] += 0.02  # one frame out of its place makes no other rate
+    assert plan.fastest(late) == pytest.approx(30.0, rel=0.05)
+
+
+def test_a_rate_above_the_mean_but_below_the_fastest_is_kept() -> None:
+    requests = uneven(fps=2.0)
+    assert not requests.every
+    assert len(requests) == 120
+    capped = uneven(fps=2.0, start_seconds=10.0, stop_seconds=12.0, max_frames=10)
+    assert capped.seconds.tolist() == [10, 10.5, 11, 11.5]
+
+
+def test_every_frame_of_an_uneven_span_is_counted_as_it_is() -> None:
+    assert (uneven(fps=25.0).every, len(uneven(fps=25.0))) == (True, 64)
+    assert len(uneven(fps=60.0, max_frames=64)) == 64
+    assert len(uneven(fps=60.0, start_seconds=10.5, stop_seconds=11.0)) == 15
+    capped = uneven(fps=60.0, start_seconds=10.0, stop_seconds=12.0, max_frames=59)
+    assert capped.seconds[0] == pytest.approx(10 + 1 / 59)
+    assert uneven(fps=60.0, start_seconds=10.0, stop_seconds=12.0, max_frames=60).every
+
+
+def test_the_frame_shown_at_the_start_is_counted_where_the_next_is_late() -> None:
+    assert len(uneven(fps=2.0, start_seconds=25.0, stop_seconds=35.0)) == 1  # the frame of 20 s
+    assert len(uneven(fps=2.0, start_seconds=25.0, stop_seconds=45.0)) == 2  # and that of 40 s
+    assert len(uneven(fps=2.0, start_seconds=39.5, stop_seconds=45.0)) == 1  # half a second later is no wait
 
 
 @pytest.mark.parametrize(
@@ -115,7 +159,7 @@ def test_the_cap_counts_the_videos_own_frames() -> None:
 )
 def test_times_outside_the_video_are_refused(sampling: Sampling, message: str) -> None:
     with pytest.raises(VideoError, match=message):
-        plan.requests(sampling, info())
+        plan.requests(sampling, info(), steady)
 
 
 def stretches(requests: plan.Requests, keyframes: list[float]) -> list[tuple[int, int, int, bool]]:

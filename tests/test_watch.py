@@ -60,7 +60,8 @@ def test_times_and_provenance_by_hand():
     assert memory.group_seconds == 2.0
     assert memory.start_seconds == 0.0
     assert memory.tokens.seconds.tolist() == [0.0] * 4 + [2.0] * 4 + [4.0] * 4
-    assert memory.stop_seconds == 6.0
+    assert memory.stop_seconds == 4.5  # the last group has one frame
+    assert memory.group_stops == (2.0, 4.0, 4.5)
     assert memory.provenance.frames == 9
     assert memory.provenance.duration_seconds == 4.5
     assert set(memory.provenance.seconds) == {"read", "encode", "compress"}

@@ -207,12 +207,18 @@ def evidence_spans(scores: Tensor, memory: Memory, threshold: float = 0.5) -> tu
 
 
 def _group_times(memory: Memory) -> tuple[list[float], list[float]]:
-    """Start and stop of every group: the next one, ``group_seconds`` later or the video's end, whichever is first."""
+    """Start and stop of every group.
+
+    Where a memory does not tell the stops: the next start, ``group_seconds`` later, or the end of what was watched,
+    whichever is first.
+    """
     groups = memory.tokens.position[:, 0].cpu().contiguous()
     first = torch.searchsorted(groups, torch.arange(memory.tokens.grid[0]))
     starts = memory.tokens.seconds.cpu()[first].tolist()
-    duration = memory.provenance.duration_seconds
-    end = duration if duration > starts[-1] else math.inf  # a container may say less than it holds
+    if memory.group_stops is not None:
+        return starts, list(memory.group_stops)
+    end = min(memory.provenance.duration_seconds, memory.provenance.sampling.stop_seconds or math.inf)
+    end = end if end > starts[-1] else math.inf  # a container may say less than it holds
     stops = [min(start + memory.group_seconds, stop) for start, stop in zip(starts, [*starts[1:], end], strict=True)]
     return starts, stops
 

@@ -38,6 +38,7 @@ def save_memory(memory: Memory, path: str | os.PathLike[str]) -> None:
         "group_seconds": memory.group_seconds,
         "start_seconds": memory.start_seconds,
         "provenance": dataclasses.asdict(memory.provenance),
+        "group_stops": memory.group_stops,
     }
     write_tensors(Path(path), token_tensors(memory.tokens), FORMAT, header)
 
@@ -59,6 +60,7 @@ def load_memory(path: str | os.PathLike[str]) -> Memory:
             group_seconds=header["group_seconds"],
             start_seconds=header["start_seconds"],
             provenance=Provenance(**provenance),
+            group_stops=None if header.get("group_stops") is None else tuple(header["group_stops"]),
         )
 
 

@@ -22,10 +22,10 @@ SHARD = r"\.shard-\d{5}"  # what stands behind the target's name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """The tokens of consecutive whole groups, and the times of their frames, float64 ``(frames,)``."""
+    """The tokens of consecutive whole groups, and their frames' spans, float64 ``(frames, 2)``, as in ``Frames``."""
 
     tokens: VisualTokens
-    frame_seconds: Tensor
+    frame_spans: Tensor
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Shards:
 
     def write(self, shard: Shard) -> None:
         """Write the next shard, whole or not at all. Raises LongtakeError when it cannot be written."""
-        tensors = token_tensors(shard.tokens) | {"frame_seconds": shard.frame_seconds}
+        tensors = token_tensors(shard.tokens) | {"frame_spans": shard.frame_spans}
         header = {"watch": self.watch, "grid": shard.tokens.grid}
         write_tensors(self._path(self.count), tensors, FORMAT, header)
         self.count += 1
@@ -83,6 +83,6 @@ class Shards:
             with sound(path):
                 if header["watch"] != self.watch:
                     return None
-                return Shard(tokens=tokens_of(tensors, header["grid"]), frame_seconds=tensors["frame_seconds"])
-        except LongtakeError:  # broken or of another version: watched again
+                return Shard(tokens=tokens_of(tensors, header["grid"]), frame_spans=tensors["frame_spans"])
+        except LongtakeError:  # broken or of another version, or without spans: watched again
             return None

@@ -56,10 +56,14 @@ class Frames:
 
     pixels: uint8 ``(frames, 3, height, width)``, RGB; may be a non-contiguous view.
     seconds: float64 ``(frames,)``, non-decreasing: the true time of each frame, not the requested one.
+    spans: float64 ``(frames, 2)``, or None where no more than ``seconds`` is known: from when on each frame stands for
+        the video (its true time, or for a frame given again the time it was requested for; never before the span that
+        was sampled) and until when it is shown.
     """
 
     pixels: NDArray[np.uint8]
     seconds: NDArray[np.float64]
+    spans: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 4 or self.pixels.shape[1] != 3 or self.pixels.dtype != np.uint8:
@@ -69,6 +73,9 @@ class Frames:
             raise ValueError(
                 f"seconds must be float64 ({self.pixels.shape[0]},), got {self.seconds.dtype} {self.seconds.shape}"
             )
+
+        if self.spans is not None and (self.spans.shape != (len(self), 2) or self.spans.dtype != np.float64):
+            raise ValueError(f"spans must be float64 ({len(self)}, 2), got {self.spans.dtype} {self.spans.shape}")
 
     def __len__(self) -> int:
         return int(self.pixels.shape[0])
@@ -212,13 +219,15 @@ class Memory:
     """Everything a model keeps of one watched video.
 
     tokens: unpruned, in the language model's space; positions are built when a question is asked.
-    group_seconds: what one time group covers; start_seconds: where the first group begins.
+    group_seconds: what one whole time group usually covers; start_seconds: where the first group begins.
+    group_stops: where each group ends; None in memories kept before longtake told this.
     """
 
     tokens: VisualTokens
     group_seconds: float
     start_seconds: float
     provenance: Provenance
+    group_stops: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.group_seconds > 0:
@@ -227,6 +236,8 @@ class Memory:
     @property
     def stop_seconds(self) -> float:
         """Where the last group ends."""
+        if self.group_stops:
+            return self.group_stops[-1]
         last = float(self.tokens.seconds[-1]) if len(self.tokens) else self.start_seconds
         return last + self.group_seconds
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import time
 import warnings
@@ -34,6 +35,7 @@ CHUNK_FRAMES = 32  # encoded at once when frames come at the model's own small s
 CHUNK_FRAMES_UNSIZED = 8  # when they come at the video's size: 1080p is 6 MB a frame
 SHARD_FRAMES = 256  # at most this many frames are watched again after an interruption
 READ_AHEAD_CHUNKS = 2
+_LONGEST_INTERVAL = 1.2  # by fps no frame is further than that many intervals from the next, by any tolerance of ours
 SPARE_ROOM = 1.125  # of the room for what is planned; making room again copies everything, and unfilled room is free
 
 Progress = Callable[[int], None]
@@ -123,21 +125,25 @@ def watch_frames(
     if not kept.length.frames:
         raise VideoError(f"{video or 'these frames'}: no frame to watch in the chosen span; widen --start and --stop")
     whole = kept.since(_Length())
-    group_seconds = _interval(whole.frame_seconds.numpy(), sampling) * backbone.frames_per_group
+    spans, per_group = whole.frame_spans.numpy(), backbone.frames_per_group
+    interval = _interval(spans[:, 0], sampling)
+    end = min(duration_seconds or math.inf, sampling.stop_seconds or math.inf)
+    stops = _group_stops(spans, per_group, interval, end)
     provenance = Provenance(
         model=backbone.name,
         video=video,
         video_identity=video_identity,
         sampling=sampling,
         frames=kept.length.frames,
-        duration_seconds=duration_seconds or float(whole.tokens.seconds[-1]) + group_seconds,
+        duration_seconds=duration_seconds or stops[-1],
         seconds=spent,
     )
     return Memory(
         tokens=whole.tokens,
-        group_seconds=group_seconds,
-        start_seconds=float(whole.frame_seconds[0]),
+        group_seconds=interval * per_group,
+        start_seconds=float(spans[0, 0]),
         provenance=provenance,
+        group_stops=stops,
     )
 
 
@@ -162,9 +168,10 @@ def _continue(kept: _Kept, shards: Shards | None) -> None:
 @torch.no_grad()
 def _encode(backbone: Backbone, frames: Frames, first_group: int) -> Shard:
     """One chunk's tokens on the CPU, its groups numbered from ``first_group``."""
-    tokens = backbone.encode(frames).cpu()
+    spans = _spans(frames).copy()
+    tokens = backbone.encode(dataclasses.replace(frames, seconds=spans[:, 0])).cpu()
     placed = dataclasses.replace(tokens, position=tokens.position + torch.tensor([first_group, 0, 0]))
-    return Shard(tokens=placed, frame_seconds=torch.from_numpy(frames.seconds.copy()))
+    return Shard(tokens=placed, frame_spans=torch.from_numpy(spans))
 
 
 class _Length(NamedTuple):
@@ -187,7 +194,7 @@ class _Kept:
         self.length = _Length()
         self._num_planned = num_planned
         self._tokens: dict[str, Tensor] = {}
-        self._frame_seconds: Tensor | None = None
+        self._spans: Tensor | None = None
         self._grid: list[int] = []  # rows and columns
 
     def add(self, part: Shard) -> None:
@@ -195,20 +202,20 @@ class _Kept:
         groups, *grid = part.tokens.grid
         self._grid = self._grid or grid
         assert self._grid == grid, f"frames of one video gave grids of {self._grid} and {grid} rows and columns"
-        length, times = self.length, part.frame_seconds
-        planned = self._num_planned / len(times)
+        length, spans = self.length, part.frame_spans
+        planned = self._num_planned / len(spans)
         for name, tensor in token_tensors(part.tokens).items():
             self._tokens[name] = _placed(self._tokens.get(name), length.tokens, tensor, planned)
-        self._frame_seconds = _placed(self._frame_seconds, length.frames, times, planned)
-        self.length = _Length(length.frames + len(times), length.groups + groups, length.tokens + len(part.tokens))
+        self._spans = _placed(self._spans, length.frames, spans, planned)
+        self.length = _Length(length.frames + len(spans), length.groups + groups, length.tokens + len(part.tokens))
 
     def since(self, start: _Length) -> Shard:
         """All that was added after ``start``, as views of what is kept."""
-        assert self._frame_seconds is not None, "nothing was added yet"
+        assert self._spans is not None, "nothing was added yet"
         tokens = {name: room[start.tokens : self.length.tokens] for name, room in self._tokens.items()}
         return Shard(
             tokens=tokens_of(tokens, [self.length.groups - start.groups, *self._grid]),
-            frame_seconds=self._frame_seconds[start.frames : self.length.frames],
+            frame_spans=self._spans[start.frames : self.length.frames],
         )
 
 
@@ -237,6 +244,26 @@ def _interval(seconds: NDArray[np.float64], sampling: Sampling) -> float:
     return 1.0 / sampling.fps if sampling.fps is not None else 1.0
 
 
+def _group_stops(
+    spans: NDArray[np.float64], frames_per_group: int, interval: float, end: float
+) -> tuple[float, ...]:
+    """Where each group ends: after an interval for each of its frames, or later, when its last picture goes.
+
+    No group reaches into the next, nor the last beyond ``end``, which an incomplete one reaches when no further frame
+    was to be expected before it.
+
+    spans: float64 ``(frames, 2)``, as in ``Frames``.
+    """
+    since, until = spans.T
+    starts = since[::frames_per_group]
+    reach = starts + interval * frames_per_group
+    if len(since) % frames_per_group:
+        reach[-1] = end if end <= since[-1] + _LONGEST_INTERVAL * interval else since[-1] + interval
+    lasts = np.minimum(np.arange(1, len(starts) + 1) * frames_per_group, len(since)) - 1
+    limits = np.append(starts[1:], end if end > starts[-1] else math.inf)  # a container may say less than it holds
+    return tuple(np.minimum(np.maximum(reach, until[lasts]), limits).tolist())
+
+
 def _timed(chunks: Iterable[Frames], spent: dict[str, float]) -> Iterator[Frames]:
     source = iter(chunks)
     while True:
@@ -262,8 +289,11 @@ def _whole_groups(chunks: Iterable[Frames], frames_per_group: int) -> Iterator[F
     rest: Frames | None = None
     for chunk in chunks:
         if rest is not None:
-            pixels = np.concatenate([rest.pixels, chunk.pixels])
-            chunk = Frames(pixels=pixels, seconds=np.concatenate([rest.seconds, chunk.seconds]))
+            chunk = Frames(
+                pixels=np.concatenate([rest.pixels, chunk.pixels]),
+                seconds=np.concatenate([rest.seconds, chunk.seconds]),
+                spans=np.concatenate([_spans(rest), _spans(chunk)]),
+            )
         whole = len(chunk) - len(chunk) % frames_per_group
         rest = _part(chunk, whole, len(chunk)) if whole < len(chunk) else None
         if whole:
@@ -273,7 +303,14 @@ def _whole_groups(chunks: Iterable[Frames], frames_per_group: int) -> Iterator[F
 
 
 def _part(frames: Frames, start: int, stop: int) -> Frames:
-    return Frames(pixels=frames.pixels[start:stop], seconds=frames.seconds[start:stop])
+    return Frames(
+        pixels=frames.pixels[start:stop], seconds=frames.seconds[start:stop], spans=_spans(frames)[start:stop]
+    )
+
+
+def _spans(frames: Frames) -> NDArray[np.float64]:
+    """The frames' spans; where they are not known each lasts from its time to its time."""
+    return np.stack([frames.seconds, frames.seconds], axis=1) if frames.spans is None else frames.spans
 
 
 def _read_ahead(chunks: Iterable[Frames], depth: int) -> Generator[Frames]:

@@ -44,7 +44,7 @@ def read_chunks(
             yield frames
     if not count:
         raise VideoError(f"{path}: no frame to read in the chosen span; correct its start and end")
-    if reading.warnings and count < LEAST_READ * reading.num_planned:
+    if reading.losses and count < LEAST_READ * reading.num_planned:
         told = "; ".join(reading.warnings)
         raise VideoError(
             f"{path}: {count} of {reading.num_planned} frames could be read ({told}); copy or download the file again"

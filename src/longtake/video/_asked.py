@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import av
+
 from longtake.video._source import Source
 from longtake.video.plan import SAME_SECONDS, Requests
+
+
+class Served(NamedTuple):
+    """A frame, the time it was asked for, and from when until when it is shown; in shown seconds."""
+
+    asked: float
+    seconds: float
+    until: float
+    frame: av.VideoFrame
 
 
 class Ticks:
@@ -27,6 +40,16 @@ class Losses:
         self.damaged: list[float] = []  # times of delivered frames that are patched, or build on patched ones
         self.refused: list[float] = []  # times of packets that the decoder refused
         self.end_seconds: float | None = None  # where the data stop, when that is before the end
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """How much is told so far, for ``back_to``."""
+        return len(self.missing), len(self.damaged), len(self.refused)
+
+    def back_to(self, counts: tuple[int, int, int]) -> None:
+        """Forget what was told since: it is decoded again."""
+        for told, count in zip((self.missing, self.damaged, self.refused), counts, strict=True):
+            del told[count:]
 
     def describe(self, served: int) -> list[str]:
         """One line for each kind of loss; ``served`` frames were delivered."""

@@ -24,7 +24,6 @@ class PacketQueue:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._timeline = source.timeline
         self._packets: Iterator[VideoPacket] | None = None
         self._queue: deque[VideoPacket] = deque()
         self._newest: int | None = None  # decoding time of the last packet fetched
@@ -46,7 +45,7 @@ class PacketQueue:
 
         Seeks when the keyframe lies behind or more than a second ahead, and the container can.
         """
-        second = self._timeline.keyframes[keyframe]
+        second = self._source.timeline.keyframes[keyframe]
         here = self._source.seconds(self._queue[0].pts or 0) if self._queue else None
         behind = here is None or second < here
         far = here is not None and second > here + _SEEK_SECONDS and not self._queued(keyframe)
@@ -59,20 +58,20 @@ class PacketQueue:
         return found
 
     def is_keyframe(self, packet: VideoPacket, keyframe: int) -> bool:
-        """Whether a packet is that keyframe of the timeline."""
-        tick = packet.dts if self._timeline.by_dts else packet.pts
-        return packet.is_keyframe and tick == self._timeline.key_ticks[keyframe]
+        """Whether a packet is the one that the timeline calls that keyframe."""
+        tick = packet.dts if self._source.timeline.by_dts else packet.pts
+        return bool(tick == self._source.timeline.key_ticks[keyframe])
 
     def _queued(self, keyframe: int) -> bool:
         return any(self.is_keyframe(packet, keyframe) for packet in self._queue)
 
     def _passed(self, keyframe: int) -> bool:
         """Whether a seek landed behind the keyframe it was meant to reach."""
-        return self._landed is not None and self._landed > self._timeline.key_ticks[keyframe]
+        return self._landed is not None and self._landed > self._source.timeline.key_ticks[keyframe]
 
     def _jump(self, keyframe: int, *, behind: bool) -> None:
-        tick = int(self._timeline.seek_ticks[keyframe])
-        if tick >= 0 or self._timeline.by_dts:
+        tick = int(self._source.timeline.seek_ticks[keyframe])
+        if tick >= 0 or self._source.timeline.by_dts:
             self._clear()
             self._source.container.seek(tick, stream=self._source.stream)
             self._packets = self._source.packets()
@@ -110,7 +109,7 @@ class PacketQueue:
             self.ended = True
             return False
         if self._landed is None:
-            self._landed = packet.dts if self._timeline.by_dts else packet.pts
+            self._landed = packet.dts if self._source.timeline.by_dts else packet.pts
         self._queue.append(packet)
         self._newest = packet.dts if packet.dts is not None else self._newest
         if packet.pts is not None and not packet.is_discard:
@@ -137,3 +136,9 @@ class PacketQueue:
                 return following
             if len(self._queue) > _LOOKAHEAD or not self._fetch():
                 return inf if self.ended else following
+
+    def following(self, pts: int) -> int:
+        """The presentation time that follows ``pts``; after the last, where it stops being shown."""
+        self.horizon(pts)
+        after = bisect_right(self.known, pts)
+        return self.known[after] if after < len(self.known) else int(self.end)

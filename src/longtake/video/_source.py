@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,8 +13,10 @@ import av.container
 import av.video
 import numpy as np
 from av.stream import Disposition
+from numpy.typing import NDArray
 
 from longtake.types import VideoError
+from longtake.video._h264 import recovery_frames
 from longtake.video._timeline import Timeline, VideoPacket, from_index, from_packets
 
 _PEEK_PACKETS = 40  # more than any codec's reorder depth, so the first shown frame is among them
@@ -125,21 +127,66 @@ class Source:
             tail = self._tail()
             timeline = from_index(self.stream, tail, origin=self.origin, lag=self.first_lag, time_base=self.time_base)
         if timeline is None:
-            self.reopen()
             guessed = not self.sound or (self.container.format.name == "avi" and self.decoder.codec.reorder)
-            timeline = from_packets(self.packets(), self.stream, time_base=self.time_base, guessed=guessed)
+            timeline = self._counted(guessed=guessed)
             self.origin = timeline.origin
             self._compare_with_header(timeline)
         self.warnings += timeline.warnings
         return timeline
 
     def _compare_with_header(self, timeline: Timeline) -> None:
-        """Tell of a header that promises more than was found."""
-        found, promised = timeline.duration_seconds, (self.container.duration or 0) / 1e6
+        """Tell of a header that promises more than was found.
+
+        A header's duration counts from the container's start, which the first shown frame may come long after; in
+        Matroska it counts from the zero of the clock.
+        """
+        start = 0.0 if "matroska" in self.container.format.name else (self.container.start_time or 0) / 1e6
+        late = float(timeline.origin * self.time_base) - start
+        found, promised = timeline.duration_seconds, (self.container.duration or 0) / 1e6 - late
         if found < promised - max(1.0, 0.05 * promised):
             self.warnings.append(f"the header says {promised:.2f} s but frames end at {found:.2f} s")
         elif timeline.num_frames < 0.98 * self.stream.frames:
             self.warnings.append(f"the header says {self.stream.frames} frames but {timeline.num_frames} were found")
+
+    def is_entry(self, packet: VideoPacket) -> bool:
+        """Whether decoding can begin at a packet that an index calls a keyframe, as far as the packet tells."""
+        if self.decoder.codec.name == "h264" and recovery_frames(bytes(packet), self.decoder.extradata):
+            return False
+        return bool(packet.is_keyframe)
+
+    def sift_keyframes(self) -> None:
+        """Leave only the keyframes at which decoding can begin. Reads all packets."""
+        found = self._counted(guessed=False)
+        self.timeline = replace(
+            self.timeline,
+            keyframes=found.keyframes,
+            key_ticks=found.key_ticks,
+            seek_ticks=found.seek_ticks,
+            by_dts=found.by_dts,
+        )
+
+    def shown(self) -> NDArray[np.float64]:
+        """When the frames begin, ascending. Reads all packets where an index tells no more than decoding times."""
+        if self.timeline.estimated:
+            found = self._counted(guessed=False).shown
+            whole = len(found) == self.timeline.num_frames  # a file cut short holds less than its index promises
+            self.timeline = replace(self.timeline, shown=found if whole else self.timeline.shown, estimated=False)
+        return self.timeline.shown
+
+    def _counted(self, *, guessed: bool) -> Timeline:
+        """The timeline by reading every packet, from the first one on."""
+        self.reopen()
+        return from_packets(
+            self.packets(), self.stream, time_base=self.time_base, guessed=guessed, is_entry=self.is_entry
+        )
+
+    def drop_keyframe(self, number: int) -> None:
+        """Take a keyframe out of the timeline."""
+        line = self.timeline
+        kept = np.arange(len(line.keyframes)) != number
+        self.timeline = replace(
+            line, keyframes=line.keyframes[kept], key_ticks=line.key_ticks[kept], seek_ticks=line.seek_ticks[kept]
+        )
 
     def _tail(self) -> list[VideoPacket]:
         """The last packets of an indexed file: their presentation times are not in the index."""

@@ -13,6 +13,7 @@ request of a stretch takes the first frame of its window, so that decoding can s
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,13 +23,18 @@ from longtake.types import Sampling, VideoError, VideoInfo
 
 SAME_SECONDS = 1e-6  # times closer than this are one moment: requests are floats, timestamps are fractions
 _FPS_SLACK = 1e-3  # 29.97 asked of a 29.970030 video is that video's own rate
+_FAST_STEPS = 16  # over so many the rate of the fastest part is taken: one late or early frame makes none; ours
+_FAST_SHARE = 0.8  # of that rate must be asked for to read every frame; ours
+_LATE_INTERVALS = 1.5  # when the first of every frame begins later, the one shown at the start comes before it; ours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requests:
-    """What to read: either every frame shown in ``[start, stop)``, or one frame for each of ``seconds``.
+    """What to read: either every frame that begins in ``[start, stop)``, or one frame for each of ``seconds``.
 
-    seconds, low, high: float64 ``(requests,)``, ascending; empty when ``every`` is set.
+    seconds, low, high: float64 ``(requests,)``, ascending. When ``every`` is set there is one, for the start: where no
+    frame begins in its window, the one shown at the start comes before the others.
+    num_every: how many frames are expected then.
     """
 
     start_seconds: float
@@ -38,10 +44,11 @@ class Requests:
     seconds: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
+    num_every: int = 0
     warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.seconds)
+        return self.num_every if self.every else len(self.seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +63,12 @@ class Stretch:
     stop: int
     on_keyframe: bool = False
 
+    def cut(self, first: int) -> Stretch | None:
+        """What is left of it from request ``first`` on."""
+        if first >= self.stop:
+            return None
+        return self if first <= self.first else Stretch(keyframe=self.keyframe, first=first, stop=self.stop)
+
 
 def uniform_times(start: float, stop: float, count: int) -> NDArray[np.float64]:
     """Midpoints of ``count`` equal parts of ``[start, stop)``: every frame stands for the part around it."""
@@ -68,8 +81,12 @@ def fps_times(start: float, stop: float, fps: float) -> NDArray[np.float64]:
     return np.asarray(start + np.arange(count) / fps, np.float64)
 
 
-def requests(sampling: Sampling, info: VideoInfo) -> Requests:
-    """The moments that a sampling means on one video. Raises VideoError when they lie outside it."""
+def requests(sampling: Sampling, info: VideoInfo, shown: Callable[[], NDArray[np.float64]]) -> Requests:
+    """The moments that a sampling means on one video. Raises VideoError when they lie outside it.
+
+    shown: gives float64 ``(frames,)``, ascending: when the video's frames begin. It is called only where that matters,
+    as finding out may take reading the file.
+    """
     start, stop = _span(sampling, info)
     if sampling.at_seconds is not None:
         seconds = np.sort(np.array(sampling.at_seconds, np.float64))
@@ -78,21 +95,43 @@ def requests(sampling: Sampling, info: VideoInfo) -> Requests:
     if sampling.count is not None:
         return _uniform(sampling, start, stop, sampling.count)
     assert sampling.fps is not None
-    own = info.fps
-    every = own > 0 and sampling.fps >= own * (1 - _FPS_SLACK)
-    rate = min(sampling.fps, own) if every else sampling.fps
-    seconds = fps_times(start, stop, rate)
-    if sampling.max_frames is not None and len(seconds) > sampling.max_frames:
+    above = 0 < info.fps * (1 - _FPS_SLACK) <= sampling.fps
+    inside = _inside(shown(), start, stop, info) if above else None
+    if inside is not None and sampling.fps >= _FAST_SHARE * fastest(inside):
+        asked = _every(sampling.fps, info, start, stop, inside)
+    else:
+        seconds = fps_times(start, stop, sampling.fps)
+        asked = _with_windows(sampling, seconds, start, stop, default_tolerance=0.1 / sampling.fps)
+    if sampling.max_frames is not None and len(asked) > sampling.max_frames:
         return _uniform(sampling, start, stop, sampling.max_frames)
-    if every:
-        told = f"{sampling.fps:g} frames a second asked of a {own:g} frames a second video: every frame is read"
-        warnings = (told,) if sampling.fps > own * (1 + _FPS_SLACK) else ()
-        none = np.empty(0, np.float64)
-        stop = stop if stop < info.duration_seconds else float("inf")  # a last frame may begin at the declared end
-        return Requests(
-            start_seconds=start, stop_seconds=stop, every=True, seconds=none, low=none, high=none, warnings=warnings
-        )
-    return _with_windows(sampling, seconds, start, stop, default_tolerance=0.1 / sampling.fps)
+    return asked
+
+
+def _inside(shown: NDArray[np.float64], start: float, stop: float, info: VideoInfo) -> NDArray[np.float64]:
+    first, last = np.searchsorted(shown, (start - SAME_SECONDS, stop - SAME_SECONDS), side="left")
+    return shown[first:last] if stop < info.duration_seconds else shown[first:]
+
+
+def fastest(shown: NDArray[np.float64]) -> float:
+    """Frames a second in the fastest part of ascending times, taken over 16 steps (fewer, where there are fewer)."""
+    steps = min(_FAST_STEPS, len(shown) - 1)
+    return steps / float((shown[steps:] - shown[:-steps]).min()) if steps > 0 else 0.0
+
+
+def _every(fps: float, info: VideoInfo, start: float, stop: float, inside: NDArray[np.float64]) -> Requests:
+    """Every frame of the span, ``inside`` being when they begin."""
+    told = f"{fps:g} frames a second asked of a {info.fps:g} frames a second video: every frame is read"
+    late = min(start + _LATE_INTERVALS / fps, stop)
+    return Requests(
+        start_seconds=start,
+        stop_seconds=stop if stop < info.duration_seconds else float("inf"),  # one may begin at the declared end
+        every=True,
+        seconds=np.array([start]),
+        low=np.array([start]),
+        high=np.array([late]),
+        num_every=len(inside) + (len(inside) == 0 or bool(inside[0] >= late - SAME_SECONDS)),
+        warnings=(told,) if fps > info.fps * (1 + _FPS_SLACK) else (),
+    )
 
 
 def _span(sampling: Sampling, info: VideoInfo) -> tuple[float, float]:

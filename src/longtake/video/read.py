@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
+from math import inf
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
 from longtake.types import Frames, Sampling, VideoError, VideoInfo
-from longtake.video._asked import Losses
+from longtake.video._asked import Losses, Served
 from longtake.video._pixels import Painter
 from longtake.video._plain import Plain
 from longtake.video._planned import Planned
@@ -65,7 +65,7 @@ class Reading:
     ) -> None:
         self.info: VideoInfo = describe(source)
         self._source = source
-        self._asked: Requests = requests(sampling, self.info)
+        self._asked: Requests = requests(sampling, self.info, source.shown)
         self._losses = Losses(self.info.duration_seconds)
         self._painter = Painter(size or source.shown_size, source.orientation, threads=threads)
         height, width = self._painter.size
@@ -86,10 +86,7 @@ class Reading:
 
     @property
     def num_planned(self) -> int:
-        if not self._asked.every:
-            return len(self._asked)
-        span = min(self._asked.stop_seconds, self.info.duration_seconds) - self._asked.start_seconds
-        return max(1, round(self.info.num_frames * span / self.info.duration_seconds))
+        return len(self._asked)
 
     @property
     def losses(self) -> tuple[str, ...]:
@@ -107,20 +104,28 @@ class Reading:
         finally:
             self._source.close()
 
-    def _chunked(self, frames: Iterator[tuple[float, av.VideoFrame]]) -> Iterator[Frames]:
+    def _chunked(self, served: Iterator[Served]) -> Iterator[Frames]:
         height, width = self._painter.size
         seconds: list[float] = []
-        for second, frame in frames:
+        spans: list[tuple[float, float]] = []
+        last = -inf
+        for asked, second, until, frame in served:
             if not seconds:
                 pixels = np.empty((self._chunk_frames, height, width, 3), np.uint8)
             self._painter.paint(frame, pixels[len(seconds)])
             seconds.append(second)
+            spans.append((max(second, self._asked.start_seconds) if second > last else asked, until))
+            last = second
             if len(seconds) == self._chunk_frames:
-                yield self._chunk(pixels, seconds)
-                seconds = []
+                yield self._chunk(pixels, seconds, spans)
+                seconds, spans = [], []
         if seconds:
-            yield self._chunk(pixels[: len(seconds)], seconds)
+            yield self._chunk(pixels[: len(seconds)], seconds, spans)
 
-    def _chunk(self, pixels: NDArray[np.uint8], seconds: list[float]) -> Frames:
+    def _chunk(self, pixels: NDArray[np.uint8], seconds: list[float], spans: list[tuple[float, float]]) -> Frames:
         self._served += len(seconds)
-        return Frames(pixels=pixels.transpose(0, 3, 1, 2), seconds=np.array(seconds, np.float64))
+        return Frames(
+            pixels=pixels.transpose(0, 3, 1, 2),
+            seconds=np.array(seconds, np.float64),
+            spans=np.array(spans, np.float64),
+        )

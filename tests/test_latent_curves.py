@@ -20,15 +20,15 @@ from longtake.recipes.latent_ablations.curves import (
     with_curves,
 )
 from longtake.recipes.latent_ablations.plans import LATENTS
-from longtake.recipes.latent_ablations.world import FULL, SMALLEST, HopWorld, Setting
+from longtake.recipes.latent_ablations.world import SMALLEST, HopWorld, Setting
 from longtake.recipes.operations import Cost
 from longtake.train.latent import train_latent
 from longtake.types import LongtakeError
 
 
 def world(curve_every: int) -> HopWorld:
-    """Of full size, with a model's name that never changes."""
-    found = HopWorld(Path("w"), None, FULL, curve_every)
+    """Of the smallest size, with a model's name that never changes."""
+    found = HopWorld(Path("w"), None, SMALLEST, curve_every)
     found.start_name = "model"
     return found
 
@@ -36,11 +36,11 @@ def world(curve_every: int) -> HopWorld:
 def test_names_of_what_is_kept_without_curves_stay():
     setting, latents, trace = Setting(), replace(LATENTS, steps=3), LatentArm(steps=3, traced=True)
     before = world(0)
-    assert folder_of(before, setting, latents, 1).name == "arm-parallel-8-3-1-3e0870ccf4"
-    assert folder_of(before, setting, trace, 0).name == "arm-trace-3-0-7967e564d7"
-    assert before.setting_file.name == "setting-1fa264416e.json"
+    assert folder_of(before, setting, latents, 1).name == "arm-parallel-8-3-1-0cd3993cc9"
+    assert folder_of(before, setting, trace, 0).name == "arm-trace-3-0-7b5d62d1a0"
+    assert before.setting_file.name == "setting-123e0af1ef.json"
     base = folder_of(before, setting, base_arm(setting), 0, forked=False)
-    assert base.name == "base-answer-300-0-b7d728293a"
+    assert base.name == "base-answer-300-0-4ccead483c"
     for every in (20, 50):
         after = world(every)
         assert after.setting_file == before.setting_file
@@ -52,7 +52,7 @@ def test_names_of_what_is_kept_without_curves_stay():
 def test_a_curve_every_so_many_steps():
     with pytest.raises(LongtakeError, match="curve is -1; it must be a number of steps, or 0 for none"):
         HopWorld(Path("w"), None, SMALLEST, -1)
-    assert world(1).count("curve") == 2 * FULL.curve_pairs
+    assert world(1).count("curve") == 2 * SMALLEST.curve_pairs
     small = HopWorld(Path("w"), None, SMALLEST, 1)
     asked = small.hops("curve", 16)
     assert [hop.hops for hop in asked] == [1, 1, 2, 2]  # both kinds, of one hop and of several

@@ -302,15 +302,15 @@ def test_shards_of_another_watch_are_not_used(video, tmp_path, change):
     assert not [name for name in os.listdir(tmp_path) if "shard" in name]
 
 
-@pytest.mark.parametrize("damage", ["header", "watch", "grid", "frame_seconds"])
+@pytest.mark.parametrize("damage", ["header", "watch", "grid", "frame_spans"])
 def test_a_damaged_shard_is_watched_again(video, tmp_path, damage):
     target, shard = tmp_path / "m", tmp_path / "m.shard-00000"
     interrupt(video, target)
     tensors = load_file(shard)
     with safe_open(shard, framework="pt") as file:
         metadata = file.metadata()
-    if damage == "frame_seconds":
-        del tensors["frame_seconds"]
+    if damage == "frame_spans":
+        del tensors["frame_spans"]
     else:
         header = json.loads(metadata["header"])
         header.pop(damage, None)

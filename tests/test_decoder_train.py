@@ -576,6 +576,7 @@ def tokens(channels: int = 32) -> torch.Tensor:
     return torch.randn(600, PER_GROUP, channels, generator=torch.Generator().manual_seed(3)).bfloat16()
 
 
+@pytest.mark.slow
 def test_decoder_resumed_is_bit_equal(mixer, tmp_path):
     whole = train_decoder(debug(), tiny.video_llm(), tiny.tokenizer(), tokens(), mixer, tmp_path / "whole")
     save = checkpoint.save
@@ -631,6 +632,7 @@ def test_a_phase_decides_how_many_rows_are_blind(mixer, tmp_path, monkeypatch):
     assert seen == [0.03, 0.03, 0.5, 0.5]
 
 
+@pytest.mark.slow
 def test_a_step_learns(mixer):
     """Twenty steps on one batch: the loss falls and every trained part has a gradient."""
     torch.manual_seed(0)

@@ -42,6 +42,7 @@ def test_a_report_by_hand():
     assert {len(line) for line in lines} == {26 + 3 * 22}
 
 
+@pytest.mark.slow
 def test_a_whole_run_with_a_tiny_model(tmp_path):
     model = longtake.load(tiny.save_video_llm(tmp_path), device="cpu")
     seen = []

@@ -195,6 +195,7 @@ def test_a_budget_adds_its_controls(model, monkeypatch):
     assert all(count < 512 for counts in kept.values() for count in counts)
 
 
+@pytest.mark.slow
 def test_several_budgets_share_one_watching(model, monkeypatch):
     monkeypatch.setattr(probe, "ANSWER_TOKENS", 3)
     monkeypatch.setattr(probe, "QUESTIONS_A_VIDEO", 3)

@@ -49,6 +49,7 @@ def test_the_lengths_asked_for_and_the_keys_and_values_worked_by_hand():
     assert full_size.kv_bytes(full_size.model_config("3b"), 1) == 36 * 1024
 
 
+@pytest.mark.slow
 def test_tower_and_compressor_have_their_rates():
     expected = {"tower": ["product", "tower", "tower"], "compressor": ["compressor", "compressor", "watch"]}
     for part, whats in expected.items():
@@ -57,6 +58,7 @@ def test_tower_and_compressor_have_their_rates():
         assert all(row["frames_per_second"] > 0 for row in rows if "frames" in row)
 
 
+@pytest.mark.slow
 def test_asking_has_every_length_and_at_the_last_one_a_chosen_prompt_too():
     _, *rows = full_size.ask_rows(PLAN)
     assert [(row["frames"], row["context"]) for row in rows] == [(16, None), (64, PLAN.context), (64, None)]
@@ -70,6 +72,7 @@ def test_asking_has_every_length_and_at_the_last_one_a_chosen_prompt_too():
     assert whole["estimate_gb"] > whole["kv_gb"] == pytest.approx(whole["positions"] * 2 * 2 * 2 * 8 * 4 / 1e9)
 
 
+@pytest.mark.slow
 def test_what_would_not_end_in_time_is_left_out():
     rows = list(full_size.ask_rows(replace(PLAN, deadline=0.0)))
     whole = [row for row in rows if row["what"] == "ask" and row["context"] is None]
@@ -77,6 +80,7 @@ def test_what_would_not_end_in_time_is_left_out():
     assert "were left |" in full_size.markdown(results(whole))
 
 
+@pytest.mark.slow
 def test_training_has_its_steps():
     _, recot, *rows = full_size.train_rows(PLAN)
     assert recot["clips_per_second"] == pytest.approx(PLAN.clips[0] / recot["step_seconds"])
@@ -94,6 +98,7 @@ def results(rows: list[dict]) -> dict:
     return {"command": "python it", "about": {"device": "none"}, "rows": rows, "seconds": 1.0, "finished": True}
 
 
+@pytest.mark.slow
 def test_failures_become_rows_and_the_table_names_them(tmp_path: Path):
     def fails(error: Exception) -> dict:
         raise error

@@ -240,6 +240,7 @@ def test_operations_are_what_pytorch_counts():
     assert ours.total == 2 * (2 * 2 * 5 * 5 * 8)
 
 
+@pytest.mark.slow
 def test_learned_vectors_need_no_rollout(tmp_path):
     """A step of pause runs the model once, forward and back: as much as answers alone, but for a few more columns."""
     world = HopWorld(tmp_path, None, SMALLEST)
@@ -249,6 +250,7 @@ def test_learned_vectors_need_no_rollout(tmp_path):
     assert latents > 1.2 * pause
 
 
+@pytest.mark.slow
 def test_a_denser_teacher_costs_what_it_sees(tmp_path):
     world = HopWorld(tmp_path, None, SMALLEST)
     costs = LatentCosts(world, Setting())
@@ -286,6 +288,7 @@ def test_threads_are_checked(monkeypatch):
         main()
 
 
+@pytest.mark.slow
 def test_tables_refuse_without_a_setting(tmp_path, monkeypatch):
     world = HopWorld(tmp_path, None, SMALLEST)
     with pytest.raises(LongtakeError, match="no setting .* find one first: latent_ablations setting"):

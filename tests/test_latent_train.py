@@ -322,6 +322,7 @@ def test_what_a_swap_costs(monkeypatch, tmp_path):
     assert torch.equal(seen[3], own)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_equal(tmp_path):
     run_latent(tmp_path / "whole", held=True)
     run_latent(tmp_path / "parts", held=True)

@@ -195,6 +195,7 @@ while not enough.exists():
 """
 
 
+@pytest.mark.slow
 def test_two_processes_writing_one_target_leave_a_whole_file(tmp_path):
     folder, enough = tmp_path / "memories", tmp_path / "enough"
     folder.mkdir()

@@ -200,6 +200,7 @@ def test_a_batch_depends_on_its_number_alone():
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.slow
 def test_pictures_carry_needles_where_patches_are_covered():
     pixels, targets, covered = next(iter(SingleFrames(world.clips(), "test", 32, 300, 1)))
     assert pixels.shape == (300, 3, 32, 32)
@@ -220,6 +221,7 @@ def test_pictures_carry_needles_where_patches_are_covered():
     assert torch.maximum(down, across).max() in (7, 8)
 
 
+@pytest.mark.slow
 def test_small_cards_are_small():
     sizes = []
     for share in (0.0, 1.0):
@@ -239,6 +241,7 @@ def test_the_distance_from_another_tower_by_hand():
     assert found.item() == pytest.approx((1.0 + 0.1 * 2.0) / (20 / 3) / 2)
 
 
+@pytest.mark.slow
 def test_sharpened_bit_equal_and_heads_first(tmp_path):
     recipe = SharpenRecipe(cycles=CYCLES, batch=4, warmup=1, log_every=5, save_every=2, held_out=6, workers=1)
     torch.manual_seed(4)
@@ -313,6 +316,7 @@ def test_windows_are_a_card_before_a_background():
     assert covered.any(1).all()
 
 
+@pytest.mark.slow
 def test_tower_resumed_is_bit_equal(tmp_path):
     recipe = TowerRecipe(vision=VISION, cycles=CYCLES, whole_steps=1, batch=4, easy_steps=3,
                          part_patches=20, warmup=1, log_every=5, save_every=2, workers=1, held_out=6)  # fmt: skip
@@ -403,6 +407,7 @@ def test_a_group_that_runs_backwards_moves_the_other_way():
     assert movers[0, column["direction"]] == 0  # the labels given stay as they are
 
 
+@pytest.mark.slow
 def test_compressor_resumed_is_bit_equal(features, tmp_path):
     recipe = CompressorRecipe(dim=32, cycles=CYCLES, batch=8, warmup=1, log_every=2, save_every=2)
     whole = train_compressor(recipe, features, tmp_path / "whole")

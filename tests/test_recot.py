@@ -204,6 +204,7 @@ def beside_the_mean_frame(model: ReCoT, x: torch.Tensor) -> float:
         return float(model(x).loss / token_errors(mean_frames(x, model.frames_per_group), x).mean())
 
 
+@pytest.mark.slow
 def test_it_learns_to_beat_the_mean_frame():
     """Two clips by heart."""
     x = features(3, (2, 4, 2, 2, 32))

@@ -144,6 +144,7 @@ def test_a_killed_run_goes_on_to_equal_losses(data, tmp_path):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_chance_goes_on_where_it_stopped(data, tmp_path):
     """With dropout, whose masks come from torch's own state."""
     text = tiny.video_llm().config.text_config.to_dict() | {"attention_dropout": 0.3}

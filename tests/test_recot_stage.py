@@ -13,7 +13,7 @@ from test_stages import Killed, kill_at_save
 
 @pytest.mark.slow
 def test_it_learns_to_reconstruct(tmp_path):
-    run_recot(tmp_path, steps=60, lr=2e-3, batch=8, micro_batch=8, held=True, eval_every=30)
+    run_recot(tmp_path, steps=60, lr=5e-4, batch=8, micro_batch=8, held=True, eval_every=30)
     losses = logged(tmp_path)
     assert losses[60] < 0.8 * losses[1]
     held = logged(tmp_path, "held_loss")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from longtake.data.questions import Question, score
 from longtake.eval.measures import Span, overlap
-from longtake.recipes.work_folder import kept
+from longtake.recipes.work_folder import kept_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +38,7 @@ class Replies:
 
     def save(self, file: Path) -> None:
         """As JSON, whole or not at all."""
-        text = json.dumps(dataclasses.asdict(self))
-        kept(file, lambda scratch: scratch.write_text(text))
+        kept_json(file, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, file: Path) -> Replies:

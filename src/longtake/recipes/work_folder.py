@@ -21,3 +21,8 @@ def kept(file: Path, write: Callable[[Path], object]) -> None:
     scratch = file.with_name(file.name + ".tmp")
     write(scratch)
     scratch.replace(file)
+
+
+def kept_json(file: Path, value: object) -> None:
+    """The same of a value as JSON."""
+    kept(file, lambda scratch: scratch.write_text(json.dumps(value)))

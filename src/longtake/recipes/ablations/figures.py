@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from longtake.models.recot import target_tokens, token_errors
 from longtake.recipes.ablations.arms import Arm, compressor_of, folder_of, pretrain, trained
 from longtake.recipes.ablations.world import BLOCK, Exam, World, needle_patches
 from longtake.recipes.tables import MASKED, Figures
-from longtake.recipes.work_folder import kept
+from longtake.recipes.work_folder import kept_json
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 KEPT = "figures-by-clip.json"
@@ -39,14 +38,8 @@ def figures_of(world: World, arms: Sequence[tuple[Arm, int]]) -> list[Figures]:
     probed = probes(world, missing) if missing else {}
     for number, (arm, seed) in missing.items():
         rebuilt = reconstruction(world, arm, seed) if arm.pretraining and not arm.trainable else {}
-        save(files[int(number)], probed[number] | rebuilt)
+        kept_json(files[int(number)], probed[number] | rebuilt)
     return [json.loads(file.read_text()) for file in files]
-
-
-def save(file: Path, figures: Figures) -> None:
-    """As JSON, whole or not at all."""
-    text = json.dumps(figures)
-    kept(file, lambda scratch: scratch.write_text(text))
 
 
 def reconstruction(world: World, arm: Arm, seed: int) -> Figures:

@@ -31,7 +31,7 @@ from longtake.recipes.ablations.tables import start_of
 from longtake.recipes.ablations.world import World
 from longtake.recipes.operations import Part
 from longtake.recipes.tables import open_tasks
-from longtake.recipes.work_folder import kept, named
+from longtake.recipes.work_folder import kept_json, named
 from longtake.types import Memory, Provenance, Sampling, VisualTokens
 
 SHARES = (0.75, 0.5, 0.25, 0.1, 0.05)
@@ -92,7 +92,7 @@ def kept_asking(model: Model, size: SelectorSize, seed: int, number: int, clips:
     file = folder / f"{seed}-{number}.json"
     if not file.exists():
         begun = time.perf_counter()
-        save(file, ask_video(model, size, seed, number, clips))
+        kept_json(file, ask_video(model, size, seed, number, clips))
         print(f"selector: video {number} of seed {seed} in {time.perf_counter() - begun:.0f} s", flush=True)
     return file
 
@@ -190,12 +190,6 @@ def ask_video(
 
 def _right(asked: Asked, condition: str) -> bool:
     return score(asked.question, asked.answers[condition])
-
-
-def save(file: Path, rows: list[dict[str, Any]]) -> None:
-    """As JSON, whole or not at all."""
-    text = json.dumps(rows)
-    kept(file, lambda scratch: scratch.write_text(text))
 
 
 def gathered(rows: Sequence[dict[str, Any]]) -> Answered:

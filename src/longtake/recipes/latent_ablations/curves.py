@@ -25,7 +25,7 @@ from longtake.recipes.latent_ablations.plans import LatentPlan
 from longtake.recipes.latent_ablations.tables import SEVERAL, SINGLE
 from longtake.recipes.latent_ablations.world import HopWorld, Setting
 from longtake.recipes.operations import Cost
-from longtake.recipes.work_folder import kept
+from longtake.recipes.work_folder import kept_json
 
 NAME = "samples to equal accuracy"
 ALL = "all questions"
@@ -87,8 +87,7 @@ def units_of(world: HopWorld, setting: Setting, plan: LatentPlan, seeds: Sequenc
 def kept_cost(file: Path, measure: Callable[[], Cost]) -> Cost:
     """A cost that is measured once."""
     if not file.exists():
-        text = json.dumps(dataclasses.asdict(measure()))
-        kept(file, lambda scratch: scratch.write_text(text))
+        kept_json(file, dataclasses.asdict(measure()))
     return Cost(**json.loads(file.read_text()))
 
 

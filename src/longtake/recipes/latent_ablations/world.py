@@ -29,7 +29,7 @@ from longtake.data.questions import Question
 from longtake.model import EMBEDDED
 from longtake.recipes.ablations import world as ablation_world
 from longtake.recipes.token_files import encoded, keep_tokens, kept_tokens, token_files, videos_of
-from longtake.recipes.work_folder import kept, named
+from longtake.recipes.work_folder import kept_json, named
 from longtake.train.compressor import CPU
 from longtake.train.puzzles import QuestionPuzzle
 from longtake.types import LongtakeError, VisualTokens
@@ -229,8 +229,7 @@ class HopWorld:
 
     def keep_setting(self, setting: Setting) -> None:
         """Keep what the search found."""
-        text = json.dumps(dataclasses.asdict(setting))
-        kept(self.setting_file, lambda scratch: scratch.write_text(text))
+        kept_json(self.setting_file, dataclasses.asdict(setting))
 
     def setting(self) -> Setting:
         """What the search found. Raises LongtakeError before it has found any."""

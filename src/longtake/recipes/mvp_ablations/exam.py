@@ -23,7 +23,7 @@ from longtake.eval.probe import ANSWER_TOKENS
 from longtake.recipes.mvp_ablations.site import Site
 from longtake.recipes.replies import Replies
 from longtake.recipes.token_files import encoded, keep_tokens, kept_tokens, token_files, videos_of
-from longtake.recipes.work_folder import kept, named
+from longtake.recipes.work_folder import kept_json, named
 from longtake.train.puzzles import QuestionPuzzle
 
 TRANSFER = ("order", "after", "direction", "count")
@@ -100,8 +100,7 @@ def questions_about(video: ProbeVideo, number: int) -> list[Question]:
 def keep_questions(videos: Sequence[ProbeVideo], numbers: Iterable[int], file: Path) -> None:
     """Their questions as JSON, whole or not at all."""
     asked = [q for video, number in zip(videos, numbers, strict=True) for q in questions_about(video, number)]
-    text = json.dumps([dataclasses.asdict(question) for question in asked])
-    kept(file, lambda scratch: scratch.write_text(text))
+    kept_json(file, [dataclasses.asdict(question) for question in asked])
 
 
 @torch.no_grad()

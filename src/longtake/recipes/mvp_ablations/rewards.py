@@ -34,7 +34,7 @@ from longtake.recipes.mvp_ablations.variants import Variant, variant_records
 from longtake.recipes.mvp_stages import Material, split_of
 from longtake.recipes.operations import Cost, Part
 from longtake.recipes.settings import flat
-from longtake.recipes.work_folder import kept, named
+from longtake.recipes.work_folder import kept_json, named
 from longtake.train.exam import answers
 from longtake.train.grpo_recipe import GrpoRecipe
 from longtake.train.imitate import ImitateRecipe
@@ -236,8 +236,7 @@ def held_parts(site: Site, model: Path, material: Material) -> Parts:
     if not file.exists():
         processes = start_processes(site.recipe.grpo.fit)
         longest = site.recipe.grpo.draw.max_new_tokens
-        text = json.dumps(answers(processes, frozen(model, site), material.held, longest))
-        kept(file, lambda scratch: scratch.write_text(text))
+        kept_json(file, answers(processes, frozen(model, site), material.held, longest))
     return as_parts(json.loads(file.read_text()))
 
 

@@ -5,6 +5,7 @@ Everything that is trained or answered stays in a work folder named after recipe
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import tempfile
@@ -25,7 +26,7 @@ from longtake.recipes.mvp import Choice, MvpRecipe, StartModel, mvp_debug
 from longtake.recipes.mvp_stages import Material, gather, run_stage
 from longtake.recipes.operations import Cost, Operations, Part
 from longtake.recipes.settings import flat
-from longtake.recipes.work_folder import kept
+from longtake.recipes.work_folder import kept_json
 from longtake.train.beside import Beside
 from longtake.train.curriculum import CurriculumRecipe
 from longtake.train.grpo import train_grpo
@@ -154,9 +155,7 @@ def kept_costs(
         plain, _, items = name.partition("/")
         found[plain] = measured(step, int(items or 1))
     if model is not None:
-        told = {name: {"operations": cost.operations, "seconds": cost.seconds} for name, cost in found.items()}
-        text = json.dumps(told, indent=1) + "\n"
-        kept(target, lambda scratch: scratch.write_text(text))
+        kept_json(target, {name: dataclasses.asdict(cost) for name, cost in found.items()})
     return found
 
 

@@ -81,12 +81,13 @@ class Estimate:
         return student_quantile(0.5 + CONFIDENCE / 2, self.degrees) * self.standard_error
 
 
-def estimate(values: Array, videos: NDArray[np.int64], seed: int = 0) -> Estimate:
+def estimate(values: Array, videos: NDArray[np.int64] | None = None, seed: int = 0) -> Estimate:
     """The mean of values, ``(seeds, questions)``: right or wrong, an overlap, or the difference of two arms' values.
 
-    videos: which video each question is about, ``(questions,)``; of a single one nothing is known of the error.
-    seed: of the resampling.
+    videos: which video each question is about, ``(questions,)``; None: each is of its own. Of a single video nothing is
+    known of the error. seed: of the resampling.
     """
+    videos = np.arange(values.shape[-1]) if videos is None else videos
     if values.ndim != 2 or videos.shape != values.shape[1:] or not values.size:
         raise ValueError(f"values {values.shape} must be (seeds, questions) for videos {videos.shape}, at least one")
     by_seed = values.mean(axis=1)

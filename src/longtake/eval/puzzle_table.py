@@ -155,7 +155,7 @@ def cells(
 ) -> dict[str, Estimate]:
     """What a row reached, by level and measure."""
     return {
-        f"{level} {measure}": _estimate(np.stack([seed[measure][where] for seed in seeds]), sources[where])
+        f"{level} {measure}": estimate(by_source(np.stack([seed[measure][where] for seed in seeds]), sources[where]))
         for level, where in places.items()
         for measure in MEASURES
     }
@@ -167,7 +167,7 @@ def _difference(
     """Over the seeds that both have."""
     pairs = [(one[measure][where], two[measure][where]) for one, two in zip(arm, other, strict=False)]
     one, two = (np.stack(side) for side in zip(*pairs, strict=True))
-    return _estimate(one - two, sources[where])
+    return estimate(by_source(one - two, sources[where]))
 
 
 def mean_of(seeds: Sequence[Parts], measure: str, where: Where, sources: NDArray[np.int64]) -> float:
@@ -179,8 +179,3 @@ def by_source(values: NDArray[np.float64], sources: NDArray[np.int64]) -> NDArra
     """Means of values ``(seeds, puzzles)`` over each source's puzzles, ``(seeds, sources)``."""
     _, place, counts = np.unique(sources, return_inverse=True, return_counts=True)
     return np.stack([np.bincount(place, seed) / counts for seed in values])
-
-
-def _estimate(values: NDArray[np.float64], sources: NDArray[np.int64]) -> Estimate:
-    means = by_source(values, sources)
-    return estimate(means, np.arange(means.shape[1]))

@@ -67,7 +67,7 @@ class Measured:
         return np.stack([replies.overlaps(self.exam.asked) for replies in self.replies.values()])
 
     def figure(self, name: str) -> NDArray[np.float64]:
-        """One figure, ``(seeds, clips)``."""
+        """One figure, ``(seeds, clips)``; seeds see the same clips, which are drawn again for the error."""
         return np.array([figures[name] for figures in self.figures.values()])
 
     def first(self, seeds: int) -> Measured:
@@ -116,7 +116,7 @@ def cells(found: Measured, tasks: Mapping[str, TaskStart]) -> dict[str, Estimate
         for least in RECALLS:
             hits = (found.overlaps[:, when] >= least).astype(np.float64)
             shown[f"R@{least} of when"] = estimate(hits, videos[when])
-    return shown | {name: _by_clip(found.figure(name)) for name in _figures(found)}
+    return shown | {name: estimate(found.figure(name)) for name in _figures(found)}
 
 
 def differences(one: Measured, other: Measured, tasks: Mapping[str, TaskStart]) -> dict[str, Estimate]:
@@ -131,12 +131,7 @@ def differences(one: Measured, other: Measured, tasks: Mapping[str, TaskStart]) 
         some = questions_of(one.exam, ["when"])
         shown[WHEN] = difference(one.overlaps[:, some], other.overlaps[:, some], videos[some])
     shared = [name for name in _figures(one) if name in _figures(other) and name != MASKED]
-    return shown | {name: _by_clip(one.figure(name) - other.figure(name)) for name in shared}
-
-
-def _by_clip(values: NDArray[np.float64]) -> Estimate:
-    """Of values ``(seeds, clips)``; seeds see the same clips, which are drawn again for the error."""
-    return estimate(values, np.arange(values.shape[1]))
+    return shown | {name: estimate(one.figure(name) - other.figure(name)) for name in shared}
 
 
 def _figures(found: Measured) -> list[str]:

@@ -134,8 +134,8 @@ def halfway(
         right = right_of(said, exam)
         parts = {"right": right, "right_single": right[single], "right_several": right[~single]}
         if thinking.latents and thinking.mode != "pause":
-            swapped = latents_of(backbone, exam.puzzles, thinking)[torch.arange(len(right)) ^ 1]
-            parts["lost_swapped"] = right - right_of(answers(backbone, exam.puzzles, thinking, swapped), exam)
+            others = latents_of_other_videos(backbone, exam, thinking)
+            parts["lost_swapped"] = right - right_of(answers(backbone, exam.puzzles, thinking, others), exam)
         return {name: float(own.mean()) for name, own in parts.items()}
 
     return figures
@@ -184,6 +184,11 @@ def latents_of(backbone: Backbone, puzzles: Sequence[QuestionPuzzle], thinking: 
     return torch.cat(made)
 
 
+def latents_of_other_videos(backbone: Backbone, exam: HopExam, thinking: Thinking) -> Tensor:
+    """For each question the latents that it leads to on the pair's other video, ``(questions, latents, dim)``."""
+    return latents_of(backbone, exam.puzzles, thinking)[torch.arange(len(exam.puzzles)) ^ 1]
+
+
 def controlled(
     world: HopWorld, setting: Setting, backbone: Backbone, exam: HopExam, thinking: Thinking, control: Control
 ) -> Tensor:
@@ -201,7 +206,7 @@ def controlled(
     if control == "noise":
         return matched_noise(module, questions, count, torch.Generator().manual_seed(71)).detach()
     if control == "swapped":
-        return latents_of(backbone, exam.puzzles, thinking)[torch.arange(questions) ^ 1]
+        return latents_of_other_videos(backbone, exam, thinking)
     some = world.puzzles("train", setting.frames)[:FOR_MEAN]
     return mean_latents(module, latents_of(backbone, some, thinking)).detach().expand(questions, -1, -1)
 

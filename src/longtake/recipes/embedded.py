@@ -11,7 +11,6 @@ then goes on from the model in the package.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,10 +23,12 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, SiglipVisionConfi
 from longtake.data.bank import BankRecipe, Mixer, build_bank, cut_units, read_events
 from longtake.data.haystack import Clip, describe, footage_clips, load_clips
 from longtake.data.needles import Split
+from longtake.data.threads import use_threads
 from longtake.model import EMBEDDED
 from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM, VideoLLMConfig
+from longtake.recipes.one_line import errors_in_one_line
 from longtake.train import checkpoint
 from longtake.train.checkpoint import Cycle
 from longtake.train.compressor import CompressorRecipe, FeatureBank, encode_groups, train_compressor
@@ -351,15 +352,13 @@ def main() -> None:
     device = "not for school, tower, sharpen and eyes"
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help=device)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    try:
+    with errors_in_one_line():
+        use_threads(options.threads)
         if options.stage == "bank":
             recipe = bank(options.seed, options.videos, options.small)
             run_bank(options.footage, options.work, options.device, recipe, options.workers)
         else:
             STAGES[options.stage](options.footage, options.work, options.device)
-    except LongtakeError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from longtake.data.threads import use_threads
 from longtake.model import EMBEDDED
 from longtake.recipes.ablations import heatmap, heatmap_table, selector
 from longtake.recipes.ablations.arms import Arm, Pretraining, base_arm, folder_of, pretraining_folder
@@ -25,11 +25,11 @@ from longtake.recipes.ablations.jobs import Site, run_jobs
 from longtake.recipes.ablations.plans import PLANS, Costs
 from longtake.recipes.ablations.tables import Plan, run_plan
 from longtake.recipes.ablations.world import BANK_FRAMES, FULL, SMALLEST, World
+from longtake.recipes.one_line import errors_in_one_line
 from longtake.recipes.operations import Part
 from longtake.recipes.table_command import estimate_text, finish, settings_of
 from longtake.recipes.tables import picture, with_settings
 from longtake.train import checkpoint
-from longtake.types import LongtakeError
 
 QUESTIONS_A_VIDEO = 10  # about, in short videos
 
@@ -156,17 +156,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="where weights are trained; answers come from the CPU")
     parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and stop")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     size = SMALLEST if options.size == "smallest" else FULL
     world = World(options.work, options.footage, size, torch.device(options.device), options.model or EMBEDDED)
-    try:
+    with errors_in_one_line():
+        use_threads(options.threads)
         print(f"work folder: {world.work}", flush=True)
         if options.table in OTHERS:
             OTHERS[options.table](world, options)
         else:
             run_plans(world, options.table, options)
-    except LongtakeError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,11 +26,11 @@ from longtake.recipes.latent_ablations.plans import LATENTS, PLANS, LatentPlanne
 from longtake.recipes.latent_ablations.tables import CONTROLS, run_controls, run_plan, run_setting
 from longtake.recipes.latent_ablations.world import FULL, SMALLEST, HopWorld, Setting
 from longtake.recipes.latent_ablations.world import Part as Videos
+from longtake.recipes.one_line import errors_in_one_line
 from longtake.recipes.operations import Part
 from longtake.recipes.table_command import estimate_text, finish, settings_of
 from longtake.recipes.tables import picture, with_settings
 from longtake.recipes.token_files import SHARD
-from longtake.types import LongtakeError
 
 TABLES = ("setting", *PLANS, "controls")
 
@@ -133,12 +132,10 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and stop")
     options = parser.parse_args()
     size = SMALLEST if options.size == "smallest" else FULL
-    try:
+    with errors_in_one_line():
         use_threads(options.threads)
         world = HopWorld(options.work, options.footage, size, options.curve)
         found = run_search(world, options) if options.table == "setting" else run_table(world, options)
-    except LongtakeError as error:
-        sys.exit(f"error: {error}")
     if found is not None:
         settings = settings_of(options, "latent_ablations")
         settings["command"] += f" --curve {options.curve}"

@@ -9,7 +9,6 @@ goes on where it was. ``--dry-run`` prints the estimated cost and stops.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,10 +21,10 @@ from longtake.recipes.mvp_ablations.rewards import reward_costs, reward_parts, r
 from longtake.recipes.mvp_ablations.site import Site, drawn_evenly, smallest, stage_model, work_name
 from longtake.recipes.mvp_ablations.transfer import run_transfer, transfer_parts
 from longtake.recipes.mvp_ablations.transfer_arms import SIZE, SMALLEST, replay_warmed, transfer_costs
+from longtake.recipes.one_line import errors_in_one_line
 from longtake.recipes.operations import Cost, Part
 from longtake.recipes.table_command import estimate_text, finish, settings_of
 from longtake.recipes.tables import picture, with_settings
-from longtake.types import LongtakeError
 
 TABLES = ("held", "transfer", "rewards")
 Costs = dict[str, Cost]
@@ -108,13 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=None, help="of policy optimisation; the recipe's without it")
     parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and stop")
     options = parser.parse_args(arguments)
-    try:
+    with errors_in_one_line():
         recipe = recipe_of(options)
         work = options.work / work_name(recipe, options.puzzles)
         site = Site(puzzles=options.puzzles, work=work, recipe=recipe, footage=options.footage)
         found = make(site, options)
-    except LongtakeError as error:
-        sys.exit(f"error: {error}")
     if found is not None:
         finish(found, options.results)
         picture(found, options.results, overall(found.measures))

@@ -49,7 +49,7 @@ def load_memory(path: str | os.PathLike[str]) -> Memory:
     Raises LongtakeError for a missing, damaged or foreign file and for another version of the layout.
     """
     tensors, header = read_tensors(Path(path), FORMAT)
-    with sound(Path(path)):
+    with damage_in_one_line(Path(path)):
         provenance = dict(header["provenance"])
         sampling = dict(provenance["sampling"])
         if sampling["at_seconds"] is not None:
@@ -148,12 +148,12 @@ def read_tensors(path: Path, form: str) -> tuple[dict[str, Tensor], dict[str, An
         raise LongtakeError(f"{path} is not a whole memory file ({error}); watch the video again") from error
     metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
     _check_form(path, metadata, form)
-    with sound(path):
+    with damage_in_one_line(path):
         return tensors, json.loads(metadata["header"])
 
 
 @contextmanager
-def sound(path: Path) -> Iterator[None]:
+def damage_in_one_line(path: Path) -> Iterator[None]:
     """A block that makes values of what a file holds; where they do not fit together the file is damaged.
 
     Raises LongtakeError then.

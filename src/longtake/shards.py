@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longtake.memory import read_tensors, sound, token_tensors, tokens_of, write_tensors
+from longtake.memory import damage_in_one_line, read_tensors, token_tensors, tokens_of, write_tensors
 from longtake.outputs import check_output, remove_abandoned
 from longtake.types import LongtakeError, VisualTokens
 
@@ -80,7 +80,7 @@ class Shards:
     def _read(self, path: Path) -> Shard | None:
         try:
             tensors, header = read_tensors(path, FORMAT)
-            with sound(path):
+            with damage_in_one_line(path):
                 if header["watch"] != self.watch:
                     return None
                 return Shard(tokens=tokens_of(tensors, header["grid"]), frame_spans=tensors["frame_spans"])

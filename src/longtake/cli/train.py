@@ -71,11 +71,11 @@ def train(
     else:
         speaks = train_on_puzzles(chosen, stages, puzzles, target)
     if speaks:
-        print(f"{target}: done; {said_of(target, stages)}")
+        print(f"{target}: done; {closing_line(target, stages)}")
     end_processes()
 
 
-def said_of(output: Path, stages: Sequence[str]) -> str:
+def closing_line(output: Path, stages: Sequence[str]) -> str:
     """What can be done now with what these stages left."""
     models = [folder for stage in stages if (folder := output / stage / "model").exists()]
     if not models:

@@ -341,7 +341,7 @@ def test_several_processes_make_the_same_table(tmp_path):
             Planned(name="ReCoT", arm=Arm(steps=2, pretraining=Pretraining(steps=2))))  # fmt: skip
     plan = Plan(name="two", title="", notes=(), arms=arms, pairs=(("ReCoT", "plain"),), figures=True)
     site = Site(folder=tmp_path / "jobs", footage=None, size=SMALLEST, model=EMBEDDED, device="cpu", threads=1)
-    run_jobs(site, [plan], [0], 2)
+    run_jobs(site, plan, [0], 2)
     written = {file: file.stat().st_mtime_ns for file in site.folder.rglob("*.*")}
     in_two = run_plan(World(site.folder, None, SMALLEST), plan, [0])
     assert {file: file.stat().st_mtime_ns for file in site.folder.rglob("*.*")} == written  # nothing was left to do

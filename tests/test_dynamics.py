@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from longtake import video
 from longtake.cli import app
 from longtake.data import dynamics
-from longtake.data.dynamics import FLOOR, KINDS, Thing, make_scene, shown_count, write_scenes
+from longtake.data.dynamics import FLOOR, KINDS, Thing, domain_of, make_scene, shown_count, write_scenes
 from longtake.data.haystack import Clip, group_by_source, split_of_source
 from longtake.data.puzzle_file import read_records
 from longtake.data.puzzle_split import split_by_source
@@ -80,12 +80,18 @@ def test_scenes_follow_from_their_seed_and_change_all_the_time(kind):
     assert sum(len(chunk.seconds) for chunk in one.frames(2.5)) == 30
 
 
+@pytest.mark.parametrize("name", ["fall.mp4", "falling-00001-0.mp4", "fall-00001-0.mkv", "fall-1-0.mp4", "cat.mp4"])
+def test_other_names_are_of_filmed_videos(name):
+    assert domain_of(name) == "filmed"
+
+
 def test_the_splits_share_nothing():
     scenes = {split: [make_scene(KINDS[n % 5], split, n) for n in range(60)] for split in ("train", "test")}
     seen = {}
     for split, made in scenes.items():
         things = [thing for scene in made for thing in scene.things]
         assert all(split_of_source(scene.name) == split for scene in made)
+        assert {domain_of(f"some/folder/{scene.name}") for scene in made} == {"drawn"}
         lengths = [thing.stop_seconds - thing.start_seconds for thing in things]
         seen[split] = {
             "shapes": {thing.shape for thing in things},

@@ -12,7 +12,16 @@ import torch
 import tiny
 import world
 from footage_puzzles import make_puzzles
-from longtake.eval.puzzle_table import TRAINED, Answers, by_source, held_table, overall, stands_of
+from longtake.eval.puzzle_table import (
+    TRAINED,
+    Answers,
+    by_source,
+    held_table,
+    overall,
+    places_of,
+    reached,
+    stands_of,
+)
 from longtake.recipes import mvp_replay
 from longtake.recipes.mvp import StartModel, mvp
 from longtake.recipes.mvp_ablations import exam
@@ -22,6 +31,7 @@ from longtake.recipes.mvp_ablations.site import Site, kept_costs, measured, smal
 from longtake.recipes.operations import Cost
 
 SOURCES = np.arange(40) // 4
+DOMAINS = ("drawn", "drawn", "filmed", "filmed") * 10
 
 
 def parts(exact: np.ndarray) -> dict[str, np.ndarray]:
@@ -43,7 +53,8 @@ def seeds_of(grpo: float, supervised: float) -> list[dict[str, dict[str, np.ndar
 
 
 def about(rows: dict[str, dict[str, np.ndarray]]) -> Answers:
-    return Answers(rows=rows, levels=("L1",) * 20 + ("L2",) * 20, sources=SOURCES, baselines=("pool order", "path"))
+    levels = ("L1",) * 20 + ("L2",) * 20
+    return Answers(rows=rows, levels=levels, domains=DOMAINS, sources=SOURCES, baselines=("pool order", "path"))
 
 
 def test_a_clear_difference_holds_and_none_is_undetermined():
@@ -57,7 +68,7 @@ def test_a_clear_difference_holds_and_none_is_undetermined():
     assert found["grpo, trained blind", "all exact"].verdict == "exploratory"
     path = np.mean([s["grpo"]["exact"].mean() for s in seeds]) - seeds[0]["path"]["exact"].mean()
     assert found["best baseline", "all exact"].mean == pytest.approx(path)
-    assert {"L1 exact", "L2 kendall", "all selection"} <= set(table.measures)
+    assert {"L1 exact", "L2 kendall", "all selection", "drawn exact", "filmed pairwise"} <= set(table.measures)
     assert not [f for f in table.findings if f.against in ("supervised, blind", "grpo", "path")]
 
 
@@ -92,16 +103,36 @@ def test_every_source_weighs_the_same():
     seeds = [{name: {m: v[:4] for m, v in own.items()} for name, own in seed.items()} for seed in seeds_of(0.9, 0.1)]
     for seed in seeds:
         seed["grpo"]["exact"] = np.array([1.0, 1.0, 1.0, 0.0])
-    table = held_table(seeds, {}, Answers(rows=seeds[0], levels=("L1",) * 4, sources=sources, baselines=("path",)))
+    levels, domains = ("L1",) * 4, ("drawn",) * 4
+    asked = Answers(rows=seeds[0], levels=levels, domains=domains, sources=sources, baselines=("path",))
+    table = held_table(seeds, {}, asked)
     (row,) = [row for row in table.rows if row.arm == "grpo"]
     assert row.cells["L1 exact"].mean == 0.5
     assert "4 puzzles of 2 sources, the largest with 3" in table.notes[0]
 
 
+def test_pairwise_is_of_what_was_rightly_chosen_and_half_where_nothing_was():
+    kendall, pairs = np.array([1.0, -1.0, 1 / 3, 0.0]), np.array([1.0, 1.0, 1 / 3, 0.0])
+    rows = [{"kendall": kendall, "pairs": pairs}, {"kendall": -pairs, "pairs": pairs}]
+    found = reached(rows, "pairwise", np.ones(4, bool), np.array([0, 0, 1, 2]))
+    assert np.allclose(found, [[0.5, 1.0, 0.5], [0.0, 0.0, 0.5]])
+    in_one = reached(rows, "pairwise", np.array([True, False, True, False]), np.array([5, 5, 5, 5]))
+    assert np.allclose(in_one, [[1.0], [0.0]])
+
+
+def test_drawn_and_filmed_puzzles_are_told_apart():
+    levels, domains = ("L1", "L2", "L1"), ("drawn", "drawn", "filmed")
+    places = {name: where.tolist() for name, where in places_of(levels, domains).items()}
+    assert places["drawn"] == [True, True, False]
+    assert places["filmed"] == [False, False, True]
+    assert places["all"] == [True] * 3
+    assert set(places_of(levels, ("filmed",) * 3)) == {"L1", "L2", "all"}
+
+
 def test_answers_are_read_by_row(tmp_path):
     lines = [
-        {"row": row, "puzzle": str(n), "level": "L1", "source": "ba"[n], "exact": n, "selection": 0.5, "pairs": 1.0}
-        | {"kendall": -1.0}
+        {"row": row, "puzzle": str(n), "level": "L1", "domain": "drawn", "source": "ba"[n], "exact": n}
+        | {"selection": 0.5, "pairs": 1.0, "kendall": -1.0}
         for row in ("chance", "grpo")
         for n in range(2)
     ]

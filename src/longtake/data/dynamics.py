@@ -9,6 +9,7 @@ source (``haystack.split_of_source``) puts on the scene's own side.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,8 +29,11 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 HEIGHT, WIDTH = 144, 256
 FLOOR = 0.88  # share of the height at which things come to rest
 REST_SECONDS = 10.0  # for which they are still seen
+DRAWN, FILMED = "drawn", "filmed"
 DROPS = (1.0, 0.5, 0.25)  # how high a bouncing thing comes each time
 TEST_EVERY = 4  # one scene in four is the test's, as of the probe world's sources
+
+_SCENE_NAME = re.compile(rf"({'|'.join(KINDS)})-\d{{5,}}-\d+\.mp4")
 
 SHAPES: dict[Split, tuple[str, ...]] = {
     "train": ("circle", "square", "triangle", "star", "diamond"),
@@ -181,6 +185,11 @@ class Scene:
     @cached_property
     def _ground(self) -> Image.Image:
         return _ground(self.backdrop, np.random.default_rng([self.seed, 88]))
+
+
+def domain_of(name: str) -> str:
+    """Whether a video with such a file name is a drawn scene of this module, or taken to be filmed."""
+    return DRAWN if _SCENE_NAME.fullmatch(Path(name).name) else FILMED
 
 
 def make_scene(kind: Kind, split: Split, seed: int, duration_seconds: float = 24.0) -> Scene:

@@ -19,21 +19,24 @@ from longtake.eval.ablation import Estimate, Standing, estimate, standing_of_all
 from longtake.eval.ablation_report import AblationTable, Finding, Row
 from longtake.eval.mvp import BEST, CHANCE
 
-MEASURES = ("exact", "selection", "pairs", "kendall")
+PARTS = ("exact", "selection", "pairs", "kendall")  # of an answer, as ``recipes.mvp_stages`` writes them
+MEASURES = (*PARTS, "pairwise")
 TRAINED = ("grpo", "supervised")
 ALL = "all"
 
-Parts = Mapping[str, NDArray[np.float64]]  # by measure, (puzzles,)
+Parts = Mapping[str, NDArray[np.float64]]  # of ``PARTS``, (puzzles,)
 Where = NDArray[np.bool_]  # (puzzles,)
 Stands = Mapping[tuple[str, str], Standing]  # by level and measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """A run's answers by row. levels, sources: of each puzzle, in the rows' order. baselines: rows without a model."""
+    """A run's answers by row. levels, domains, sources: of each puzzle, in the rows' order. baselines: rows without a
+    model."""
 
     rows: Mapping[str, Parts]
     levels: tuple[str, ...]
+    domains: tuple[str, ...]
     sources: NDArray[np.int64]
     baselines: tuple[str, ...]
 
@@ -45,12 +48,13 @@ class Answers:
         names = {source: number for number, source in enumerate(sorted({line["source"] for line in first}))}
         rows: dict[str, dict[str, list[float]]] = {}
         for line in told:
-            own = rows.setdefault(line["row"], {measure: [] for measure in MEASURES})
-            for measure in MEASURES:
-                own[measure].append(float(line[measure]))
+            own = rows.setdefault(line["row"], {part: [] for part in PARTS})
+            for part in PARTS:
+                own[part].append(float(line[part]))
         return Answers(
             rows={row: {name: np.array(values) for name, values in own.items()} for row, own in rows.items()},
             levels=tuple(line["level"] for line in first),
+            domains=tuple(line["domain"] for line in first),
             sources=np.array([names[line["source"]] for line in first]),
             baselines=baselines,
         )
@@ -65,7 +69,7 @@ def held_table(
     baselines; the best of these in a measure is compared with, chosen on the same puzzles, which favours it.
     """
     rows = {name: [seed[name] for seed in by_seed] for name in by_seed[0]} | {n: [p] for n, p in once.items()}
-    places = places_of(about.levels)
+    places = places_of(about.levels, about.domains)
     stands = stands_of(rows, TRAINED, places, about.sources)
     others = [name for name in rows if name not in (*about.baselines, CHANCE, "grpo") and "supervised," not in name]
     findings = []
@@ -105,10 +109,14 @@ def compared(
     )
 
 
-def places_of(levels: Sequence[str]) -> dict[str, Where]:
-    """Which puzzles are of each level; and all of them, where there are several levels."""
+def places_of(levels: Sequence[str], domains: Sequence[str]) -> dict[str, Where]:
+    """Which puzzles are of each level, all of them where there are several levels, and of each of several domains."""
     places = {level: np.array([own == level for own in levels]) for level in sorted(set(levels))}
-    return places | ({ALL: np.ones(len(levels), bool)} if len(places) > 1 else {})
+    if len(places) > 1:
+        places[ALL] = np.ones(len(levels), bool)
+    if len(set(domains)) > 1:
+        places |= {domain: np.array([own == domain for own in domains]) for domain in sorted(set(domains))}
+    return places
 
 
 def overall(measures: Sequence[str]) -> list[str]:
@@ -145,8 +153,8 @@ def stands_of(
     found: dict[tuple[str, str], Standing] = {}
     for level, where in places.items():
         for measure in MEASURES:
-            reached = [mean_of(rows[name], measure, where, sources) for name in trained]
-            found[level, measure] = standing_of_all(reached, mean_of(rows[CHANCE], measure, where, sources))
+            means = [mean_of(rows[name], measure, where, sources) for name in trained]
+            found[level, measure] = standing_of_all(means, mean_of(rows[CHANCE], measure, where, sources))
     return found
 
 
@@ -155,7 +163,7 @@ def cells(
 ) -> dict[str, Estimate]:
     """What a row reached, by level and measure."""
     return {
-        f"{level} {measure}": estimate(by_source(np.stack([seed[measure][where] for seed in seeds]), sources[where]))
+        f"{level} {measure}": estimate(reached(seeds, measure, where, sources))
         for level, where in places.items()
         for measure in MEASURES
     }
@@ -165,14 +173,32 @@ def _difference(
     arm: Sequence[Parts], other: Sequence[Parts], measure: str, where: Where, sources: NDArray[np.int64]
 ) -> Estimate:
     """Over the seeds that both have."""
-    pairs = [(one[measure][where], two[measure][where]) for one, two in zip(arm, other, strict=False)]
-    one, two = (np.stack(side) for side in zip(*pairs, strict=True))
-    return estimate(by_source(one - two, sources[where]))
+    both = min(len(arm), len(other))
+    one, two = (reached(side[:both], measure, where, sources) for side in (arm, other))
+    return estimate(one - two)
 
 
 def mean_of(seeds: Sequence[Parts], measure: str, where: Where, sources: NDArray[np.int64]) -> float:
     """The mean over seeds and sources, each of which weighs the same."""
-    return float(by_source(np.stack([seed[measure][where] for seed in seeds]), sources[where]).mean())
+    return float(reached(seeds, measure, where, sources).mean())
+
+
+def reached(
+    seeds: Sequence[Parts], measure: str, where: Where, sources: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """What was reached with each source's puzzles at a place, ``(seeds, sources)``.
+
+    "pairwise": of all pairs that were rightly chosen the share in the right order, 0.5 where there is none. Others are
+    means over puzzles.
+    """
+
+    def means(part: str) -> NDArray[np.float64]:
+        return by_source(np.stack([seed[part][where] for seed in seeds]), sources[where])
+
+    if measure != "pairwise":
+        return means(measure)
+    pairs = means("pairs")
+    return 0.5 + np.divide(means("kendall"), pairs, out=np.zeros_like(pairs), where=pairs > 0) / 2
 
 
 def by_source(values: NDArray[np.float64], sources: NDArray[np.int64]) -> NDArray[np.float64]:

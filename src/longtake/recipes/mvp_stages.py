@@ -18,6 +18,7 @@ from accelerate import Accelerator
 
 from longtake.backbones import load_backbone
 from longtake.backbones.base import Backbone
+from longtake.data.dynamics import domain_of
 from longtake.data.puzzle_file import PUZZLES, PuzzleRecord, read_records
 from longtake.data.puzzle_split import Split, split_by_source
 from longtake.data.sheets import choose
@@ -199,5 +200,5 @@ def lines(told: Sequence[Asked], records: Sequence[PuzzleRecord], sources: Mappi
     """A JSON line for each row and puzzle."""
     for one in told:
         for record, parts in zip(records, one.parts, strict=True):
-            about = {"row": one.row, "puzzle": record.id, "level": record.level, "source": sources[record.identity]}
-            yield json.dumps({**about, **parts}) + "\n"
+            about = {"row": one.row, "puzzle": record.id, "level": record.level, "domain": domain_of(record.video)}
+            yield json.dumps({**about, "source": sources[record.identity], **parts}) + "\n"

@@ -90,9 +90,9 @@ def run_plans(world: World, table: str, options: argparse.Namespace) -> None:
     print(estimate_text(parts_of(world, plans, options.seeds, costs)), flush=True)
     if options.dry_run:
         return
-    if options.jobs > 1:
-        run_jobs(site_of(world, options), plans, options.seeds, options.jobs)
     for plan in plans:
+        if options.jobs > 1:
+            run_jobs(site_of(world, options), plan, options.seeds, options.jobs)
         found = run_plan(world, plan, options.seeds)
         steps = {planned.name: planned.arm.steps for planned in plan.arms}
         spent = {planned.name: round(costs.operations(planned.arm) / 1e12, 3) for planned in plan.arms}

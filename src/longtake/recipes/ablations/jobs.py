@@ -60,27 +60,22 @@ def processes(jobs: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
 
 
-def run_jobs(site: Site, plans: Sequence[Plan], seeds: Sequence[int], jobs: int) -> None:
-    """Do in ``jobs`` processes what the tables of some plans miss."""
+def run_jobs(site: Site, plan: Plan, seeds: Sequence[int], jobs: int) -> None:
+    """Do in ``jobs`` processes what a plan's table misses."""
     world = world_at(site)
     trained(world, base_arm(world.size), 0, forked=False)  # and with it the bank, which all others read
-    sights = {(plan.frames, plan.every) for plan in plans}
-    for frames in {frames for frames, _ in sights}:
-        world.exam(frames)
-    runs = [(p.arm, s, plan) for plan in plans for p in plan.arms for s in plan.seeds(p, seeds)]
-    first: dict[tuple[int, Pretraining, int], None] = {}
-    for arm, seed, _ in runs:
-        if arm.pretraining is not None:
-            first[arm.size, arm.pretraining, seed] = None
+    world.exam(plan.frames)
+    runs = [(planned.arm, seed) for planned in plan.arms for seed in plan.seeds(planned, seeds)]
+    first = {(arm.size, arm.pretraining, seed): None for arm, seed in runs if arm.pretraining is not None}
     with processes(jobs) as pool:
         before = [pool.submit(_pretrain, site, *what) for what in first]
-        plain = [pool.submit(_ask, site, arm, seed, plan.frames) for arm, seed, plan in runs if not arm.pretraining]
-        plain += [pool.submit(_ask_base, site, *sight) for sight in sights]
+        plain = [pool.submit(_ask, site, arm, seed, plan.frames) for arm, seed in runs if not arm.pretraining]
+        plain.append(pool.submit(_ask_base, site, plan.frames, plan.every))
         wait(before)
-        others = [pool.submit(_ask, site, arm, seed, plan.frames) for arm, seed, plan in runs if arm.pretraining]
+        others = [pool.submit(_ask, site, arm, seed, plan.frames) for arm, seed in runs if arm.pretraining]
         follow([*before, *plain, *others])
-        wanted = [(arm, seed) for arm, seed, plan in runs if plan.figures]
-        follow([pool.submit(_measure, site, wanted[n::jobs]) for n in range(min(jobs, len(wanted)))])
+        if plan.figures:
+            follow([pool.submit(_measure, site, runs[n::jobs]) for n in range(min(jobs, len(runs)))])
 
 
 def follow(parts: Sequence[Future[None]]) -> None:

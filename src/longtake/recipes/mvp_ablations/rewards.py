@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from longtake.backbones.base import Backbone
+from longtake.data.dynamics import domain_of
 from longtake.data.puzzle_file import PuzzleRecord
 from longtake.eval.ablation import Estimate, figure
 from longtake.eval.ablation_report import AblationTable, Row
 from longtake.eval.mvp import CHANCE, chance_parts
-from longtake.eval.puzzle_table import MEASURES, Parts, cells, compared, notes_of, places_of, stands_of
+from longtake.eval.puzzle_table import PARTS, Parts, cells, compared, notes_of, places_of, stands_of
 from longtake.recipes.mvp_ablations.site import (
     Lessons,
     Site,
@@ -185,7 +186,8 @@ def table_of(
     rows: Mapping[str, Sequence[Parts]], figures: Mapping[str, Mapping[str, Estimate]], material: Material
 ) -> AblationTable:
     """From answers by row and seed to a table. figures: of training, by arm."""
-    places = places_of([puzzle.level for puzzle in material.held])
+    domains = [domain_of(puzzle.record.video) for puzzle in material.held]
+    places = places_of([puzzle.level for puzzle in material.held], domains)
     names = [material.sources[puzzle.record.identity] for puzzle in material.held]
     sources = np.unique(names, return_inverse=True)[1].astype(np.int64)
     stands = stands_of(rows, [arm.name for arm in ARMS], places, sources)
@@ -241,8 +243,8 @@ def held_parts(site: Site, model: Path, material: Material) -> Parts:
 
 
 def as_parts(told: Sequence[Mapping[str, float]]) -> Parts:
-    """Answers' parts by measure."""
-    return {measure: np.array([each[measure] for each in told]) for measure in MEASURES}
+    """Answers' parts by name."""
+    return {part: np.array([each[part] for each in told]) for part in PARTS}
 
 
 def logged(files: Sequence[Path]) -> dict[str, Estimate]:

@@ -13,10 +13,12 @@ import tiny
 from footage_puzzles import make_puzzles
 from grpo_runs import own, qwen, run_imitation
 from longtake.backbones.base import Part, Prompt
+from longtake.cli.samples import samples
 from longtake.data.framefile import FrameFile
 from longtake.data.puzzle_file import PuzzleRecord, read_records
 from longtake.data.puzzle_split import Split, split_by_source
 from longtake.eval.mvp import CHANCE, Asked, chance_parts, report, table
+from longtake.train import viewer
 from longtake.train.album import Album, Shelf, one_video
 from longtake.train.exam import changed
 from longtake.train.grpo import train_grpo
@@ -417,3 +419,28 @@ def test_what_two_processes_cannot_share_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("longtake.train.imitate.start_processes", lambda fit: processes)
     with pytest.raises(LongtakeError, match="batch is 6; it must be a multiple of 4, the number of processes"):
         run_imitation(tmp_path, batch=6)
+
+
+# -- what was sampled, beside its pictures --------------------------------------------------------------------------
+
+
+def test_samples_stand_below_the_pictures_of_their_puzzles(folder, records, tmp_path):
+    shown, other = records[0], records[-1]
+    answer = {"text": "<1, 2>", "finished": True, "tokens": 4, "rewards": {"exact": 0.0}, "advantage": 0.0}
+    rows = [
+        {"step": 5, "puzzle": name, "level": "L1", "prompt": "Which?", "completions": [answer]}
+        for name in (shown.id, "a question")
+    ]
+    (tmp_path / viewer.FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    samples(tmp_path, output=tmp_path / "page.html", puzzles=folder)
+    page = (tmp_path / "page.html").read_text()
+    first, second = page.split("<h2>")[1:]
+    pictures = len(shown.context) + len(shown.candidates) + len(shown.truth)
+    assert (first.count("<img"), second.count("<img")) == (pictures, 0)
+    assert first.index("Truth") < first.index("&lt;1, 2&gt;")
+    assert other.id not in page
+    with pytest.raises(LongtakeError, match="text has no pictures; give --output"):
+        samples(tmp_path, puzzles=folder)
+    (tmp_path / viewer.FILE).write_text(json.dumps(rows[1]) + "\n")
+    with pytest.raises(LongtakeError, match="has no puzzle that was sampled; give the folder"):
+        samples(tmp_path, output=tmp_path / "page.html", puzzles=folder)

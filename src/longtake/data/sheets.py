@@ -16,15 +16,18 @@ from longtake.data.puzzle_file import PuzzleRecord, read_records
 from longtake.types import LongtakeError
 
 SHOWN_SIDE = 176  # longest side of a picture on the page
-STYLE = """
-body{font:14px system-ui,sans-serif;margin:24px;color:#222;background:#fff}
-section{border-top:1px solid #bbb;padding:12px 0 20px}
-h2{font-size:15px;margin:0 0 2px} p{margin:0 0 8px;color:#666;font-size:12px} h3{font-size:12px;margin:10px 0 4px}
+SHEET_STYLE = """
+h3{font-size:12px;margin:10px 0 4px}
 .row{display:flex;flex-wrap:wrap;gap:6px;align-items:flex-start}
 figure{margin:0;text-align:center;font-size:11px} figure img{display:block;border:2px solid #fff}
 .gap{min-width:110px;min-height:90px;border:2px dashed #d1495b;color:#d1495b;padding:8px;box-sizing:border-box}
 .truth img{border-color:#2b7a78}
 """
+STYLE = """
+body{font:14px system-ui,sans-serif;margin:24px;color:#222;background:#fff}
+section{border-top:1px solid #bbb;padding:12px 0 20px}
+h2{font-size:15px;margin:0 0 2px} p{margin:0 0 8px;color:#666;font-size:12px}
+""" + SHEET_STYLE
 
 
 def choose(records: Sequence[PuzzleRecord], count: int) -> list[PuzzleRecord]:
@@ -45,19 +48,28 @@ def contact_page(folder: Path, count: int) -> str:
     chosen = choose(list(read_records(folder)), count)
     if not chosen:
         raise LongtakeError(f"{folder} holds no puzzles; give more footage, or read its statistics.json for why")
-    body: dict[str, str] = {}
-    for file, group in groupby(sorted(chosen, key=lambda record: record.frames), key=lambda record: record.frames):
-        with FrameFile(folder / file) as frames:
-            body |= {record.id: "".join(_section(record, frames)) for record in group}
+    sheets = sheets_of(folder, chosen)
     title = f"{len(chosen)} puzzles of {html.escape(folder.name)}"
-    sections = "".join(body[record.id] for record in chosen)
+    sections = "".join(f"<section>{_heading(record)}{sheets[record.id]}</section>" for record in chosen)
     head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     return f"{head}</head><body><h1>{title}</h1>{sections}</body></html>\n"
 
 
-def _section(record: PuzzleRecord, frames: FrameFile) -> Iterator[str]:
+def sheets_of(folder: Path, records: Sequence[PuzzleRecord]) -> dict[str, str]:
+    """Each puzzle's pictures as HTML, by its id; they want ``SHEET_STYLE``. folder: of the synthesis."""
+    sheets: dict[str, str] = {}
+    for file, group in groupby(sorted(records, key=lambda record: record.frames), key=lambda record: record.frames):
+        with FrameFile(folder / file) as frames:
+            sheets |= {record.id: "".join(_sheet(record, frames)) for record in group}
+    return sheets
+
+
+def _heading(record: PuzzleRecord) -> str:
     told = f"{record.mask}, {record.fps:g} frames a second, seed {record.seed}"
-    yield f"<section><h2>{record.level}: {html.escape(record.video)}</h2><p>{html.escape(record.id)}: {told}</p>"
+    return f"<h2>{record.level}: {html.escape(record.video)}</h2><p>{html.escape(record.id)}: {told}</p>"
+
+
+def _sheet(record: PuzzleRecord, frames: FrameFile) -> Iterator[str]:
     yield '<h3>Context and gap</h3><div class="row">'
     yield from _sequence(record, frames)
     yield '</div><h3>Candidates</h3><div class="row">'
@@ -66,7 +78,7 @@ def _section(record: PuzzleRecord, frames: FrameFile) -> Iterator[str]:
     yield '</div><h3>Truth</h3><div class="row truth">'
     for number, second in zip(record.truth, record.truth_seconds, strict=True):
         yield _figure(frames, record.candidates[number - 1], f"{number}, {second:.2f} s")
-    yield "</div></section>"
+    yield "</div>"
 
 
 def _sequence(record: PuzzleRecord, frames: FrameFile) -> Iterator[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from longtake.data.puzzle_file import read_records
+from longtake.data.sheets import SHEET_STYLE, sheets_of
 from longtake.data.whole import replaced
 from longtake.train.checkpoint import room_in
 from longtake.train.rollouts import Group
@@ -21,7 +23,7 @@ pre { white-space: pre-wrap; background: #f5f5f7; padding: .6rem; margin: 0 }
 table { border-collapse: collapse; width: 100% } td, th { border-bottom: 1px solid #d2d2d7; padding: .3rem .6rem }
 th { text-align: left; font-weight: 600 } td.n { text-align: right; font-variant-numeric: tabular-nums }
 td.c { white-space: pre-wrap; font-family: ui-monospace, monospace; width: 60% } .cut { color: #b3261e }
-"""
+""" + SHEET_STYLE
 
 
 def row_of(step: int, question: str, group: Group, advantages: Sequence[float]) -> dict[str, Any]:
@@ -78,19 +80,34 @@ def as_text(rows: Iterable[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def as_html(rows: Iterable[dict[str, Any]]) -> str:
-    """One page; nothing in it comes from elsewhere, and whatever a model wrote is shown as text."""
-    body = "\n".join(_section(row) for row in rows)
+def pictures_of(rows: Iterable[dict[str, Any]], puzzles: Path) -> dict[str, str]:
+    """The pictures of the puzzles that were sampled, as HTML by a puzzle's name; others have none.
+
+    puzzles: what ``longtake synth mvp`` wrote. Raises LongtakeError where it has none of them.
+    """
+    asked = {row["puzzle"] for row in rows}
+    chosen = [record for record in read_records(puzzles) if record.id in asked]
+    if not chosen:
+        raise LongtakeError(f"{puzzles} has no puzzle that was sampled; give the folder that the run learned from")
+    return sheets_of(puzzles, chosen)
+
+
+def as_html(rows: Iterable[dict[str, Any]], pictures: Mapping[str, str] | None = None) -> str:
+    """One page; nothing in it comes from elsewhere, and whatever a model wrote is shown as text.
+
+    pictures: HTML by a puzzle's name, shown above what was answered.
+    """
+    body = "\n".join(_section(row, (pictures or {}).get(row["puzzle"], "")) for row in rows)
     return f"<!doctype html>\n<meta charset=utf-8><title>Samples</title><style>{STYLE}</style>\n{body}\n"
 
 
-def write(rows: Iterable[dict[str, Any]], target: Path) -> None:
+def write(rows: Iterable[dict[str, Any]], target: Path, pictures: Mapping[str, str] | None = None) -> None:
     """The page to a file, whole or not at all. Raises LongtakeError where it cannot be written."""
     with replaced(target) as scratch:
-        scratch.write_text(as_html(rows), encoding="utf-8")
+        scratch.write_text(as_html(rows, pictures), encoding="utf-8")
 
 
-def _section(row: dict[str, Any]) -> str:
+def _section(row: dict[str, Any], pictures: str) -> str:
     names = list(row["completions"][0]["rewards"])
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ("advantage", *names, "tokens", "completion"))
     lines = []
@@ -102,4 +119,4 @@ def _section(row: dict[str, Any]) -> str:
         lines.append(f"<tr>{cells}<td class=c>{html.escape(completion['text'])}{cut}</td></tr>")
     title = html.escape(f"step {row['step']}: {row['puzzle']} ({row['level']})")
     table = f"<table><tr>{head}</tr>{''.join(lines)}</table>"
-    return f"<h2>{title}</h2><pre>{html.escape(row['prompt'])}</pre>{table}"
+    return f"<h2>{title}</h2>{pictures}<pre>{html.escape(row['prompt'])}</pre>{table}"

@@ -21,11 +21,15 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@if [ -n "$$VIDEO" ]; then $(BIN)/longtake ask "$$VIDEO" "$$Q"; else $(BIN)/python examples/demo.py; fi
 
+# Tests run in several processes, those of one file in one, which share what was made for them.
+JOBS ?= 2
+TEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(TEST)
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -q -m slow
+	$(TEST) -m slow
 
 # Ray is large and optional, so it is installed only when its tests are asked for.
 test-ray: $(STAMP)
@@ -35,7 +39,7 @@ test-ray: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	$(TEST)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist

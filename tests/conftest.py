@@ -9,6 +9,15 @@ import pytest
 import torch
 
 
+def pytest_configure() -> None:
+    """Where several processes test side by side (pytest-xdist), each and what it starts has its share of the cores."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if processes > 1:
+        threads = max(1, (os.cpu_count() or 1) // processes)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def one_thread():
     """Small matrices are faster so, and sums the same on any machine."""

@@ -86,7 +86,8 @@ def test_logs_become_figures(tmp_path):
 
 def test_answers_become_a_table():
     levels = ("L1",) * 20 + ("L2",) * 20
-    held = [SimpleNamespace(level=level, record=SimpleNamespace(identity=n // 4)) for n, level in enumerate(levels)]
+    records = [SimpleNamespace(identity=n // 4, video=f"{n // 4}.mp4") for n in range(40)]
+    held = [SimpleNamespace(level=level, record=record) for level, record in zip(levels, records, strict=True)]
     material = SimpleNamespace(held=held, sources={n: f"source {n}" for n in range(10)})
 
     def answering(share: float, seed: int, hard: float) -> dict[str, np.ndarray]:

@@ -47,10 +47,10 @@ from longtake.backbones.own import OwnVideoLLM
 from longtake.model import EMBEDDED
 from longtake.models import VideoLLM, VideoLLMConfig
 from longtake.models.processor import VideoLLMProcessor
-from longtake.recipes.ablations.selector import made_up_memory
+from longtake.tables.ablations.selector import made_up_memory
+from longtake.train.embedded.tokenizer import fast_tokenizer
 from longtake.train.estimate import Workload, answering_flops, parameters, recot_flops, total, training_flops
 from longtake.train.footprint import answering_memory, kv_bytes, recot_memory, training_memory
-from longtake.train.tokenizer import fast_tokenizer
 from longtake.types import Memory, Sampling
 from longtake.watch import watch_frames
 
@@ -453,8 +453,8 @@ def training_batch(
     plan: Plan, config: VideoLLMConfig, processor: VideoLLMProcessor, frames: int, as_frames: bool
 ) -> Any:
     """One video, a question and an answer of random tokens, as the package's loader would hand it over."""
-    from longtake.data.batches import collate
-    from longtake.data.examples import IGNORE, Example
+    from longtake.data.conversations.batches import collate
+    from longtake.data.conversations.examples import IGNORE, Example
     from longtake.data.features import Features
     from longtake.types import Frames
 

@@ -40,9 +40,9 @@ from torch import Tensor
 from longtake import video
 from longtake.backbones import load_backbone
 from longtake.backbones.base import Backbone, Inputs, Prompt
-from longtake.data.haystack import load_clips
-from longtake.data.probe import make_video
-from longtake.data.questions import ask_all
+from longtake.data.probe_world.haystack import load_clips
+from longtake.data.probe_world.probe import make_video
+from longtake.data.probe_world.questions import ask_all
 from longtake.model import EMBEDDED
 from longtake.train.grpo import experiences, learn, sample
 from longtake.train.grpo_recipe import GrpoRecipe, check, prepare

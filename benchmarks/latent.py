@@ -4,9 +4,10 @@
     python benchmarks/latent.py --size 3b --device cuda --frames 64 --budget-gb 80
     python benchmarks/latent.py --small --json
 
-Questions are those of one to four hops (``data/hops.py``), each about a video of its own: H.264, 640x360, 25 frames a
-second, one second for each frame that is seen. What a model would say is given, so that every arm says the same answer
-and pays what saying it costs: ``generate`` runs and chooses as ever, and then something else is written down.
+Questions are those of one to four hops (``data/probe_world/hops.py``), each about a video of its own: H.264, 640x360,
+25 frames a second, one second for each frame that is seen. What a model would say is given, so that every arm says the
+same answer and pays what saying it costs: ``generate`` runs and chooses as ever, and then something else is written
+down.
 
 ``answer``          the answer alone.
 ``latents``         K latents made anew T times, all at once, then the answer.
@@ -47,10 +48,10 @@ from latent_formula import GROUP, Decoder, asking_flops, at_video_r1s_lengths, p
 from latent_lessons import LESSONS, School, train_in_turn
 
 from longtake.backbones.base import Backbone, Prompt
-from longtake.data.hops import FORMS, MOST_HOPS, draw_hop
+from longtake.data.probe_world.hops import FORMS, MOST_HOPS, draw_hop
 from longtake.models.latent import LatentSettings, Thinking
-from longtake.recipes.latent_ablations.world import hops_name
-from longtake.recipes.operations import Operations
+from longtake.tables.latent.world import hops_name
+from longtake.tables.operations import Operations
 from longtake.types import VisualTokens
 
 OWN = ("watch", *(f"ask-{arm}" for arm in ARMS), *(f"learn-{lesson}" for lesson in LESSONS))  # measured by processes

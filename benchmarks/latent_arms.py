@@ -18,10 +18,10 @@ from grpo import FILE_SIZE, model_of, reader, tokens_of
 from longtake import video
 from longtake.backbones.base import Backbone, Prompt
 from longtake.backbones.thinking import add_latents, think
-from longtake.data.haystack import load_clips
-from longtake.data.hops import MOST_HOPS, Hop, draw_hop, form_of, hop_video
+from longtake.data.probe_world.haystack import load_clips
+from longtake.data.probe_world.hops import MOST_HOPS, Hop, draw_hop, form_of, hop_video
 from longtake.models.latent import LatentSettings, Thinking
-from longtake.recipes.operations import Operations
+from longtake.tables.operations import Operations
 from longtake.train.puzzles import QuestionPuzzle
 from longtake.types import Frames, VisualTokens
 

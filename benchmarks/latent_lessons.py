@@ -15,7 +15,7 @@ from latent_arms import cases_of, kept_tokens, settings_of
 from latent_formula import Decoder, grpo_flops, latent_flops, sft_flops
 
 from longtake.backbones.base import Prompt
-from longtake.recipes.operations import Operations
+from longtake.tables.operations import Operations
 from longtake.train import latent_recipe
 from longtake.train.forcing import Forcing
 from longtake.train.grpo import experiences, sample

@@ -37,10 +37,10 @@ from numpy.typing import NDArray
 
 import longtake
 from longtake import video
-from longtake.data.haystack import Clip, group_by_source, load_clips
-from longtake.data.needles import COLOURS, Card, draw_card_choice
-from longtake.data.probe import Event, ProbeVideo
-from longtake.data.questions import Question, ask_all, score
+from longtake.data.probe_world.haystack import Clip, group_by_source, load_clips
+from longtake.data.probe_world.needles import COLOURS, Card, draw_card_choice
+from longtake.data.probe_world.probe import Event, ProbeVideo
+from longtake.data.probe_world.questions import Question, ask_all, score
 from longtake.eval.probe import ask_blind, evidence
 from longtake.types import Answer, Frames, Sampling
 

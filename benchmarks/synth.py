@@ -17,13 +17,13 @@ import torch
 
 import longtake.video
 from longtake.cli.synth import make_gatherer
-from longtake.data.draws import seeds_of
 from longtake.data.files import read_chunks
-from longtake.data.footage import CHUNK_FRAMES, Footage, find_footage, fps_of
-from longtake.data.framefile import FrameFile
-from longtake.data.likeness import Likeness
-from longtake.data.mvp import LEVELS, Rules, make_puzzles
-from longtake.data.synth import STATISTICS, Source, Synthesis, make_of_source, synthesise
+from longtake.data.puzzles.draws import seeds_of
+from longtake.data.puzzles.footage import CHUNK_FRAMES, Footage, find_footage, fps_of
+from longtake.data.puzzles.framefile import FrameFile
+from longtake.data.puzzles.likeness import Likeness
+from longtake.data.puzzles.mvp import LEVELS, Rules, make_puzzles
+from longtake.data.puzzles.synth import STATISTICS, Source, Synthesis, make_of_source, synthesise
 from longtake.types import Sampling, VideoError
 
 SIZE = 320

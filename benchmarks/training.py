@@ -28,13 +28,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import SiglipVisionModel
 
-from longtake.data.needles import Card
+from longtake.data.probe_world.needles import Card
 from longtake.models.dts import DynamicTokenSynthesizer
-from longtake.recipes import embedded
-from longtake.train import checkpoint, optimiser
-from longtake.train.compressor import FeatureBank, compress, shown_in
-from longtake.train.reading import ATTRIBUTES, ReadingHead, reading_accuracy
-from longtake.train.school import Pool, draw_pool, train_school, window_states, windows
+from longtake.recipes import make_embedded as embedded
+from longtake.train import checkpoint
+from longtake.train.embedded import optimiser
+from longtake.train.embedded.compressor import FeatureBank, compress, shown_in
+from longtake.train.embedded.reading import ATTRIBUTES, ReadingHead, reading_accuracy
+from longtake.train.embedded.school import Pool, draw_pool, train_school, window_states, windows
 
 SHOWN = ("letter", "symbol", "tens", "units")
 TEST_CARDS = 3000

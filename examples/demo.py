@@ -10,9 +10,9 @@ import numpy as np
 
 import longtake
 from longtake import video
-from longtake.data.haystack import load_clips, unique_minutes
-from longtake.data.probe import ProbeVideo, make_video
-from longtake.data.questions import Question, ask_all, score
+from longtake.data.probe_world.haystack import load_clips, unique_minutes
+from longtake.data.probe_world.probe import ProbeVideo, make_video
+from longtake.data.probe_world.questions import Question, ask_all, score
 from longtake.types import Answer
 
 SECONDS = 600

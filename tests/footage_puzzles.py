@@ -7,10 +7,10 @@ import numpy as np
 
 from longtake import video
 from longtake.cli.synth import make_gatherer
-from longtake.data.footage import find_footage
-from longtake.data.haystack import drawn_clip
-from longtake.data.mvp import LEVELS
-from longtake.data.synth import Synthesis, synthesise
+from longtake.data.probe_world.haystack import drawn_clip
+from longtake.data.puzzles.footage import find_footage
+from longtake.data.puzzles.mvp import LEVELS
+from longtake.data.puzzles.synth import Synthesis, synthesise
 from longtake.types import Frames
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 import tiny
-from longtake.data.batches import Batch, collate
-from longtake.data.conversations import Conversation, Media, Turn
-from longtake.data.examples import Example, build_example
+from longtake.data.conversations.batches import Batch, collate
+from longtake.data.conversations.conversations import Conversation, Media, Turn
+from longtake.data.conversations.examples import Example, build_example
 from longtake.models import VideoLLM
 from longtake.models.processor import VideoLLMProcessor
 from longtake.types import Frames

@@ -11,11 +11,11 @@ from PIL import Image
 
 import tiny
 from longtake.data.clips import Clips
-from longtake.data.conversations import read_conversations
+from longtake.data.conversations.conversations import read_conversations
+from longtake.data.conversations.media import VariableSampling
+from longtake.data.conversations.order import Source
 from longtake.data.features import FeatureStore
 from longtake.data.left_out import Broken
-from longtake.data.media import VariableSampling
-from longtake.data.order import Source
 from longtake.models import VideoLLM
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.processor import VideoLLMProcessor

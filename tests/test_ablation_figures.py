@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from longtake.data.needles import Card
-from longtake.data.probe import Event, ProbeVideo
+from longtake.data.probe_world.needles import Card
+from longtake.data.probe_world.probe import Event, ProbeVideo
 from longtake.models.recot import ReCoT
-from longtake.recipes.ablations import figures
-from longtake.recipes.ablations.arms import Arm, Pretraining, folder_of
-from longtake.recipes.ablations.figures import KEPT, figures_of, reconstruction
-from longtake.recipes.ablations.world import SMALLEST, Exam, World
-from longtake.recipes.tables import MASKED, Measured, table_of
+from longtake.tables.ablations import figures
+from longtake.tables.ablations.arms import Arm, Pretraining, folder_of
+from longtake.tables.ablations.figures import KEPT, figures_of, reconstruction
+from longtake.tables.ablations.world import SMALLEST, Exam, World
+from longtake.tables.compare import MASKED, Measured, table_of
 
 RED = Card(content="7", colour="red", outline="round")
 

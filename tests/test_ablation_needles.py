@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from longtake.data.needles import Card
-from longtake.data.probe import Event
-from longtake.data.questions import Question
+from longtake.data.probe_world.needles import Card
+from longtake.data.probe_world.probe import Event
+from longtake.data.probe_world.questions import Question
 from longtake.eval.ablation_report import as_text
 from longtake.model import EMBEDDED
 from longtake.models.video_llm import VideoLLM
-from longtake.recipes.ablations import heatmap, selector
-from longtake.recipes.ablations.heatmap import HeatmapSize, arms_of, chosen_questions, missing, parts_of
-from longtake.recipes.ablations.heatmap_table import PACKAGED, RANDOM, RECOT, START, depth_map, videos_of
-from longtake.recipes.ablations.heatmap_table import table_of as heatmap_of
-from longtake.recipes.ablations.jobs import Site
-from longtake.recipes.ablations.selector import SelectorSize, gathered
-from longtake.recipes.ablations.selector import table_of as selector_of
-from longtake.recipes.ablations.world import FULL, SMALLEST, World
-from longtake.recipes.operations import Cost
+from longtake.tables.ablations import heatmap, selector
+from longtake.tables.ablations.heatmap import HeatmapSize, arms_of, chosen_questions, missing, parts_of
+from longtake.tables.ablations.heatmap_table import PACKAGED, RANDOM, RECOT, START, depth_map, videos_of
+from longtake.tables.ablations.heatmap_table import table_of as heatmap_of
+from longtake.tables.ablations.jobs import Site
+from longtake.tables.ablations.selector import SelectorSize, gathered
+from longtake.tables.ablations.selector import table_of as selector_of
+from longtake.tables.ablations.world import FULL, SMALLEST, World
+from longtake.tables.operations import Cost
 
 RED = Event(what=Card(content="7", colour="red", outline="round"), start_seconds=2, stop_seconds=4, seed=0)
 

@@ -10,28 +10,28 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
 from longtake.backbones.own import OwnVideoLLM
-from longtake.data.bank import Placed, Unit
-from longtake.data.needles import COLOURS, Card, Mover
-from longtake.data.probe import Event, ProbeVideo, make_video, place_event
-from longtake.data.questions import Question
+from longtake.data.probe_world.bank import Placed, Unit
+from longtake.data.probe_world.needles import COLOURS, Card, Mover
+from longtake.data.probe_world.probe import Event, ProbeVideo, make_video, place_event
+from longtake.data.probe_world.questions import Question
 from longtake.eval.ablation_report import TaskStart, as_text
 from longtake.model import EMBEDDED
 from longtake.models.mean import TemporalMean
 from longtake.models.processor import VideoLLMProcessor
-from longtake.recipes.ablations.__main__ import main
-from longtake.recipes.ablations.arms import Arm, Pretraining, base_arm, folder_of, new_compressor, pretraining_folder
-from longtake.recipes.ablations.cost import arm_cost
-from longtake.recipes.ablations.data import SampleMixer, sampled
-from longtake.recipes.ablations.figures import reconstruction
-from longtake.recipes.ablations.jobs import Site, run_jobs
-from longtake.recipes.ablations.plans import PLANS, Costs
-from longtake.recipes.ablations.replies import Sight, remember
-from longtake.recipes.ablations.tables import Plan, Planned, run_plan, task_starts
-from longtake.recipes.ablations.world import FULL, SMALLEST, Exam, Size, World, needle_patches
-from longtake.recipes.operations import Cost, Part
-from longtake.recipes.replies import Replies
-from longtake.recipes.table_command import estimate_text
-from longtake.recipes.tables import TOGETHER, WHEN, Measured, table_of
+from longtake.tables.ablations.__main__ import main
+from longtake.tables.ablations.arms import Arm, Pretraining, base_arm, folder_of, new_compressor, pretraining_folder
+from longtake.tables.ablations.cost import arm_cost
+from longtake.tables.ablations.data import SampleMixer, sampled
+from longtake.tables.ablations.figures import reconstruction
+from longtake.tables.ablations.jobs import Site, run_jobs
+from longtake.tables.ablations.plans import PLANS, Costs
+from longtake.tables.ablations.replies import Sight, remember
+from longtake.tables.ablations.tables import Plan, Planned, run_plan, task_starts
+from longtake.tables.ablations.world import FULL, SMALLEST, Exam, Size, World, needle_patches
+from longtake.tables.compare import TOGETHER, WHEN, Measured, table_of
+from longtake.tables.operations import Cost, Part
+from longtake.tables.replies import Replies
+from longtake.tables.table_command import estimate_text
 from longtake.types import LongtakeError, Sampling
 from longtake.watch import watch_frames
 
@@ -323,7 +323,7 @@ def test_every_command_at_its_smallest(work, monkeypatch, capsys, table):
     for name in TABLES[table]:
         kept = json.loads((work / "results" / f"{name}.json").read_text())
         assert kept["title"] in first
-        assert kept["settings"]["command"].startswith(f"python -m longtake.recipes.ablations {table} ")
+        assert kept["settings"]["command"].startswith(f"python -m longtake.tables.ablations {table} ")
         assert (work / "results" / f"{name}.md").read_text().startswith(f"# {kept['title']}")
         assert (work / "results" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     before = {file: file.stat().st_mtime_ns for file in work.rglob("*.pt")}

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 
 import lessons
 import tiny
-from longtake.data.batches import Batch, collate
+from longtake.data.conversations.batches import Batch, collate
 from longtake.data.features import Features
 from longtake.models import VideoLLM
 from longtake.models.processor import stamp_text
 from longtake.train.answers import AnswerLoss
 from longtake.train.columns import Columns, columns_of, draw_kept, kept_columns, taken
-from longtake.train.reading import IGNORE
+from longtake.train.embedded.reading import IGNORE
 
 PAD = tiny.ID["<|endoftext|>"]
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import world
-from longtake.data.bank import (
+from longtake.data.probe_world.bank import (
     GROUP,
     BankRecipe,
     Mix,
@@ -23,8 +23,8 @@ from longtake.data.bank import (
     plan_pair,
     read_events,
 )
-from longtake.data.needles import Card, Mover
-from longtake.data.probe import SMALL, place_event
+from longtake.data.probe_world.needles import Card, Mover
+from longtake.data.probe_world.probe import SMALL, place_event
 
 RECIPE = BankRecipe(videos=5, frames=24, seed=3, side=16)
 FEATURES = 2 * 3  # of a frame: tokens x dim

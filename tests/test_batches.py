@@ -20,11 +20,11 @@ from PIL import Image
 import fakes
 import make_videos
 import tiny
-from longtake.data.batches import Batch, Loader, collate
-from longtake.data.conversations import Conversation, Media, Turn
-from longtake.data.examples import IGNORE, ExampleMaker
-from longtake.data.media import MediaReader, VariableSampling
-from longtake.data.order import Order, Pick, Source, part
+from longtake.data.conversations.batches import Batch, Loader, collate
+from longtake.data.conversations.conversations import Conversation, Media, Turn
+from longtake.data.conversations.examples import IGNORE, ExampleMaker
+from longtake.data.conversations.media import MediaReader, VariableSampling
+from longtake.data.conversations.order import Order, Pick, Source, part
 from longtake.models.processor import VideoLLMProcessor
 from longtake.types import LongtakeError, VideoError
 

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from longtake.train import checkpoint
-from longtake.train.optimiser import Optimiser
+from longtake.train.embedded.optimiser import Optimiser
 from longtake.types import LongtakeError
 
 

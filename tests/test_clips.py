@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import world
-from longtake.data.bank import BankRecipe, Placed, build_bank
 from longtake.data.clips import BankClips, Clips, StoreClips, needle_patches
-from longtake.data.needles import Card
+from longtake.data.probe_world.bank import BankRecipe, Placed, build_bank
+from longtake.data.probe_world.needles import Card
 from longtake.types import LongtakeError, Sampling, VideoError
 
 CARD = Card(content="7", colour="red", outline="round")

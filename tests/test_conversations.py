@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from longtake.data.conversations import Conversation, Media, Turn, read_conversations
+from longtake.data.conversations.conversations import Conversation, Media, Turn, read_conversations
 from longtake.types import LongtakeError
 
 MEDIA = Path("media")

@@ -11,17 +11,17 @@ import tiny
 import world
 from longtake.backbones.base import Prompt
 from longtake.backbones.own import OwnVideoLLM
-from longtake.data.bank import BankRecipe, Mix, Mixer, Placed, bank_video, cut_units
-from longtake.data.needles import COLOURS, Card, Mover
-from longtake.data.probe import Event, ProbeVideo
-from longtake.data.questions import TASKS, Question, ask_all
+from longtake.data.probe_world.bank import BankRecipe, Mix, Mixer, Placed, bank_video, cut_units
+from longtake.data.probe_world.needles import COLOURS, Card, Mover
+from longtake.data.probe_world.probe import Event, ProbeVideo
+from longtake.data.probe_world.questions import TASKS, Question, ask_all
 from longtake.models import VideoLLM
 from longtake.models.processor import VideoLLMProcessor
-from longtake.recipes import embedded
+from longtake.recipes import make_embedded as embedded
 from longtake.train import checkpoint
-from longtake.train import decoder as decoder_stage
 from longtake.train.checkpoint import Cycle
-from longtake.train.decoder import (
+from longtake.train.embedded import decoder as decoder_stage
+from longtake.train.embedded.decoder import (
     DecoderRecipe,
     Phase,
     answers_right,
@@ -35,8 +35,8 @@ from longtake.train.decoder import (
     train_decoder,
     train_step,
 )
-from longtake.train.grounding import answer_rows, grounding_loss, row_attention
-from longtake.train.ledger import (
+from longtake.train.embedded.grounding import answer_rows, grounding_loss, row_attention
+from longtake.train.embedded.ledger import (
     CLOCK,
     NOTED,
     Ledger,
@@ -48,10 +48,10 @@ from longtake.train.ledger import (
     seen_loss,
     stamp_loss,
 )
-from longtake.train.lookback import look_back
-from longtake.train.optimiser import Optimiser
-from longtake.train.reading import IGNORE
-from longtake.train.rows import (
+from longtake.train.embedded.lookback import look_back
+from longtake.train.embedded.optimiser import Optimiser
+from longtake.train.embedded.reading import IGNORE
+from longtake.train.embedded.rows import (
     HEAD,
     TAIL,
     Batch,
@@ -63,7 +63,7 @@ from longtake.train.rows import (
     relevant_groups,
     states_of,
 )
-from longtake.train.tokenizer import train_tokenizer
+from longtake.train.embedded.tokenizer import train_tokenizer
 from longtake.types import VisualTokens
 
 PER_GROUP = 4

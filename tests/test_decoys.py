@@ -6,10 +6,10 @@ import numpy as np
 from PIL import Image
 
 import world
-from longtake.data.bank import BankRecipe, bank_video
-from longtake.data.decoys import KINDS, VividShot, draw_decoy, vivid_shot
-from longtake.data.haystack import Clip, Shot
-from longtake.data.probe import make_video
+from longtake.data.probe_world.bank import BankRecipe, bank_video
+from longtake.data.probe_world.decoys import KINDS, VividShot, draw_decoy, vivid_shot
+from longtake.data.probe_world.haystack import Clip, Shot
+from longtake.data.probe_world.probe import make_video
 
 SIZE = (90, 160)
 

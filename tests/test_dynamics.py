@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from longtake import video
 from longtake.cli import app
-from longtake.data import dynamics
-from longtake.data.dynamics import FLOOR, KINDS, Thing, domain_of, make_scene, shown_count, write_scenes
-from longtake.data.haystack import Clip, group_by_source, split_of_source
-from longtake.data.puzzle_file import read_records
-from longtake.data.puzzle_split import split_by_source
+from longtake.data.probe_world.haystack import Clip, group_by_source, split_of_source
+from longtake.data.puzzles import dynamics
+from longtake.data.puzzles.dynamics import FLOOR, KINDS, Thing, domain_of, make_scene, shown_count, write_scenes
+from longtake.data.puzzles.puzzle_file import read_records
+from longtake.data.puzzles.puzzle_split import split_by_source
 from longtake.types import LongtakeError, Sampling
 
 THING = Thing(

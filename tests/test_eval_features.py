@@ -16,10 +16,10 @@ import tiny
 import world
 from fakes import FakeBackbone
 from longtake import cli
-from longtake.data import haystack
-from longtake.data.haystack import drawn_clip
-from longtake.data.needles import Card, Mover
-from longtake.data.probe import centre
+from longtake.data.probe_world import haystack
+from longtake.data.probe_world.haystack import drawn_clip
+from longtake.data.probe_world.needles import Card, Mover
+from longtake.data.probe_world.probe import centre
 from longtake.eval import classifier
 from longtake.eval.classifier import accuracy, classifier_accuracy, fit, into_span, new_classifier
 from longtake.eval.features import (

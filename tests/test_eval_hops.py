@@ -10,7 +10,7 @@ import longtake
 import tiny
 import world
 from longtake.cli import main
-from longtake.data.hops import FORMS, conclusion
+from longtake.data.probe_world.hops import FORMS, conclusion
 from longtake.eval.hops import HopRun, evaluate, hop_of, report, table
 from longtake.eval.report import Asked
 

@@ -16,9 +16,9 @@ import tiny
 import world
 from longtake.backbones.base import Prompt
 from longtake.cli import app
-from longtake.data.needles import Card
-from longtake.data.probe import Event, ProbeVideo, make_video
-from longtake.data.questions import TASKS, Question, ask_all
+from longtake.data.probe_world.needles import Card
+from longtake.data.probe_world.probe import Event, ProbeVideo, make_video
+from longtake.data.probe_world.questions import TASKS, Question, ask_all
 from longtake.eval import probe
 from longtake.eval.plot import depth_by_length
 from longtake.eval.probe import (
@@ -308,7 +308,7 @@ def test_figures_are_printed_though_their_picture_fails(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "map.png")
 
     monkeypatch.setattr(longtake.model, "load", lambda *_, **__: None)
-    monkeypatch.setattr("longtake.data.haystack.load_clips", lambda *_: world.clips())
+    monkeypatch.setattr("longtake.data.probe_world.haystack.load_clips", lambda *_: world.clips())
     monkeypatch.setattr(probe, "evaluate_each", lambda *_: [found])
     monkeypatch.setattr("longtake.eval.plot.depth_by_length", full)
     done = CliRunner().invoke(app, ["eval", "probe", "--frames", "64", "--plot", str(tmp_path / "map.png")])

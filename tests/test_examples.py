@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerFast
 
 import fakes
 import tiny
-from longtake.data.conversations import Conversation, Media, Turn
-from longtake.data.examples import IGNORE, Example, ExampleMaker, TooLong, build_example, messages_of
+from longtake.data.conversations.conversations import Conversation, Media, Turn
+from longtake.data.conversations.examples import IGNORE, Example, ExampleMaker, TooLong, build_example, messages_of
+from longtake.data.conversations.media import MediaReader, VariableSampling
 from longtake.data.features import Features
-from longtake.data.media import MediaReader, VariableSampling
 from longtake.models.processor import CHAT_TEMPLATE, VideoLLMProcessor
 from longtake.types import Frames, LongtakeError
 

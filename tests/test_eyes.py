@@ -13,11 +13,11 @@ import tiny
 import world
 from longtake import LongtakeError
 from longtake.backbones.tower import Tower
-from longtake.data.footage import on_places, placed
-from longtake.data.haystack import Clip
+from longtake.data.probe_world.haystack import Clip
+from longtake.data.puzzles.footage import on_places, placed
 from longtake.models.preprocess import normalised_pixels
 from longtake.train import checkpoint
-from longtake.train.eyes import EyesRecipe, draw_batch, draw_stretch, found_share, neighbour_loss, train_eyes
+from longtake.train.embedded.eyes import EyesRecipe, draw_batch, draw_stretch, found_share, neighbour_loss, train_eyes
 
 VISION = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
           "image_size": 32, "patch_size": 8, "vision_use_head": False}  # fmt: skip

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 import tiny
-from longtake.data.bank import Mixer, Placed, Unit
-from longtake.data.needles import COLOURS, Card
-from longtake.data.regroup import RegroupedMixer, group_frames
+from longtake.data.probe_world.bank import Mixer, Placed, Unit
+from longtake.data.probe_world.needles import COLOURS, Card
+from longtake.data.probe_world.regroup import RegroupedMixer, group_frames
 from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.models.mean import TemporalMean
 from longtake.train import checkpoint
 from longtake.train.checkpoint import Cycle
-from longtake.train.decoder import DecoderRecipe, Phase, draw_lessons, train_decoder
-from longtake.train.groups import BankGroups, LiveTokens, frozen_tokens
+from longtake.train.embedded.decoder import DecoderRecipe, Phase, draw_lessons, train_decoder
+from longtake.train.embedded.groups import BankGroups, LiveTokens, frozen_tokens
 
 DIM, BLOCKS = 32, 30
 

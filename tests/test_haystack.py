@@ -10,8 +10,8 @@ from PIL import Image
 
 import world
 from longtake import VideoError, video
-from longtake.data import haystack
-from longtake.data.haystack import (
+from longtake.data.probe_world import haystack
+from longtake.data.probe_world.haystack import (
     Clip,
     Shot,
     describe,

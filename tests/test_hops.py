@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import world
-from longtake.data.hop_words import WORDINGS
-from longtake.data.hops import (
+from longtake.data.probe_world.hop_words import WORDINGS
+from longtake.data.probe_world.hops import (
     CARD_FRAMES,
     FORMS,
     LONGEST_TRACE,
@@ -22,8 +22,8 @@ from longtake.data.hops import (
     form_of,
     hop_video,
 )
-from longtake.data.needles import COLOURS, DIRECTIONS, SYMBOLS, Card, Mover
-from longtake.data.questions import score
+from longtake.data.probe_world.needles import COLOURS, DIRECTIONS, SYMBOLS, Card, Mover
+from longtake.data.probe_world.questions import score
 from longtake.model import EMBEDDED
 from longtake.models.processor import VideoLLMProcessor
 from longtake.types import LongtakeError

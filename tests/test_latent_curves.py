@@ -9,8 +9,8 @@ import pytest
 from latent_runs import made, questions, recipe
 from longtake.eval.ablation_report import AblationTable, as_json, as_markdown, as_text
 from longtake.eval.equal_accuracy import Curve
-from longtake.recipes.latent_ablations.arms import LatentArm, base_arm, folder_of, recipe_of
-from longtake.recipes.latent_ablations.curves import (
+from longtake.tables.latent.arms import LatentArm, base_arm, folder_of, recipe_of
+from longtake.tables.latent.curves import (
     FIGURES,
     NAME,
     SAMPLES,
@@ -19,9 +19,9 @@ from longtake.recipes.latent_ablations.curves import (
     read_curve,
     with_curves,
 )
-from longtake.recipes.latent_ablations.plans import LATENTS
-from longtake.recipes.latent_ablations.world import SMALLEST, HopWorld, Setting
-from longtake.recipes.operations import Cost
+from longtake.tables.latent.plans import LATENTS
+from longtake.tables.latent.world import SMALLEST, HopWorld, Setting
+from longtake.tables.operations import Cost
 from longtake.train.latent import train_latent
 from longtake.types import LongtakeError
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from grpo_runs import own
-from longtake.data.conversations import Conversation, Media, Turn, read_conversations
-from longtake.data.media import MediaReader, VariableSampling
+from longtake.data.conversations.conversations import Conversation, Media, Turn, read_conversations
+from longtake.data.conversations.media import MediaReader, VariableSampling
 from longtake.recipes import settings, stages
 from longtake.recipes.debug import debug
 from longtake.recipes.latent import latent

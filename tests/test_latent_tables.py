@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from longtake.data import hops
-from longtake.data.hops import Hop, cards_by_shape, draw_pair, form_of
+from longtake.data.probe_world import hops
+from longtake.data.probe_world.hops import Hop, cards_by_shape, draw_pair, form_of
 from longtake.eval.ablation import Estimate
 from longtake.eval.ablation_report import Finding
 from longtake.models.latent import Thinking
-from longtake.recipes.latent_ablations import tables
-from longtake.recipes.latent_ablations.__main__ import main
-from longtake.recipes.latent_ablations.arms import (
+from longtake.tables.compare import TOGETHER, Measured, table_of
+from longtake.tables.latent import tables
+from longtake.tables.latent.__main__ import main
+from longtake.tables.latent.arms import (
     LatentArm,
     base_arm,
     controlled,
@@ -28,9 +29,9 @@ from longtake.recipes.latent_ablations.arms import (
     replies_of,
     trained,
 )
-from longtake.recipes.latent_ablations.cost import LatentCosts, drawn_tokens
-from longtake.recipes.latent_ablations.plans import EIGHT, LATENTS, PLANS, LatentPlan
-from longtake.recipes.latent_ablations.tables import (
+from longtake.tables.latent.cost import LatentCosts, drawn_tokens
+from longtake.tables.latent.plans import EIGHT, LATENTS, PLANS, LatentPlan
+from longtake.tables.latent.tables import (
     CONTROLS,
     SEVERAL,
     SINGLE,
@@ -42,10 +43,9 @@ from longtake.recipes.latent_ablations.tables import (
     starts,
     with_hops,
 )
-from longtake.recipes.latent_ablations.world import SMALLEST, HopExam, HopWorld, Setting
-from longtake.recipes.operations import Cost, Operations
-from longtake.recipes.replies import Replies
-from longtake.recipes.tables import TOGETHER, Measured, table_of
+from longtake.tables.latent.world import SMALLEST, HopExam, HopWorld, Setting
+from longtake.tables.operations import Cost, Operations
+from longtake.tables.replies import Replies
 from longtake.types import LongtakeError
 
 
@@ -329,7 +329,7 @@ def test_every_command_at_its_smallest(work, run, table):
     first = run(table)
     kept = json.loads((work / "results" / f"latent-{table}.json").read_text())
     assert kept["title"] in first
-    assert kept["settings"]["command"].startswith(f"python -m longtake.recipes.latent_ablations {table} ")
+    assert kept["settings"]["command"].startswith(f"python -m longtake.tables.latent {table} ")
     assert (work / "results" / f"latent-{table}.md").read_text().startswith(f"# {kept['title']}")
     assert (work / "results" / f"latent-{table}.png").read_bytes().startswith(b"\x89PNG")
     assert ("samples to equal accuracy" in kept) == (table in PLANS)

@@ -21,11 +21,11 @@ import tiny
 from longtake import cli
 from longtake.backbones import load_backbone
 from longtake.cli.synth import make_gatherer
-from longtake.data.footage import find_footage, pixel_features
-from longtake.data.framefile import FrameFile, encoded
-from longtake.data.mvp import LEVELS
-from longtake.data.puzzle_file import PuzzleRecord, read_records
-from longtake.data.synth import Synthesis, synthesise
+from longtake.data.puzzles.footage import find_footage, pixel_features
+from longtake.data.puzzles.framefile import FrameFile, encoded
+from longtake.data.puzzles.mvp import LEVELS
+from longtake.data.puzzles.puzzle_file import PuzzleRecord, read_records
+from longtake.data.puzzles.synth import Synthesis, synthesise
 from longtake.eval.leaks import (
     check_leaks,
     chi_square_p,

@@ -12,9 +12,9 @@ from PIL import Image
 
 import fakes
 import make_videos
-from longtake.data.conversations import Conversation, Media, Turn
+from longtake.data.conversations.conversations import Conversation, Media, Turn
+from longtake.data.conversations.media import MediaReader, VariableSampling
 from longtake.data.features import Features, FeatureStore
-from longtake.data.media import MediaReader, VariableSampling
 from longtake.types import Frames, LongtakeError, Sampling, VideoError
 
 

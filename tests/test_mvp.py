@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from longtake.data import puzzle
-from longtake.data.distractors import choose_distractors
-from longtake.data.draws import seeds_of, uniform
-from longtake.data.likeness import (
+from longtake.data.puzzles import puzzle
+from longtake.data.puzzles.distractors import choose_distractors
+from longtake.data.puzzles.draws import seeds_of, uniform
+from longtake.data.puzzles.likeness import (
     HIGHEST,
     Likeness,
     apart_at,
@@ -21,7 +21,7 @@ from longtake.data.likeness import (
     rounded_units,
     threshold_at,
 )
-from longtake.data.mvp import (
+from longtake.data.puzzles.mvp import (
     FEW_DISTRACTORS,
     FEW_FRAMES,
     LEVELS,

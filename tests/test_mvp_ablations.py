@@ -24,11 +24,11 @@ from longtake.eval.puzzle_table import (
 )
 from longtake.recipes import mvp_replay
 from longtake.recipes.mvp import StartModel, mvp
-from longtake.recipes.mvp_ablations import exam
-from longtake.recipes.mvp_ablations.__main__ import TABLES, main
-from longtake.recipes.mvp_ablations.held import equal_steps
-from longtake.recipes.mvp_ablations.site import Site, kept_costs, measured, smallest, work_name
-from longtake.recipes.operations import Cost
+from longtake.tables.mvp import exam
+from longtake.tables.mvp.__main__ import TABLES, main
+from longtake.tables.mvp.held import equal_steps
+from longtake.tables.mvp.site import Site, kept_costs, measured, smallest, work_name
+from longtake.tables.operations import Cost
 
 SOURCES = np.arange(40) // 4
 DOMAINS = ("drawn", "drawn", "filmed", "filmed") * 10
@@ -247,7 +247,7 @@ def test_every_table_comes_out_and_goes_on(made, command, table):
     found = json.loads(told)
     assert found["title"] in first
     assert ARMS[table] <= found["arms"].keys()
-    assert found["settings"]["command"].startswith(f"python -m longtake.recipes.mvp_ablations {table} --puzzles FOLDER")
+    assert found["settings"]["command"].startswith(f"python -m longtake.tables.mvp {table} --puzzles FOLDER")
     assert (results / f"mvp-{table}.md").read_text().startswith(f"# {found['title']}")
     assert (results / f"mvp-{table}.png").read_bytes().startswith(b"\x89PNG")
     before = {file: file.stat().st_mtime_ns for file in (made / "work").rglob("*.safetensors")}

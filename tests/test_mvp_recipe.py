@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import tiny
 from footage_puzzles import make_puzzles
 from longtake.cli import app
-from longtake.data.puzzle_file import read_records
+from longtake.data.puzzles.puzzle_file import read_records
 from longtake.recipes import settings
 from longtake.recipes.mvp import mvp_debug
 from longtake.recipes.mvp_stages import run_on_puzzles

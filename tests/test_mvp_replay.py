@@ -11,7 +11,7 @@ import tiny
 import world
 from footage_puzzles import make_puzzles
 from grpo_runs import own
-from longtake.data.questions import Question, score
+from longtake.data.probe_world.questions import Question, score
 from longtake.recipes import mvp_replay, settings
 from longtake.recipes.mvp import mvp, mvp_debug
 from longtake.recipes.mvp_replay import Replay, answers_of, questions_of, replay_beside

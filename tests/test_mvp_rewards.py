@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from footage_puzzles import make_puzzles
-from longtake.data.framefile import FrameFile
-from longtake.data.puzzle_file import PUZZLES, read_records
+from longtake.data.puzzles.framefile import FrameFile
+from longtake.data.puzzles.puzzle_file import PUZZLES, read_records
 from longtake.eval.ablation import figure
 from longtake.eval.mvp import CHANCE
 from longtake.recipes.mvp import mvp
-from longtake.recipes.mvp_ablations.rewards import (
+from longtake.tables.mvp.rewards import (
     ARMS,
     CLIPPED,
     FLAT,
@@ -27,9 +27,9 @@ from longtake.recipes.mvp_ablations.rewards import (
     recipe_of,
     table_of,
 )
-from longtake.recipes.mvp_ablations.site import Site
-from longtake.recipes.mvp_ablations.variants import rules_of, variant_records
-from longtake.recipes.operations import Cost
+from longtake.tables.mvp.site import Site
+from longtake.tables.mvp.variants import rules_of, variant_records
+from longtake.tables.operations import Cost
 from longtake.train.methods import METHODS
 from longtake.train.rewards import total
 from longtake.types import LongtakeError

@@ -14,9 +14,9 @@ from footage_puzzles import make_puzzles
 from grpo_runs import own, qwen, run_imitation
 from longtake.backbones.base import Part, Prompt
 from longtake.cli.samples import samples
-from longtake.data.framefile import FrameFile
-from longtake.data.puzzle_file import PuzzleRecord, read_records
-from longtake.data.puzzle_split import Split, split_by_source
+from longtake.data.puzzles.framefile import FrameFile
+from longtake.data.puzzles.puzzle_file import PuzzleRecord, read_records
+from longtake.data.puzzles.puzzle_split import Split, split_by_source
 from longtake.eval.mvp import CHANCE, Asked, chance_parts, report, table
 from longtake.train import viewer
 from longtake.train.album import Album, Shelf, one_video
@@ -325,7 +325,7 @@ def test_one_source_cannot_be_split(folder, records):
 
 @pytest.mark.parametrize("side", ["train", "test"])
 def test_each_side_has_a_source(folder, records, monkeypatch, side):
-    monkeypatch.setattr("longtake.data.puzzle_split.split_of_source", lambda source: side)
+    monkeypatch.setattr("longtake.data.puzzles.puzzle_split.split_of_source", lambda source: side)
     held = split_by_source(folder, records).held
     assert held == ({"scene0.mp4"} if side == "train" else {"scene1.mp4", "scene2.mp4"})
 

@@ -10,17 +10,18 @@ import pytest
 
 import world
 from grpo_runs import own, puzzles
-from longtake.data.questions import Question, score
+from longtake.data.probe_world.questions import Question, score
 from longtake.eval.ablation import Estimate
 from longtake.eval.ablation_report import Finding
-from longtake.recipes import token_files
 from longtake.recipes.mvp import mvp
-from longtake.recipes.mvp_ablations import exam as mvp_exam
-from longtake.recipes.mvp_ablations import transfer_arms
-from longtake.recipes.mvp_ablations.exam import TRANSFER, exam_video, questions_about
-from longtake.recipes.mvp_ablations.site import Site
-from longtake.recipes.mvp_ablations.transfer import FALLS, PAIRS, START, WARM, fallen, table_of_answers
-from longtake.recipes.mvp_ablations.transfer_arms import (
+from longtake.tables import token_files
+from longtake.tables.compare import TOGETHER, Measured
+from longtake.tables.mvp import exam as mvp_exam
+from longtake.tables.mvp import transfer_arms
+from longtake.tables.mvp.exam import TRANSFER, exam_video, questions_about
+from longtake.tables.mvp.site import Site
+from longtake.tables.mvp.transfer import FALLS, PAIRS, START, WARM, fallen, table_of_answers
+from longtake.tables.mvp.transfer_arms import (
     ARMS,
     EVENLY,
     PUZZLES,
@@ -31,9 +32,8 @@ from longtake.recipes.mvp_ablations.transfer_arms import (
     folder_of,
     step_cost,
 )
-from longtake.recipes.operations import Cost
-from longtake.recipes.replies import Replies
-from longtake.recipes.tables import TOGETHER, Measured
+from longtake.tables.operations import Cost
+from longtake.tables.replies import Replies
 from longtake.train.beside import Beside, draw, kinds_of
 from longtake.train.grpo_recipe import names_of
 from longtake.train.puzzles import QuestionPuzzle

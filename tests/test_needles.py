@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from longtake.data import needles
-from longtake.data.needles import (
+from longtake.data.probe_world import needles
+from longtake.data.probe_world.needles import (
     COLOURS,
     CONTENTS,
     DIRECTIONS,

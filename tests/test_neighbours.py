@@ -10,10 +10,10 @@ import torch
 import tiny
 import world
 from longtake import LongtakeError, cli
-from longtake.data import haystack
-from longtake.data.footage import pixel_features
-from longtake.data.haystack import Clip
-from longtake.data.neighbours import chance, hits, stills
+from longtake.data.probe_world import haystack
+from longtake.data.probe_world.haystack import Clip
+from longtake.data.puzzles.footage import pixel_features
+from longtake.data.puzzles.neighbours import chance, hits, stills
 from longtake.eval.neighbours import evaluate, summary, table
 
 

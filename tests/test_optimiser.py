@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from longtake.train.optimiser import Optimiser
+from longtake.train.embedded.optimiser import Optimiser
 
 
 class Small(nn.Module):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import world
-from longtake.data.needles import DIRECTIONS, Card, Mover, draw_card_choice
-from longtake.data.probe import MAX_CARDS, SIZES, Event, ProbeVideo, make_video, place_event
+from longtake.data.probe_world.needles import DIRECTIONS, Card, Mover, draw_card_choice
+from longtake.data.probe_world.probe import MAX_CARDS, SIZES, Event, ProbeVideo, make_video, place_event
 
 
 def render(video: ProbeVideo, **window: int) -> np.ndarray:

@@ -21,13 +21,13 @@ import tiny
 from fakes import write_video
 from longtake import cli
 from longtake.cli.prune import make_scorer as make_real_scorer
-from longtake.data import prune_pictures
-from longtake.data.conversations import Conversation, Turn
-from longtake.data.prune import Pruning, prune
-from longtake.data.redundancy import Cut, similarity
-from longtake.data.samples import SUBSETS, cut_samples, read_samples, subset_of
-from longtake.data.scorefile import ScoreFile
-from longtake.data.scorer import Scorer, VideoPart, distinct_features
+from longtake.data.conversations.conversations import Conversation, Turn
+from longtake.data.pruning import prune_pictures
+from longtake.data.pruning.prune import Pruning, prune
+from longtake.data.pruning.redundancy import Cut, similarity
+from longtake.data.pruning.samples import SUBSETS, cut_samples, read_samples, subset_of
+from longtake.data.pruning.scorefile import ScoreFile
+from longtake.data.pruning.scorer import Scorer, VideoPart, distinct_features
 from longtake.types import Frames, LongtakeError
 
 SHARED = Path(__file__).parents[1] / "../shared/data/videos"

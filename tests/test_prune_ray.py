@@ -11,9 +11,9 @@ import pytest
 import make_videos
 from fakes import write_video
 from longtake.cli.prune import make_scorer
-from longtake.data.prune import prune
-from longtake.data.redundancy import Cut
-from longtake.data.samples import SUBSETS
+from longtake.data.pruning.prune import prune
+from longtake.data.pruning.redundancy import Cut
+from longtake.data.pruning.samples import SUBSETS
 
 pytest.importorskip("ray", reason="Ray is an extra of its own: make test-ray installs it")
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import world
-from longtake.data.needles import COLOURS, CONTENTS, SYMBOLS, Card, Mover
-from longtake.data.probe import Event, ProbeVideo, make_video
-from longtake.data.questions import (
+from longtake.data.probe_world.needles import COLOURS, CONTENTS, SYMBOLS, Card, Mover
+from longtake.data.probe_world.probe import Event, ProbeVideo, make_video
+from longtake.data.probe_world.questions import (
     TASKS,
     WORDINGS,
     Question,
@@ -19,7 +19,7 @@ from longtake.data.questions import (
     score,
     vocabulary_text,
 )
-from longtake.train.tokenizer import SPECIAL, kept_tokenizer, train_tokenizer
+from longtake.train.embedded.tokenizer import SPECIAL, kept_tokenizer, train_tokenizer
 
 
 def sentences(split: str) -> set[str]:

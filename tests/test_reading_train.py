@@ -14,13 +14,14 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 import tiny
 import world
-from longtake.data.bank import BankRecipe, Placed, build_bank
-from longtake.data.needles import Card, Mover
+from longtake.data.probe_world.bank import BankRecipe, Placed, build_bank
+from longtake.data.probe_world.needles import Card, Mover
 from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.models.video_llm import average_pool
-from longtake.train import checkpoint, tower
+from longtake.train import checkpoint
 from longtake.train.checkpoint import Cycle, in_cycle
-from longtake.train.compressor import (
+from longtake.train.embedded import tower
+from longtake.train.embedded.compressor import (
     CompressorRecipe,
     FeatureBank,
     compress,
@@ -31,7 +32,7 @@ from longtake.train.compressor import (
     train_compressor,
     window_labels,
 )
-from longtake.train.reading import (
+from longtake.train.embedded.reading import (
     ATTRIBUTES,
     IGNORE,
     AttributeHeads,
@@ -40,9 +41,9 @@ from longtake.train.reading import (
     reading_accuracy,
     reading_loss,
 )
-from longtake.train.school import SchoolRecipe, draw_pool, train_school, windows
-from longtake.train.sharpen import SharpenRecipe, distance, sharpen_tower
-from longtake.train.tower import SingleFrames, TowerRecipe, normalise, train_tower
+from longtake.train.embedded.school import SchoolRecipe, draw_pool, train_school, windows
+from longtake.train.embedded.sharpen import SharpenRecipe, distance, sharpen_tower
+from longtake.train.embedded.tower import SingleFrames, TowerRecipe, normalise, train_tower
 
 X = IGNORE
 NAMES = list(ATTRIBUTES)

@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 import world
 from longtake import LongtakeError, video
-from longtake.data.haystack import Clip
-from longtake.data.needles import COLOURS, FONT_FOLDER, LETTERS, OUTLINES, SYMBOLS, Card, draw_symbol
-from longtake.data.probe import ProbeVideo
-from longtake.data.questions import WORDINGS, Question
+from longtake.data.probe_world.haystack import Clip
+from longtake.data.probe_world.needles import COLOURS, FONT_FOLDER, LETTERS, OUTLINES, SYMBOLS, Card, draw_symbol
+from longtake.data.probe_world.probe import ProbeVideo
+from longtake.data.probe_world.questions import WORDINGS, Question
 from longtake.types import Answer, Evidence, Frames, Sampling, Usage
 
 pytest.importorskip("matplotlib")

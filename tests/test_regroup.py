@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 import world
-from longtake.data.bank import BankRecipe, Mix, Mixer, Placed, bank_video, cut_units
-from longtake.data.needles import Card, Mover
-from longtake.data.probe import Event, ProbeVideo
-from longtake.data.questions import Question
-from longtake.data.regroup import group_frames, regroup
-from longtake.train.ledger import NOTED, noted_targets
-from longtake.train.rows import event_groups, looked_at_groups
+from longtake.data.probe_world.bank import BankRecipe, Mix, Mixer, Placed, bank_video, cut_units
+from longtake.data.probe_world.needles import Card, Mover
+from longtake.data.probe_world.probe import Event, ProbeVideo
+from longtake.data.probe_world.questions import Question
+from longtake.data.probe_world.regroup import group_frames, regroup
+from longtake.train.embedded.ledger import NOTED, noted_targets
+from longtake.train.embedded.rows import event_groups, looked_at_groups
 
 RED, BLUE = (Card(content="7", colour=colour, outline="round") for colour in ("red", "blue"))
 STAR = Mover(shape="star", colour="red", direction="up")

@@ -25,12 +25,12 @@ from fakes import write_video
 from longtake import cli
 from longtake.backbones import load_backbone
 from longtake.cli.synth import make_gatherer, read_levels
-from longtake.data.footage import find_footage, fps_of, frames_folder, pixel_features, source_of
-from longtake.data.framefile import FrameFile, encoded
-from longtake.data.mvp import LEVELS
-from longtake.data.puzzle_file import PuzzleRecord, read_records
-from longtake.data.sheets import choose, contact_page
-from longtake.data.synth import Outcome, Synthesis, claimed, synthesise
+from longtake.data.puzzles.footage import find_footage, fps_of, frames_folder, pixel_features, source_of
+from longtake.data.puzzles.framefile import FrameFile, encoded
+from longtake.data.puzzles.mvp import LEVELS
+from longtake.data.puzzles.puzzle_file import PuzzleRecord, read_records
+from longtake.data.puzzles.sheets import choose, contact_page
+from longtake.data.puzzles.synth import Outcome, Synthesis, claimed, synthesise
 from longtake.types import Frames, LongtakeError
 from processes import environment
 

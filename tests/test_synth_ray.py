@@ -9,9 +9,9 @@ import pytest
 
 import make_videos
 from longtake.cli.synth import make_gatherer
-from longtake.data.footage import find_footage
-from longtake.data.mvp import LEVELS
-from longtake.data.synth import Synthesis, synthesise
+from longtake.data.puzzles.footage import find_footage
+from longtake.data.puzzles.mvp import LEVELS
+from longtake.data.puzzles.synth import Synthesis, synthesise
 
 pytest.importorskip("ray", reason="Ray is an extra of its own: make test-ray installs it")
 

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 
-from longtake.data.haystack import Clip, drawn_clip
+from longtake.data.probe_world.haystack import Clip, drawn_clip
 
 
 @lru_cache

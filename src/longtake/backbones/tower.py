@@ -1,4 +1,4 @@
-"""A vision tower by itself, as ``train/eyes.py`` leaves it: for comparing frames, without a language model."""
+"""A vision tower by itself, as ``train/embedded/eyes.py`` leaves it: for comparing frames, without a language model."""
 
 # mypy: disable-error-code="no-untyped-call"
 # (PyTorch's own methods are only partly typed.)

@@ -49,7 +49,7 @@ def probe(
     as_json: JsonOption = False,
 ) -> None:
     """Ask about needles in videos of the probe world's test split, with controls beside the answers."""
-    from longtake.data.haystack import load_clips
+    from longtake.data.probe_world.haystack import load_clips
     from longtake.eval.plot import depth_by_length
     from longtake.eval.probe import evaluate_each
     from longtake.eval.report import ProbeRun, table
@@ -82,7 +82,7 @@ def hops(
     as_json: JsonOption = False,
 ) -> None:
     """Ask questions that take one to four hops about short videos of the test split, with controls beside them."""
-    from longtake.data.haystack import load_clips
+    from longtake.data.probe_world.haystack import load_clips
     from longtake.eval.hops import HopRun, evaluate, table
 
     run = HopRun(questions=samples, frames=frames, seed=seed)
@@ -103,7 +103,7 @@ def features(
     as_json: JsonOption = False,
 ) -> None:
     """Train classifiers on features before and after the DTS: which letter a card shows, which way a shape moves."""
-    from longtake.data.haystack import load_clips
+    from longtake.data.probe_world.haystack import load_clips
     from longtake.eval.features import FeatureRun, evaluate, network_of, table
 
     network = network_of(load_model(model, device))
@@ -146,7 +146,7 @@ def neighbours(
     as_json: JsonOption = False,
 ) -> None:
     """Whether a frame's nearest stands beside it in time, on the test split's footage: towers, pixels and chance."""
-    from longtake.data.haystack import load_clips
+    from longtake.data.probe_world.haystack import load_clips
     from longtake.eval.neighbours import evaluate
     from longtake.eval.neighbours import table as neighbour_table
 

@@ -19,7 +19,7 @@ def inspect(
     count: Annotated[int, typer.Option(help="Puzzles to show, as many of each level.", min=1)] = 20,
 ) -> None:
     """One self-contained HTML page of puzzles: context, gap, candidates, truth."""
-    from longtake.data.sheets import contact_page
+    from longtake.data.puzzles.sheets import contact_page
     from longtake.data.whole import replaced
 
     if output is not None:

@@ -24,10 +24,10 @@ from longtake.cli.console import (
 from longtake.types import LongtakeError
 
 if TYPE_CHECKING:
-    from longtake.data.prune import Pruning
-    from longtake.data.redundancy import Cut, Feature, Pairs
-    from longtake.data.samples import Subset
-    from longtake.data.scorer import Scorer
+    from longtake.data.pruning.prune import Pruning
+    from longtake.data.pruning.redundancy import Cut, Feature, Pairs
+    from longtake.data.pruning.samples import Subset
+    from longtake.data.pruning.scorer import Scorer
 
 
 class PairsChoice(StrEnum):
@@ -64,7 +64,7 @@ def prune(
     as_json: JsonOption = False,
 ) -> None:
     """Drop the samples whose videos repeat themselves most, of each kind of question; continues if interrupted."""
-    from longtake.data.prune import prune as run
+    from longtake.data.pruning.prune import prune as run
 
     cuts = read_cuts(keep or [], threshold or [])
     make = partial(make_scorer, model, device, pairs.value, feature.value)
@@ -87,8 +87,8 @@ def prune(
 
 def make_scorer(model: str | None, device: str | None, pairs: Pairs, feature: Feature) -> Scorer:
     """A scorer with a model's tower; called once in each process."""
-    from longtake.data.redundancy import FRAMES
-    from longtake.data.scorer import Scorer
+    from longtake.data.pruning.redundancy import FRAMES
+    from longtake.data.pruning.scorer import Scorer
 
     backbone = load_model(model, device).backbone
     settings = {
@@ -108,8 +108,8 @@ def read_cuts(keep: Sequence[str], threshold: Sequence[str]) -> dict[Subset, Cut
 
     Raises LongtakeError for what is no number or subset, said twice, or missing for a subset.
     """
-    from longtake.data.redundancy import Cut
-    from longtake.data.samples import SUBSETS
+    from longtake.data.pruning.redundancy import Cut
+    from longtake.data.pruning.samples import SUBSETS
 
     given: dict[str, Cut] = {}
     for field, option, texts in (("keep", "--keep", keep), ("threshold", "--threshold", threshold)):

@@ -25,10 +25,10 @@ from longtake.cli.console import (
 from longtake.types import LongtakeError
 
 if TYPE_CHECKING:
-    from longtake.data.footage import Gatherer
-    from longtake.data.framefile import Encoding
-    from longtake.data.mvp import Level
-    from longtake.data.synth import Outcome
+    from longtake.data.puzzles.footage import Gatherer
+    from longtake.data.puzzles.framefile import Encoding
+    from longtake.data.puzzles.mvp import Level
+    from longtake.data.puzzles.synth import Outcome
 
 synthesis = typer.Typer(help="Make training data from raw video.", no_args_is_help=True)
 
@@ -95,8 +95,8 @@ def mvp(
     as_json: JsonOption = False,
 ) -> None:
     """Masked Video Prediction: puzzles with missing frames to be found and put in order; continues if interrupted."""
-    from longtake.data.footage import find_footage
-    from longtake.data.synth import Synthesis, synthesise
+    from longtake.data.puzzles.footage import find_footage
+    from longtake.data.puzzles.synth import Synthesis, synthesise
 
     settings = Synthesis(
         levels=read_levels(level or []),
@@ -134,7 +134,7 @@ def scenes(
     seed: SeedOption = 0,
 ) -> None:
     """Drawn scenes whose things fall, bounce, roll, grow and count down, as H.264 files for synth mvp."""
-    from longtake.data.dynamics import write_scenes
+    from longtake.data.puzzles.dynamics import write_scenes
 
     written = write_scenes(output, count=count, seconds=seconds, fps=fps, seed=seed)
     print(f"{output}: {len(written)} scenes, {len(written) * seconds / 60:.1f} minutes")
@@ -151,7 +151,7 @@ def make_gatherer(
     tower: Path | None = None,
 ) -> Gatherer:
     """What reads videos, with a model's tower or one by itself; called once in each process."""
-    from longtake.data.footage import PLACES, Gatherer, frames_folder, pixel_features
+    from longtake.data.puzzles.footage import PLACES, Gatherer, frames_folder, pixel_features
 
     seen: dict[str, Any] = {"model": "pixels", "device": "cpu"}
     embed = pixel_features
@@ -170,7 +170,7 @@ def make_gatherer(
 
 def read_levels(names: list[str]) -> tuple[Level, ...]:
     """The levels of these names, easiest first; all for none. Raises LongtakeError for what is no level."""
-    from longtake.data.mvp import LEVELS
+    from longtake.data.puzzles.mvp import LEVELS
 
     known = [level.name for level in LEVELS]
     for name in names:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 RECIPES = {
     "debug": "longtake.recipes.debug",
-    "embedded": "longtake.recipes.adapt",
+    "embedded": "longtake.recipes.embedded",
     "latent": "longtake.recipes.latent",
     "video_xl_pro_3b": "longtake.recipes.video_xl_pro",
 }

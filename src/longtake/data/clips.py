@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longtake.data.bank import Placed, read_events
 from longtake.data.left_out import Broken, LeftOut
+from longtake.data.probe_world.bank import Placed, read_events
 from longtake.types import LongtakeError, Sampling, VideoError
 
 Part = Literal["train", "held_out"]
@@ -67,7 +67,7 @@ class CountedClips(ClipSource, Protocol):
 
 
 class BankClips:
-    """Windows of a bank's videos (``data/bank.py``), and single frames of them as images; needles are known.
+    """Windows of a bank's videos (``probe_world/bank.py``), and single frames of them as images; needles are known.
 
     The bank records where the middle of a card or a moving shape is, not its size: the oracle marks the patch with the
     middle and its neighbours, 3x3. Cards are mostly larger, moving shapes about that size.

@@ -25,9 +25,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from longtake.backbones.language import pixels_of
-from longtake.data.haystack import Clip, random_shot
-from longtake.data.needles import DIRECTIONS, LETTERS, Card, Mover, Split, draw_card_choice, draw_mover_choice
-from longtake.data.probe import SIZES, Event, ProbeVideo
+from longtake.data.probe_world.haystack import Clip, random_shot
+from longtake.data.probe_world.needles import (
+    DIRECTIONS,
+    LETTERS,
+    Card,
+    Mover,
+    Split,
+    draw_card_choice,
+    draw_mover_choice,
+)
+from longtake.data.probe_world.probe import SIZES, Event, ProbeVideo
 from longtake.eval.classifier import Kind, classified
 from longtake.model import Model
 from longtake.models.dts import DynamicTokenSynthesizer

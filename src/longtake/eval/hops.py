@@ -13,9 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from longtake.data.haystack import Clip, unique_minutes
-from longtake.data.hops import FORMS, LONGEST_TRACE, MOST_HOPS, Hop, conclusion, draw_hop, form_of, hop_video
-from longtake.data.needles import Split
+from longtake.data.probe_world.haystack import Clip, unique_minutes
+from longtake.data.probe_world.hops import (
+    FORMS,
+    LONGEST_TRACE,
+    MOST_HOPS,
+    Hop,
+    conclusion,
+    draw_hop,
+    form_of,
+    hop_video,
+)
+from longtake.data.probe_world.needles import Split
 from longtake.eval.probe import ask_blind
 from longtake.eval.report import Asked, Cell, always, interval, right_by, shown
 from longtake.model import Model

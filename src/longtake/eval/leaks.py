@@ -20,11 +20,11 @@ from PIL import Image
 from torch import Tensor
 
 from longtake.backbones.base import Backbone
-from longtake.data.footage import CHUNK_FRAMES, pixel_features, placed
-from longtake.data.framefile import FrameFile
-from longtake.data.puzzle import PuzzleScore, chance, score
-from longtake.data.puzzle_file import PuzzleRecord, read_records
-from longtake.data.sheets import choose
+from longtake.data.puzzles.footage import CHUNK_FRAMES, pixel_features, placed
+from longtake.data.puzzles.framefile import FrameFile
+from longtake.data.puzzles.puzzle import PuzzleScore, chance, score
+from longtake.data.puzzles.puzzle_file import PuzzleRecord, read_records
+from longtake.data.puzzles.sheets import choose
 from longtake.eval.puzzle_baselines import BASELINES, distances, pool_order
 from longtake.types import Frames, LongtakeError
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longtake.data.framefile import FrameFile
-from longtake.data.puzzle import chance, score
-from longtake.data.puzzle_file import PuzzleRecord
+from longtake.data.puzzles.framefile import FrameFile
+from longtake.data.puzzles.puzzle import chance, score
+from longtake.data.puzzles.puzzle_file import PuzzleRecord
 from longtake.eval.leaks import Embed, baseline_answers
 from longtake.train.mvp import MvpPuzzle, figures, order_measures
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longtake.data.footage import CHUNK_FRAMES, placed
-from longtake.data.haystack import Clip, group_by_source
-from longtake.data.neighbours import FEWEST_FRAMES, chance, hits, stills
+from longtake.data.probe_world.haystack import Clip, group_by_source
+from longtake.data.puzzles.footage import CHUNK_FRAMES, placed
+from longtake.data.puzzles.neighbours import FEWEST_FRAMES, chance, hits, stills
 from longtake.types import Frames, LongtakeError
 
 RESAMPLES = 2000

@@ -16,9 +16,9 @@ import torch
 
 from longtake.backbones.base import Prompt
 from longtake.backbones.thinking import think, thinking_of
-from longtake.data.haystack import Clip
-from longtake.data.probe import Event, ProbeVideo, make_video
-from longtake.data.questions import Question, ask_all
+from longtake.data.probe_world.haystack import Clip
+from longtake.data.probe_world.probe import Event, ProbeVideo, make_video
+from longtake.data.probe_world.questions import Question, ask_all
 from longtake.eval.report import Asked, ProbeRun, report
 from longtake.model import Model
 from longtake.select import Oracle, Random, Selector, Uniform

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from longtake.data.haystack import Clip, unique_minutes
-from longtake.data.needles import Split
-from longtake.data.questions import TASKS, Question, normal, score
+from longtake.data.probe_world.haystack import Clip, unique_minutes
+from longtake.data.probe_world.needles import Split
+from longtake.data.probe_world.questions import TASKS, Question, normal, score
 
 DEPTHS = 5
 RESAMPLES = 1000

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from longtake.data.order import Source
+from longtake.data.conversations.order import Source
 from longtake.models.video_llm import VideoLLMConfig
 from longtake.train.align import AlignRecipe
 from longtake.train.estimate import Device, Part, Workload, recot_flops, seconds, total, training_flops

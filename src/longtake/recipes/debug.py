@@ -17,21 +17,21 @@ from PIL import Image
 from transformers import Qwen2Config, SiglipVisionConfig
 
 from longtake import video
-from longtake.data.haystack import drawn_clip
-from longtake.data.media import VariableSampling
-from longtake.data.probe import make_video
-from longtake.data.questions import ask_all
+from longtake.data.conversations.media import VariableSampling
+from longtake.data.probe_world.haystack import drawn_clip
+from longtake.data.probe_world.probe import make_video
+from longtake.data.probe_world.questions import ask_all
 from longtake.models.latent import LatentSettings, Thinking
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM, VideoLLMConfig
 from longtake.recipes.recipe import DataFiles, Recipe
 from longtake.train.align import AlignRecipe
 from longtake.train.dialogues import Reading
+from longtake.train.embedded.tokenizer import VIDEO, train_tokenizer
 from longtake.train.latent_recipe import LatentRecipe
 from longtake.train.recot import ReCoTRecipe
 from longtake.train.run import Fit
 from longtake.train.sft import SftRecipe
-from longtake.train.tokenizer import VIDEO, train_tokenizer
 from longtake.types import LongtakeError
 
 FRAMES = 8

@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from longtake.data.media import VariableSampling
+from longtake.data.conversations.media import VariableSampling
 from longtake.models.latent import LatentSettings, Thinking
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM
-from longtake.recipes.adapt import Saved, embedded
 from longtake.recipes.debug import FRAMES, DrawnScenes
+from longtake.recipes.embedded import Saved, embedded
 from longtake.recipes.recipe import DataFiles, Recipe
 from longtake.train.dialogues import Reading
 from longtake.train.latent_recipe import LatentRecipe

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from longtake.backbones.base import Backbone
-from longtake.data.haystack import Clip, load_clips
-from longtake.data.needles import Split
-from longtake.data.probe import make_video
-from longtake.data.questions import TASKS, WHEN_TOLERANCE_SECONDS, Question, ask_all
+from longtake.data.probe_world.haystack import Clip, load_clips
+from longtake.data.probe_world.needles import Split
+from longtake.data.probe_world.probe import make_video
+from longtake.data.probe_world.questions import TASKS, WHEN_TOLERANCE_SECONDS, Question, ask_all
 from longtake.memory import load_memory, save_memory
 from longtake.train.beside import Beside
 from longtake.train.puzzles import QuestionPuzzle
@@ -108,7 +108,7 @@ def memory_file(folder: Path, split: Split, number: int) -> Path:
 
 
 def answers_of(question: Question) -> tuple[str, ...]:
-    """What ``data.questions.score`` takes for right: the answer, or every whole second near it."""
+    """What ``data.probe_world.questions.score`` takes for right: the answer, or every whole second near it."""
     if question.task != "when":
         return (question.answer,)
     second, near = int(question.answer.removesuffix(" s")), int(WHEN_TOLERANCE_SECONDS)

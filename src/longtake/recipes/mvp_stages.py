@@ -18,10 +18,10 @@ from accelerate import Accelerator
 
 from longtake.backbones import load_backbone
 from longtake.backbones.base import Backbone
-from longtake.data.dynamics import domain_of
-from longtake.data.puzzle_file import PUZZLES, PuzzleRecord, read_records
-from longtake.data.puzzle_split import Split, split_by_source
-from longtake.data.sheets import choose
+from longtake.data.puzzles.dynamics import domain_of
+from longtake.data.puzzles.puzzle_file import PUZZLES, PuzzleRecord, read_records
+from longtake.data.puzzles.puzzle_split import Split, split_by_source
+from longtake.data.puzzles.sheets import choose
 from longtake.data.whole import replaced
 from longtake.eval.leaks import embedders_of
 from longtake.eval.mvp import Asked, baselines, report

@@ -19,10 +19,10 @@ from torch import Tensor
 from longtake.backbones.identity import weights_hash
 from longtake.backbones.own import OwnVideoLLM
 from longtake.data.clips import StoreClips
-from longtake.data.conversations import Conversation, read_conversations
+from longtake.data.conversations.conversations import Conversation, read_conversations
+from longtake.data.conversations.media import MediaReader
+from longtake.data.conversations.order import Source
 from longtake.data.features import FeatureStore
-from longtake.data.media import MediaReader
-from longtake.data.order import Source
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM

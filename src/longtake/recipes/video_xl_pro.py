@@ -15,7 +15,7 @@ import torch
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 from longtake.backbones.place import check_source
-from longtake.data.media import VariableSampling
+from longtake.data.conversations.media import VariableSampling
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM, VideoLLMConfig
 from longtake.recipes.recipe import DataFiles, Recipe

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from longtake.backbones.base import Backbone
-from longtake.data.framefile import FrameFile
+from longtake.data.puzzles.framefile import FrameFile
 from longtake.types import Frames, VisualTokens
 
 Key = tuple[str, str, bool]  # frame file, name, whether the parts behind the tower learn

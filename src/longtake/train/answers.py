@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longtake.data.batches import Batch
+from longtake.data.conversations.batches import Batch
+from longtake.data.conversations.media import Clip
 from longtake.data.features import Features
-from longtake.data.media import Clip
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.scorer import LegacySelector, QueryScorer, straight_through
 from longtake.models.video_llm import FRAMES_PER_PASS, VideoLLM
 from longtake.train.columns import Columns, kept_columns, taken
-from longtake.train.reading import IGNORE
+from longtake.train.embedded.reading import IGNORE
 from longtake.types import Frames
 
 

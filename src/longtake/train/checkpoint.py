@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from longtake.train.optimiser import Optimiser
+from longtake.train.embedded.optimiser import Optimiser
 from longtake.types import LongtakeError
 
 State = dict[str, Any]  # tensors and plain values, so that reading a checkpoint runs no code

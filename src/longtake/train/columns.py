@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longtake.data.batches import Batch
-from longtake.data.media import Clip
-from longtake.train.reading import IGNORE
+from longtake.data.conversations.batches import Batch
+from longtake.data.conversations.media import Clip
+from longtake.train.embedded.reading import IGNORE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

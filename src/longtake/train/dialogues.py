@@ -16,11 +16,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from longtake.data.batches import Batch, Loader
-from longtake.data.examples import ExampleMaker
+from longtake.data.conversations.batches import Batch, Loader
+from longtake.data.conversations.examples import ExampleMaker
+from longtake.data.conversations.media import MediaReader, VariableSampling
+from longtake.data.conversations.order import Order, Source
 from longtake.data.features import FeatureStore
-from longtake.data.media import MediaReader, VariableSampling
-from longtake.data.order import Order, Source
 from longtake.models.processor import VideoLLMProcessor, stamp_text
 from longtake.models.video_llm import VideoLLM
 from longtake.train.checkpoint import room_in

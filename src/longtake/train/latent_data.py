@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import torch
 
 from longtake.backbones.base import Backbone
-from longtake.data.conversations import Conversation
-from longtake.data.media import MediaReader
+from longtake.data.conversations.conversations import Conversation
+from longtake.data.conversations.media import MediaReader
 from longtake.train.puzzles import QuestionPuzzle
 from longtake.types import Frames, LongtakeError, VisualTokens
 

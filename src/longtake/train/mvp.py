@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from longtake.backbones.base import Backbone, Part, Prompt
-from longtake.data.puzzle_file import PuzzleRecord
+from longtake.data.puzzles.puzzle_file import PuzzleRecord
 from longtake.train.album import Album, one_video
 from longtake.train.puzzles import Puzzle
 from longtake.train.rewards import PuzzleReward, parse

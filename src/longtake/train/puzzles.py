@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from longtake.backbones.base import Backbone, Prompt
-from longtake.data.questions import normal
+from longtake.data.probe_world.questions import normal
 from longtake.types import LongtakeError, VisualTokens
 
 
@@ -37,7 +37,7 @@ class Puzzle(Protocol):
 class QuestionPuzzle:
     """A question with a short answer about a watched video, or about none.
 
-    answers: texts that are right, compared as those of the probe world are (``data.questions.normal``).
+    answers: texts that are right, compared as those of the probe world are (``data.probe_world.questions.normal``).
     tokens: of the model that learns. watched: in their place, what gives the tokens of whichever model is asked, so
     that a teacher sees with its own eyes, or more frames.
     """

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from longtake.data.puzzle import is_valid, ordered_pairs, selection
+from longtake.data.puzzles.puzzle import is_valid, ordered_pairs, selection
 from longtake.types import LongtakeError
 
 Form = Literal["direct", "answer", "think"]

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from longtake.data.puzzle_file import read_records
-from longtake.data.sheets import SHEET_STYLE, sheets_of
+from longtake.data.puzzles.puzzle_file import read_records
+from longtake.data.puzzles.sheets import SHEET_STYLE, sheets_of
 from longtake.data.whole import replaced
 from longtake.train.checkpoint import room_in
 from longtake.train.rollouts import Group

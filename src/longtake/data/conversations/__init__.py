@@ -1,0 +1,1 @@
+"""Conversations about images and videos: files, media, and batches to learn from."""

@@ -1,0 +1,338 @@
+"""Questions of the probe world that take one to four hops, each with its answer and an exact trace of how it is found.
+
+A hop finds one thing of the video, mostly from what the one before gave; counting and comparing count as one. The
+answer is drawn first, uniformly among all of the form, with the place of the card that it stands on, and then a video
+that has both: whoever does not see the video can do no better than one in so many, save for which colours a shape has
+on its split's cards, and whoever names the card at one place, such as the last, no better than one in so many places.
+Ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from longtake.data.probe_world.haystack import Clip, random_shot
+from longtake.data.probe_world.hop_words import WORDINGS
+from longtake.data.probe_world.needles import (
+    COLOURS,
+    DIRECTIONS,
+    OUTLINES,
+    SYMBOLS,
+    Card,
+    Mover,
+    Split,
+    draw_mover_choice,
+)
+from longtake.data.probe_world.probe import SIZES, Event, ProbeVideo
+from longtake.data.probe_world.questions import Question
+from longtake.types import LongtakeError
+
+CARD_FRAMES, MOVER_FRAMES = 1, 6
+PER_CARD = CARD_FRAMES + 1  # frames, with a gap behind it
+MOST_CARDS = 7  # one shape at least is on none
+FEWEST_FRAMES = 5 * PER_CARD  # with fewer cards the four-hop answer is always on the last one
+TRIES = 3000  # for the second video of a pair, before its first is drawn anew with the same answer
+
+Thing = Card | Mover
+Words = dict[str, str]
+Found = tuple[Words, tuple[Thing, ...], str]  # a question's words, what is found on the way, and the answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """A kind of question.
+
+    asked: all such questions about things in the order of their appearance. earliest: where among the cards the one
+    that the answer is read from can be first; None where it is read from no single card. moves: a shape moves in the
+    video.
+    """
+
+    hops: int
+    answers: tuple[str, ...]
+    asked: Callable[[Sequence[Thing]], Iterator[Found]]
+    earliest: int | None = None
+    moves: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hop:
+    """A question about things that appear in this order, and what is found on the way to its answer."""
+
+    split: Split
+    form: str
+    things: tuple[Thing, ...]
+    wording: str
+    text: str
+    found: tuple[Thing, ...]
+    answer: str
+
+    @property
+    def hops(self) -> int:
+        """1 to 4."""
+        return FORMS[self.form].hops
+
+    @property
+    def trace(self) -> str:
+        """The exact chain of thought, the answer behind a colon: ``red star, red moon, blue heart: heart``."""
+        return ", ".join(map(name_of, self.found)) + ": " + self.answer
+
+    @property
+    def place(self) -> int | None:
+        """Where among the cards the one is that the answer is read from."""
+        read = self.found[-1]
+        return None if FORMS[self.form].earliest is None or isinstance(read, Mover) else self.cards.index(read)
+
+    @property
+    def cards(self) -> list[Card]:
+        """In the order of their appearance."""
+        return _cards(self.things)
+
+    @property
+    def question(self) -> Question:
+        """As other questions of the probe world; its task is the form."""
+        return Question(task=self.form, text=self.text, answer=self.answer)
+
+
+def name_of(thing: Thing) -> str:
+    """What a trace says of a thing: ``red star`` of a card, ``star left`` of what moves."""
+    if isinstance(thing, Card):
+        return f"{thing.colour} {thing.content}"
+    return f"{thing.shape} {thing.direction}"
+
+
+def conclusion(said: str) -> str:
+    """The answer in a text that may think first: what is behind the last colon."""
+    return said.rpartition(":")[2].strip()
+
+
+def _cards(things: Sequence[Thing]) -> list[Card]:
+    return [thing for thing in things if isinstance(thing, Card)]
+
+
+def _only(cards: Sequence[Card]) -> list[int]:
+    """Places of cards whose colour no other has."""
+    colours = [card.colour for card in cards]
+    return [place for place, colour in enumerate(colours) if colours.count(colour) == 1]
+
+
+def _twice(cards: Sequence[Card]) -> Iterator[tuple[int, int]]:
+    """Places of the first and the second card of each colour that has two or more."""
+    for colour in COLOURS:
+        places = [place for place, card in enumerate(cards) if card.colour == colour]
+        if len(places) > 1:
+            yield places[0], places[1]
+
+
+def _shape(things: Sequence[Thing]) -> Iterator[Found]:
+    cards = _cards(things)
+    for place in _only(cards):
+        yield {"colour": cards[place].colour}, (cards[place],), cards[place].content
+
+
+def _colour(things: Sequence[Thing]) -> Iterator[Found]:
+    for card in _cards(things):
+        yield {"shape": card.content}, (card,), card.colour
+
+
+def _direction(things: Sequence[Thing]) -> Iterator[Found]:
+    for thing in things:
+        if isinstance(thing, Mover):
+            yield {"shape": thing.shape}, (thing,), thing.direction
+
+
+def _after(things: Sequence[Thing]) -> Iterator[Found]:
+    cards = _cards(things)
+    for place in _only(cards):
+        if place + 1 < len(cards):
+            following = cards[place + 1]
+            yield {"colour": cards[place].colour}, (cards[place], following), following.content
+
+
+def _second(things: Sequence[Thing]) -> Iterator[Found]:
+    cards = _cards(things)
+    for first, second in _twice(cards):
+        yield {"colour": cards[first].colour}, (cards[first], cards[second]), cards[second].content
+
+
+def _after_move(things: Sequence[Thing]) -> Iterator[Found]:
+    for thing, following in zip(things, things[1:], strict=False):
+        if isinstance(thing, Mover) and isinstance(following, Card):
+            yield {"shape": thing.shape}, (thing, following), following.content
+
+
+def _after_second(things: Sequence[Thing]) -> Iterator[Found]:
+    cards = _cards(things)
+    for first, second in _twice(cards):
+        if second + 1 < len(cards):
+            found = (cards[first], cards[second], cards[second + 1])
+            yield {"colour": cards[first].colour}, found, cards[second + 1].content
+
+
+def _between(things: Sequence[Thing]) -> Iterator[Found]:
+    cards = _cards(things)
+    for first in range(len(cards)):
+        for last in range(first + 1, len(cards)):
+            ends = cards[first].content, cards[last].content
+            for shape, other in (ends, ends[::-1]):
+                yield {"shape": shape, "other": other}, tuple(cards[first : last + 1]), str(last - first - 1)
+
+
+def _order(things: Sequence[Thing]) -> Iterator[Found]:
+    for place, mover in enumerate(things):
+        if isinstance(mover, Mover):
+            for other, card in enumerate(things):
+                if isinstance(card, Card):
+                    words = {"shape": mover.shape, "way": mover.direction, "other": card.content}
+                    found = (mover, card) if place < other else (card, mover)
+                    yield words, found, "before" if place < other else "after"
+
+
+def _two_after_second(things: Sequence[Thing]) -> Iterator[Found]:
+    cards = _cards(things)
+    for first, second in _twice(cards):
+        if second + 2 < len(cards):
+            found = (cards[first], *cards[second : second + 3])
+            yield {"colour": cards[first].colour}, found, found[-1].content
+
+
+def _same_as_after_second(things: Sequence[Thing]) -> Iterator[Found]:
+    cards = _cards(things)
+    for first, second in _twice(cards):
+        if second + 1 == len(cards):
+            continue
+        following = cards[second + 1]
+        alike = [card for card in cards if card.colour == following.colour and card is not following]
+        if len(alike) == 1 and following.colour != cards[first].colour:
+            found = (cards[first], cards[second], following, alike[0])
+            yield {"colour": cards[first].colour}, found, alike[0].content
+
+
+FORMS: dict[str, Form] = {
+    "shape": Form(hops=1, answers=SYMBOLS, asked=_shape, earliest=0),
+    "colour": Form(hops=1, answers=tuple(COLOURS), asked=_colour, earliest=0),
+    "direction": Form(hops=1, answers=DIRECTIONS, asked=_direction, moves=True),
+    "after": Form(hops=2, answers=SYMBOLS, asked=_after, earliest=1),
+    "second": Form(hops=2, answers=SYMBOLS, asked=_second, earliest=1),
+    "after move": Form(hops=2, answers=SYMBOLS, asked=_after_move, earliest=0, moves=True),
+    "after second": Form(hops=3, answers=SYMBOLS, asked=_after_second, earliest=2),
+    "between": Form(hops=3, answers=("0", "1", "2"), asked=_between),
+    "order": Form(hops=3, answers=("before", "after"), asked=_order, moves=True),
+    "two after second": Form(hops=4, answers=SYMBOLS, asked=_two_after_second, earliest=3),
+    "same as after second": Form(hops=4, answers=SYMBOLS, asked=_same_as_after_second, earliest=0),
+}
+MOST_HOPS = 4
+LONGEST_TRACE = 48  # tokens of the model in the package, its end included
+
+
+def form_of(number: int) -> str:
+    """The form of a set's question ``number``: hops one to four in turn, and the forms of each in turn."""
+    own = [name for name, form in FORMS.items() if form.hops == 1 + number % MOST_HOPS]
+    return own[number // MOST_HOPS % len(own)]
+
+
+def draw_hop(rng: np.random.Generator, split: Split, form: str, frames: int) -> Hop:
+    """A question of a form about a video of ``frames`` frames; its answer is uniform among the form's, and so is the
+    place of the card it is read from."""
+    answers = FORMS[form].answers
+    return _with_answer(rng, split, form, frames, answers[int(rng.integers(len(answers)))])
+
+
+def draw_pair(rng: np.random.Generator, split: Split, form: str, frames: int) -> tuple[Hop, Hop]:
+    """The same question about two videos, to which the answers differ; that of the first is uniform."""
+    first = draw_hop(rng, split, form, frames)
+    while True:
+        wording, place = WORDINGS[split][form].index(first.wording), _place(rng, form, frames)
+        for _ in range(TRIES):
+            for hop in _drawn(rng, split, form, frames, wording):
+                if hop.text == first.text and hop.answer != first.answer and hop.place == place:
+                    return first, hop
+        first = _with_answer(rng, split, form, frames, first.answer)
+
+
+def _with_answer(rng: np.random.Generator, split: Split, form: str, frames: int, answer: str) -> Hop:
+    wording, place = int(rng.integers(len(WORDINGS[split][form]))), _place(rng, form, frames)
+    while True:
+        for hop in _drawn(rng, split, form, frames, wording):
+            if hop.answer == answer and hop.place == place:
+                return hop
+
+
+def _place(rng: np.random.Generator, form: str, frames: int) -> int | None:
+    """Where among the cards the one shall be that an answer is read from."""
+    earliest = FORMS[form].earliest
+    return None if earliest is None else int(rng.integers(earliest, count_cards(form, frames)))
+
+
+def _drawn(rng: np.random.Generator, split: Split, form: str, frames: int, wording: int) -> list[Hop]:
+    """All questions of a form, of an answer that it may have, about things drawn at random, in random order."""
+    things = draw_things(rng, split, count_cards(form, frames), moves=FORMS[form].moves)
+    sentence = WORDINGS[split][form][wording]
+    every = [
+        Hop(
+            split=split, form=form, things=things, wording=sentence, text=sentence.format(**words), found=found,
+            answer=answer,
+        )
+        for words, found, answer in FORMS[form].asked(things)
+        if answer in FORMS[form].answers
+    ]  # fmt: skip
+    return [every[place] for place in rng.permutation(len(every))]
+
+
+def count_cards(form: str, frames: int) -> int:
+    """How many cards a video has: as many as fit, at most ``MOST_CARDS``; what moves takes the place of some.
+
+    Raises LongtakeError for too few frames.
+    """
+    if frames < FEWEST_FRAMES:
+        raise LongtakeError(f"frames is {frames}; questions of four hops need at least {FEWEST_FRAMES}")
+    room = frames - (MOVER_FRAMES if FORMS[form].moves else 0)
+    return min(MOST_CARDS, room // PER_CARD)
+
+
+def draw_things(rng: np.random.Generator, split: Split, count: int, *, moves: bool) -> tuple[Thing, ...]:
+    """So many cards of different shapes, whose colours may repeat; among them a mover, if something moves."""
+    deck = cards_by_shape(split)
+    shapes = rng.permutation(len(SYMBOLS))[:count]
+    things: list[Thing] = [deck[place][int(rng.integers(len(deck[place])))] for place in shapes]
+    if moves:
+        things.insert(int(rng.integers(count + 1)), draw_mover_choice(rng, split))
+    return tuple(things)
+
+
+@lru_cache
+def cards_by_shape(split: Split) -> tuple[tuple[Card, ...], ...]:
+    """The cards of a split with each of the shapes."""
+    every = [Card(content=s, colour=c, outline=o) for s in SYMBOLS for c in COLOURS for o in OUTLINES]
+    return tuple(tuple(card for card in every if card.content == s and card.split == split) for s in SYMBOLS)
+
+
+def hop_video(hop: Hop, clips: list[Clip], frames: int, seed: int) -> ProbeVideo:
+    """The video that a question is about, at a frame a second: its things at random places over footage.
+
+    A card shows on one frame, a mover on six, with one or more between things.
+    """
+    rng = np.random.default_rng([seed, 51])
+    lengths = [MOVER_FRAMES if isinstance(thing, Mover) else CARD_FRAMES for thing in hop.things]
+    room = frames - sum(lengths) - (len(lengths) - 1)
+    at = np.sort(rng.integers(0, room + 1, len(lengths)))
+    events = []
+    for number, (thing, length) in enumerate(zip(hop.things, lengths, strict=True)):
+        first = int(at[number]) + sum(lengths[:number]) + number
+        seconds = (first - 0.5, first + length - 0.5)
+        place = int(rng.integers(2**31))
+        events.append(Event(what=thing, start_seconds=seconds[0], stop_seconds=seconds[1], seed=place))
+    cut = float(rng.uniform(2, frames - 2))
+    return ProbeVideo(
+        seed=seed,
+        split=hop.split,
+        fps=1.0,
+        num_frames=frames,
+        size=SIZES[int(rng.integers(len(SIZES)))],
+        shots=(random_shot(rng, clips, 0.0), random_shot(rng, clips, cut)),
+        events=tuple(events),
+        foreign=tuple(random_shot(rng, clips, event.start_seconds) for event in events),
+    )

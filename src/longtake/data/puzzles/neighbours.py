@@ -1,0 +1,46 @@
+"""Retrieval of temporal neighbours: is the frame that looks most like a frame one that stands beside it in time?
+
+A measure of how well an embedding tells a video's frames apart, for which no label is needed. Ours, as exactly defined
+here; that nearness in time is a lesson without labels is older (Time-Contrastive Networks, arXiv 1704.06888).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longtake.data.probe_world.haystack import Clip
+from longtake.types import Frames, LongtakeError
+
+FEWEST_FRAMES = 8  # of a video that is measured; shorter ones leave too little to choose from
+EQUAL = 1e-9  # cosines that differ by less are equal
+
+
+def hits(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+    """For each frame 1 where its nearest among the others is the one before or after it, else 0.
+
+    vectors: ``(frames, dim)``, of one video in the order of time; the nearest is that of the greatest cosine. Where
+    several are equally near, the share of them that stand beside it.
+    """
+    wide = vectors.astype(np.float64)
+    units = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    cosines = units @ units.T
+    np.fill_diagonal(cosines, -np.inf)
+    nearest = cosines >= cosines.max(axis=1, keepdims=True) - EQUAL
+    place = np.arange(len(units))
+    beside = np.abs(place[:, None] - place) == 1
+    return np.asarray((nearest & beside).sum(axis=1) / nearest.sum(axis=1), np.float64)
+
+
+def chance(frames: int) -> float:
+    """What a random choice is worth: inner frames have two neighbours, the ends one."""
+    return 2 / frames
+
+
+def stills(clip: Clip, fps: float) -> Frames:
+    """A clip's frames at ``fps``, the stored ones nearest in time. Raises LongtakeError above what is stored."""
+    if not 0 < fps <= clip.fps:
+        raise LongtakeError(f"--fps is {fps:g}; it must be above 0 and at most {clip.fps:g}, at which footage is kept")
+    rows = np.rint(np.arange(0, len(clip.pixels), clip.fps / fps)).astype(np.int64)
+    rows = rows[rows < len(clip.pixels)]
+    return Frames(pixels=np.ascontiguousarray(clip.pixels[rows].transpose(0, 3, 1, 2)), seconds=rows / clip.fps)

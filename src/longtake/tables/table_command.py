@@ -1,0 +1,42 @@
+"""What the commands that make ablation tables share: the estimate before, the settings in a table, and its end."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from longtake.eval.ablation_report import AblationTable, as_text, write
+from longtake.tables.operations import Part
+
+
+def estimate_text(parts: Sequence[Part]) -> str:
+    """Core-seconds by part, and core-hours in all."""
+    lines = [f"{p.times:3d} x {p.seconds:7.0f} core-seconds  {p.name}" for p in parts if p.times]
+    total = sum(p.times * p.seconds for p in parts)
+    return "\n".join([*lines, f"about {total / 3600:.2f} core-hours still to be done"])
+
+
+def finish(table: AblationTable, folder: Path) -> None:
+    """Print a table and keep it."""
+    print(as_text(table), flush=True)
+    write(table, folder)
+
+
+def settings_of(
+    options: argparse.Namespace, family: str = "ablations", folders: Sequence[str] = ("footage",)
+) -> dict[str, Any]:
+    """What it takes to run a table again, but for the machine's own paths.
+
+    family: of tables, the folder that is run. folders: options that name one.
+    """
+    seeds = " ".join(map(str, options.seeds))
+    named = "".join(f" --{name} FOLDER" for name in folders if getattr(options, name))
+    command = f"python -m longtake.tables.{family} {options.table}{named} --seeds {seeds} --size {options.size}"
+    versions = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}
+    return {"command": command, "versions": versions}

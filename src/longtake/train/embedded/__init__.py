@@ -1,0 +1,1 @@
+"""How the model in the package learns: its tower, compressor, decoder, and what teaches them."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,13 @@ from typer.testing import CliRunner
 
 import tiny
 from footage_puzzles import make_puzzles
+from longtake.backbones import load_backbone
 from longtake.cli import app
 from longtake.data.puzzles.puzzle_file import read_records
 from longtake.recipes import settings
 from longtake.recipes.mvp import mvp_debug
 from longtake.recipes.mvp_stages import run_on_puzzles
+from longtake.train.methods import METHODS
 from longtake.train.rewards import parse
 from longtake.types import LongtakeError
 from processes import PATIENCE_SECONDS, environment
@@ -142,6 +145,39 @@ def run_again(folder: Path, start: Path, output: Path, *more: str) -> None:
 def test_wrong_choices_are_told(folder, start, tmp_path, more, said):
     with pytest.raises(LongtakeError, match=said):
         run_again(folder, start, tmp_path / "out", *more)
+
+
+def test_method_weights_and_teacher_are_chosen_by_name(folder, start, tmp_path):
+    recipe = mvp_debug()
+    for assignment in ("grpo.method=gspo", "grpo.method.objective.clip_low=0.1", "grpo.weights=exact:1, order:0.5"):
+        recipe = settings.changed(recipe, assignment)
+    gspo = METHODS["gspo"]
+    assert recipe.grpo.method == replace(gspo, objective=replace(gspo.objective, clip_low=0.1))
+    assert recipe.grpo.weights == {"exact": 1.0, "order": 0.5}
+    teacher = tiny.save_video_llm(tmp_path / "teacher", scorer=None)
+    output = tmp_path / "out"
+    few = ["puzzles.controls=", "puzzles.most_held=2", "grpo.method=opd", "grpo.method.teaching.share=0"]
+    found = CliRunner().invoke(
+        app, arguments(folder, start, output, *few, f"teacher={teacher}", stages=("warm", "grpo"))
+    )
+    assert found.exit_code == 0, found.output
+    told = json.loads((output / "grpo" / "settings.json").read_text())
+    assert told["teacher"] == load_backbone(str(teacher)).name
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("grpo.method=ppo", "grpo.method is 'ppo'; it must be one of grpo, dr_grpo, dapo, gspo"),
+        ("grpo.weights=exact", "grpo.weights is 'exact'; it must be names and values, as exact:1,order:0.5"),
+        ("grpo.weights=exact:much", "grpo.weights, exact is 'much'; it must be a number"),
+        ("grpo.method=opd", "teacher is '' and grpo.method has a teacher; give teacher=FOLDER with grpo.method=opd"),
+        ("teacher=FOLDER", "teacher is 'FOLDER' and grpo.method has none; give teacher=FOLDER with grpo.method=opd"),
+    ],
+)
+def test_wrong_methods_are_told(folder, start, tmp_path, more, said):
+    with pytest.raises(LongtakeError, match=said):
+        run_again(folder, start, tmp_path / "out", more)
 
 
 @pytest.mark.parametrize(

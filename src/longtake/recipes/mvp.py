@@ -71,7 +71,8 @@ class StartModel:
 class MvpRecipe:
     """Stages on puzzles; "grpo" and "supervised" both begin from "warm", where that was run.
 
-    replay: questions beside the puzzles of "grpo".
+    replay: questions beside the puzzles of "grpo". teacher: the folder of a model with the same tokenizer, whose
+    probabilities "grpo" learns from by a method with teaching ("opd").
     """
 
     name: str
@@ -81,6 +82,7 @@ class MvpRecipe:
     grpo: GrpoRecipe
     supervised: ImitateRecipe
     replay: Replay = field(default_factory=Replay)
+    teacher: str = ""
     stages: tuple[str, ...] = ("warm", "grpo")
 
     def __post_init__(self) -> None:

@@ -61,11 +61,17 @@ def run_on_puzzles(
 
     puzzles: the folder that ``longtake synth mvp`` wrote.
 
-    Raises LongtakeError for an unknown stage, for puzzles that cannot be split, and for an output folder that holds a
-    run of other settings or puzzles.
+    Raises LongtakeError for an unknown stage, a method without its teacher, for puzzles that cannot be split, and
+    for an output folder that holds a run of other settings or puzzles.
     """
     if unknown := [stage for stage in stages if stage not in PUZZLE_STAGES]:
         raise LongtakeError(f"the stage is {unknown[0]!r}; it must be one of {', '.join(PUZZLE_STAGES)}")
+    taught = recipe.grpo.method.teaching is not None
+    if "grpo" in stages and taught != bool(recipe.teacher):
+        raise LongtakeError(
+            f"teacher is {recipe.teacher!r} and grpo.method has {'a teacher' if taught else 'none'}; give "
+            "teacher=FOLDER with grpo.method=opd, or neither"
+        )
     processes = start_processes(recipe.grpo.fit)
     with processes.main_process_first():
         material = gather(recipe, puzzles, output)
@@ -130,11 +136,14 @@ def run_stage(recipe: MvpRecipe, stage: str, material: Material, output: Path, p
     """One stage, from the model before it."""
     folder, own = output / stage, getattr(recipe, stage)
     backbone, origin = model_before(recipe, stage, output)
+    teacher = load_backbone(recipe.teacher, dtype=torch.float32) if stage == "grpo" and recipe.teacher else None
     if processes.is_main_process:
         settings = flat(own) | flat(recipe.puzzles, "puzzles") | {"file": material.digest}
         settings |= {"from": origin, "start": backbone.name}
         if stage == "grpo" and recipe.replay.count:
             settings |= flat(recipe.replay, "replay")
+        if teacher is not None:
+            settings["teacher"] = teacher.name
         check_settings(folder, settings)
     processes.wait_for_everyone()
     if stage == "grpo":
@@ -144,8 +153,9 @@ def run_stage(recipe: MvpRecipe, stage: str, material: Material, output: Path, p
             with processes.main_process_first():
                 beside = [replay_beside(recipe.replay, backbone, folder / "replay")]
         train_grpo(
-            recipe.grpo, backbone, material.train, folder, held=material.watched, beside=beside, summary=figures
-        )
+            recipe.grpo, backbone, material.train, folder,
+            held=material.watched, beside=beside, teacher=teacher, summary=figures,
+        )  # fmt: skip
     else:
         train_imitation(own, backbone, material.train, folder, held=material.watched, summary=figures)
 

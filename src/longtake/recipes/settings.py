@@ -1,17 +1,23 @@
-"""Settings by dotted name: ``sft.fit.lr=1e-5`` on a recipe, checked against its dataclasses; and as plain values."""
+"""Settings by dotted name: ``sft.fit.lr=1e-5`` on a recipe, checked against its dataclasses; and as plain values.
+
+A group of settings that has named forms is set by name (``grpo.method=gspo``), and its own settings after that.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+from longtake.train.methods import METHODS, Method
 from longtake.types import LongtakeError
 
 Settings = TypeVar("Settings")
 
+NAMED: dict[type, Mapping[str, Any]] = {Method: METHODS}
 NOUNS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
 
 
@@ -35,6 +41,8 @@ def _changed(settings: Any, path: list[str], value: str, name: str) -> Any:
     inner = getattr(settings, head)
     if dataclasses.is_dataclass(inner):
         if not rest:
+            if named := NAMED.get(type(inner)):
+                return dataclasses.replace(settings, **{head: _named(value, named, name)})
             parts = ", ".join(field.name for field in dataclasses.fields(inner))
             raise LongtakeError(f"{name} is a group of settings; set one of its own: {parts}")
         return dataclasses.replace(settings, **{head: _changed(inner, rest, value, name)})
@@ -42,6 +50,12 @@ def _changed(settings: Any, path: list[str], value: str, name: str) -> Any:
         raise LongtakeError(f"{name}: {head} has no settings of its own; set {name.rsplit('.', len(rest))[0]}")
     hint = typing.get_type_hints(type(settings))[head]
     return dataclasses.replace(settings, **{head: parsed(value, hint, name)})
+
+
+def _named(value: str, named: Mapping[str, Any], name: str) -> Any:
+    if value not in named:
+        raise LongtakeError(f"{name} is {value!r}; it must be one of {', '.join(named)}")
+    return named[value]
 
 
 def parsed(value: str, hint: Any, name: str) -> Any:
@@ -56,6 +70,8 @@ def parsed(value: str, hint: Any, name: str) -> Any:
         return value
     if origin is tuple:
         return _parsed_tuple(value, get_args(hint), name)
+    if origin is Mapping:
+        return _parsed_mapping(value, get_args(hint)[1], name)
     if hint is bool:
         if value.lower() not in ("true", "false"):
             raise LongtakeError(f"{name} is {value!r}; it must be true or false")
@@ -75,6 +91,16 @@ def _parsed_tuple(value: str, kinds: tuple[Any, ...], name: str) -> tuple[Any, .
     if len(items) != len(kinds):
         raise LongtakeError(f"{name} is {value!r}; it must have {len(kinds)} values, separated by commas")
     return tuple(parsed(item, kind, name) for item, kind in zip(items, kinds, strict=True))
+
+
+def _parsed_mapping(value: str, kind: Any, name: str) -> dict[str, Any]:
+    found = {}
+    for item in filter(None, (item.strip() for item in value.split(","))):
+        key, colon, own = item.partition(":")
+        if not colon:
+            raise LongtakeError(f"{name} is {value!r}; it must be names and values, as exact:1,order:0.5")
+        found[key.strip()] = parsed(own.strip(), kind, f"{name}, {key.strip()}")
+    return found
 
 
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import tiny
+from longtake.backbones import load_backbone
 from longtake.cli import app
 from longtake.cli.train import data_files, weighted_file
 from longtake.models import VideoLLM
@@ -202,7 +203,23 @@ def test_a_folder_without_a_model_cannot_be_fine_tuned(tmp_path):
     arguments[-1] = str(tmp_path / "another")
     found = CliRunner().invoke(app, [*arguments, "--set", f"start.folder={other}"])
     assert isinstance(found.exception, LongtakeError)
-    assert "start.folder holds a model of type qwen2_5_vl" in str(found.exception)
+    assert "start.folder holds a model of type qwen2_5_vl; recot, align and sft train a" in str(found.exception)
+
+
+def test_a_model_of_another_family_learns_to_think(tmp_path):
+    other, output = tiny.save_qwen_vl(tmp_path / "qwen"), tmp_path / "out"
+    sets = [f"start.folder={other}", "start.videos=2", "start.held_videos=1", "latent.fit.steps=2"]
+    sets += ["latent.fit.batch=4", "latent.settings.thinking.latents=2", "latent.settings.width=16"]
+    arguments = ["train", "latent", "--output", str(output), *(part for own in sets for part in ("--set", own))]
+    found = CliRunner().invoke(app, arguments)
+    assert found.exit_code == 0, found.output
+    trained = load_backbone(str(output / "latent" / "model"))
+    assert trained.latent is not None
+    assert trained.latent.settings.thinking.latents == 2
+    assert json.loads((output / "latent/settings.json").read_text())["from"] == load_backbone(str(other)).name
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    again = CliRunner().invoke(app, [*arguments, "--stage", "sft"])
+    assert "recot, align and sft train a longtake" in str(again.exception)
 
 
 @pytest.mark.parametrize(

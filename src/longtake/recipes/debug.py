@@ -89,6 +89,9 @@ class DrawnScenes:
         model.dts.start_as_mean()
         return model, VideoLLMProcessor.from_config(tokenizer, model.config)
 
+    def other_family(self) -> None:
+        """It is a ``VideoLLM``."""
+
     def data(self, folder: Path) -> DataFiles:
         """Scenes as H.264 files and single frames of them as PNG, with their questions; made once."""
         files = {"train": folder / "train.jsonl", "held": folder / "held.jsonl"}

@@ -9,6 +9,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from longtake.backbones import load_backbone
+from longtake.backbones.base import Backbone
 from longtake.data.conversations.media import VariableSampling
 from longtake.model import EMBEDDED
 from longtake.models.processor import VideoLLMProcessor
@@ -28,17 +32,26 @@ class Saved:
 
     folder: str = ""
 
-    def model(self) -> tuple[VideoLLM, VideoLLMProcessor]:
-        """Its weights in float32."""
+    def place(self) -> tuple[Path, str]:
+        """Where it is, and what its config calls it. Raises LongtakeError where there is no config."""
         folder = Path(self.folder) if self.folder else EMBEDDED
         if not (folder / "config.json").is_file():
             raise LongtakeError(f"start.folder is {folder}; it must be a saved model's folder, with a config.json")
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        return folder, json.loads((folder / "config.json").read_text()).get("model_type")
+
+    def model(self) -> tuple[VideoLLM, VideoLLMProcessor]:
+        """Its weights in float32."""
+        folder, kind = self.place()
         if kind != VideoLLMConfig.model_type:
             raise LongtakeError(
-                f"start.folder holds a model of type {kind}; this recipe trains a {VideoLLMConfig.model_type}"
+                f"start.folder holds a model of type {kind}; recot, align and sft train a {VideoLLMConfig.model_type}"
             )
         return load_model(folder)
+
+    def other_family(self) -> Backbone | None:
+        """The model in the folder where it is no ``VideoLLM``."""
+        folder, kind = self.place()
+        return None if kind == VideoLLMConfig.model_type else load_backbone(str(folder), dtype=torch.float32)
 
     def data(self, folder: Path) -> DataFiles | None:
         """The user brings them."""

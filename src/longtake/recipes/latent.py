@@ -1,4 +1,4 @@
-"""Teach a trained model to think in latents: the one in the package, or any folder of a ``VideoLLM``.
+"""Teach a trained model to think in latents: the one in the package, or the folder of one of any family.
 
 Run: longtake train latent [--data FILE --media DIR] [--output DIR] [--set start.folder=FOLDER]
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from longtake.backbones.base import Backbone
 from longtake.data.conversations.media import VariableSampling
 from longtake.models.latent import LatentSettings, Thinking
 from longtake.models.processor import VideoLLMProcessor
@@ -25,7 +26,10 @@ from longtake.train.run import Fit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedOnScenes:
-    """A saved model (``folder``, empty: the one in the package), and drawn scenes where no data are given."""
+    """A saved model (``folder``, empty: the one in the package), and drawn scenes where no data are given.
+
+    A model that is no ``VideoLLM`` has the stage "latent" alone.
+    """
 
     folder: str = ""
     videos: int = 12
@@ -35,6 +39,10 @@ class SavedOnScenes:
     def model(self) -> tuple[VideoLLM, VideoLLMProcessor]:
         """Its weights in float32."""
         return Saved(folder=self.folder).model()
+
+    def other_family(self) -> Backbone | None:
+        """It, where it is no ``VideoLLM``."""
+        return Saved(folder=self.folder).other_family()
 
     def data(self, folder: Path) -> DataFiles:
         """Scenes of one card each and questions about them; made once."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from longtake.backbones.base import Backbone
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM
 from longtake.train.align import AlignRecipe
@@ -31,6 +32,9 @@ class Start(Protocol):
 
     def model(self) -> tuple[VideoLLM, VideoLLMProcessor]:
         """The model before any stage, in float32, and its processor."""
+
+    def other_family(self) -> Backbone | None:
+        """A model that is no ``VideoLLM``, in float32: it can learn to think in latents and nothing else here."""
 
     def data(self, folder: Path) -> DataFiles | None:
         """Data that the recipe makes itself into a folder; None where the user brings them."""

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from longtake.backbones.base import Backbone
 from longtake.backbones.identity import weights_hash
 from longtake.backbones.own import OwnVideoLLM
 from longtake.data.clips import StoreClips
@@ -62,6 +63,10 @@ def run(recipe: Recipe, stages: Sequence[str], data: DataFiles | None, output: P
             data = recipe.start.data(output / "data")
     if data is None:
         raise LongtakeError(f"the recipe {recipe.name} makes no data; give --data FILE and --media DIR")
+    other = recipe.start.other_family() if chosen == ["latent"] else None
+    if other is not None:
+        think_stage(recipe.latent, other, other.name, data, output / "latent", processes)
+        return bool(processes.is_main_process)
     begin(recipe, output, processes)
     for stage in chosen:
         run_stage(recipe, stage, data, output, processes)
@@ -83,13 +88,11 @@ def run_stage(recipe: Recipe, stage: str, data: DataFiles, output: Path, process
     """One stage, from the newest model before it."""
     folder, own = output / stage, getattr(recipe, stage)
     model, processor, origin = model_before(stage, output)
-    settings = flat(own) | {f"data.{name}": value for name, value in flat(data).items()} | {"from": origin}
-    if processes.is_main_process:
-        check_settings(folder, settings)
     if stage == "latent":
-        think_stage(own, OwnVideoLLM(model, processor), data, folder, processes)
+        think_stage(own, OwnVideoLLM(model, processor), origin, data, folder, processes)
         return
     if processes.is_main_process:
+        check_settings(folder, stage_settings(own, data, origin))
         print(estimate(stage, own, model.config, sources_of(data), processes.num_processes), flush=True)
     store = feature_store(model, output / "features", own.fit.precision)
     if stage == "recot":
@@ -103,10 +106,17 @@ def run_stage(recipe: Recipe, stage: str, data: DataFiles, output: Path, process
         train_sft(own, model, processor, material(data, None if own.train_tower else store), folder)
 
 
+def stage_settings(recipe: Any, data: DataFiles, origin: str) -> dict[str, Any]:
+    """A stage's settings with those of its data, and what its model was made of, as they are kept beside it."""
+    return flat(recipe) | {f"data.{name}": value for name, value in flat(data).items()} | {"from": origin}
+
+
 def think_stage(
-    recipe: LatentRecipe, backbone: OwnVideoLLM, data: DataFiles, folder: Path, processes: Accelerator
+    recipe: LatentRecipe, backbone: Backbone, origin: str, data: DataFiles, folder: Path, processes: Accelerator
 ) -> None:
     """Every question of every conversation, whatever its file's weight, with its video encoded once for all steps."""
+    if processes.is_main_process:
+        check_settings(folder, stage_settings(recipe, data, origin))
     backbone.model.to(processes.device).eval()
 
     def questions(conversations: Sequence[Conversation], times: int) -> list[QuestionPuzzle]:

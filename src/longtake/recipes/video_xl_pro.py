@@ -77,6 +77,9 @@ class Published:
         model.dts.start_as_mean()
         return model, VideoLLMProcessor.from_config(tokenizer, model.config)
 
+    def other_family(self) -> None:
+        """It is a ``VideoLLM``."""
+
     def data(self, folder: Path) -> DataFiles | None:
         """The user brings them."""
         del folder

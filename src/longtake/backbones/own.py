@@ -41,7 +41,7 @@ class OwnVideoLLM(DecoderBackbone):
 
     @classmethod
     def load(cls, path: str, device: str | torch.device, dtype: torch.dtype | None) -> OwnVideoLLM:
-        """From a folder or hub id, ready to answer."""
+        """The model of a folder or hub id, ready to answer."""
         return cls(load_weights(VideoLLM, path, device, dtype), VideoLLMProcessor.from_pretrained(path))
 
     @property

@@ -65,7 +65,7 @@ class QwenVL(DecoderBackbone):
 
     @classmethod
     def load(cls, path: str, device: str | torch.device, dtype: torch.dtype | None) -> QwenVL:
-        """From a folder or hub id, ready to answer."""
+        """The model of a folder or hub id, ready to answer."""
         model = load_weights(Qwen2_5_VLForConditionalGeneration, path, device, dtype)
         load_beside(model, path)
         return cls(model, AutoTokenizer.from_pretrained(path))

@@ -224,7 +224,8 @@ def network_of(model: Model) -> VideoLLM:
     network = getattr(model.backbone, "model", None)
     if not isinstance(network, VideoLLM):
         raise LongtakeError(
-            f"{model.backbone.name} has no DTS to probe; give a VideoLLM's folder, or none for the model in the package"
+            f"{model.backbone.name} has no DTS to probe; give a VideoLLM's folder or hub id, "
+            "or none for the model in the package"
         )
     return network
 

@@ -6,7 +6,7 @@ else (watch, ask, selectors, policy optimisation, latents) is written once again
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -166,6 +166,9 @@ class Backbone(Protocol):
 
     def tower_features(self, frames: Frames) -> Tensor:
         """Each frame alone, as the frozen vision encoder sees it: ``(frames, rows, columns, dim)``."""
+
+    def random_tower(self, seed: int) -> Callable[[Frames], Tensor]:
+        """``tower_features`` of the same architecture with random weights: what its shape alone tells."""
 
     def encode_features(self, features: Tensor, seconds: Tensor) -> VisualTokens:
         """Stored ``tower_features`` and their frames' times, float64 ``(frames,)``, to tokens; differentiable."""

@@ -10,7 +10,7 @@ where it has one, its query scorer.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,6 +91,9 @@ class DecoderBackbone(ABC):
 
     @abstractmethod
     def tower_features(self, frames: Frames) -> Tensor: ...
+
+    @abstractmethod
+    def random_tower(self, seed: int) -> Callable[[Frames], Tensor]: ...
 
     @abstractmethod
     def encode_features(self, features: Tensor, seconds: Tensor) -> VisualTokens: ...

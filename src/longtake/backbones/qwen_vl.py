@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from longtake.backbones.beside import load_beside, save_beside
 from longtake.backbones.language import DecoderBackbone, load_weights, no_scorer, pixels_of
 from longtake.backbones.layout import Layout, Piece, features_of, in_a_row
 from longtake.backbones.qwen_pixels import patches, smart_size
+from longtake.backbones.tower import redrawn
 from longtake.types import Frames, Query, VisualTokens
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
@@ -141,6 +142,11 @@ class QwenVL(DecoderBackbone):
         alone = Frames(pixels=frames.pixels.repeat(times, axis=0), seconds=frames.seconds.repeat(times))
         tokens = self.encode(alone)
         return tokens.features.reshape(*tokens.grid, -1)
+
+    def random_tower(self, seed: int) -> Callable[[Frames], Tensor]:
+        """``tower_features`` of the same architecture with random weights."""
+        bounds = {"min_tokens": self.min_tokens, "max_tokens": self.max_tokens}
+        return QwenVL(redrawn(self.model, seed), self.tokenizer, **bounds).tower_features
 
     def layout(self, prompt: Prompt) -> Layout:
         """The family's chat template around videos and pictures. Positions are those with nothing dropped.

@@ -221,7 +221,7 @@ def flat_places(tokens: Tensor, side: int) -> Tensor:
 
 def network_of(model: Model) -> VideoLLM:
     """The network of a loaded model. Raises LongtakeError for one that has no DTS to probe."""
-    network = getattr(model.backbone, "model", None)
+    network = model.backbone.model
     if not isinstance(network, VideoLLM):
         raise LongtakeError(
             f"{model.backbone.name} has no DTS to probe; give a VideoLLM's folder or hub id, "

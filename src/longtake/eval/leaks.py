@@ -1,11 +1,7 @@
 """Whether puzzles give their answers away: checks of the files, and what needs no understanding beside chance."""
 
-# mypy: disable-error-code="no-untyped-call"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
-import copy
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -152,23 +148,9 @@ def larger_share(record: PuzzleRecord, frames: FrameFile) -> float:
     return float(((apart > 0) + 0.5 * (apart == 0)).mean())
 
 
-def random_tower(backbone: Backbone, seed: int = 0) -> Embed:
-    """The same architecture's tower with random weights."""
-    model: Any = backbone.model  # both families keep their network there
-    config = copy.deepcopy(model.config)
-    config.get_text_config().num_hidden_layers = 1  # nobody reads here, and there may be billions of weights
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh = type(model)(config).to(backbone.device, model.dtype).eval()
-    other: Any = copy.copy(backbone)
-    other.model = fresh
-    embed: Embed = other.tower_features
-    return embed
-
-
 def embedders_of(backbone: Backbone) -> dict[str, Embed]:
     """Raw pixels, a random tower, the model's own."""
-    return {"pixels": pixel_features, "random tower": random_tower(backbone), "own tower": backbone.tower_features}
+    return {"pixels": pixel_features, "random tower": backbone.random_tower(0), "own tower": backbone.tower_features}
 
 
 def table(result: Mapping[str, Any]) -> str:

@@ -117,7 +117,7 @@ class Backbone(Protocol):
 
     @property
     def model(self) -> PreTrainedModel:
-        """All weights."""
+        """The whole network, with all weights."""
 
     @property
     def decoder(self) -> PreTrainedModel:
@@ -125,7 +125,7 @@ class Backbone(Protocol):
 
     @property
     def head(self) -> Module:
-        """States to logits."""
+        """The output head: states to logits."""
 
     @property
     def video_parts(self) -> tuple[Module, ...]:
@@ -213,7 +213,7 @@ class Backbone(Protocol):
         """States of columns behind those whose keys and values are given, which are extended; differentiable."""
 
     def recorder(self, columns: int = 1) -> Recorder:
-        """Of where the last columns of a run look, in the layers whose attention is evidence."""
+        """A ``Recorder`` of where the last columns of a run look, in the layers whose attention is evidence."""
 
     def generate(
         self,
@@ -241,4 +241,4 @@ class Backbone(Protocol):
         """
 
     def save(self, folder: Path) -> None:
-        """What ``load_backbone`` reads, into a folder."""
+        """Write what ``load_backbone`` reads into a folder."""

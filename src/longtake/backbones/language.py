@@ -299,7 +299,7 @@ class DecoderBackbone(ABC):
         return int(self.tokenizer.eos_token_id)
 
     def recorder(self, columns: int = 1) -> Recorder:
-        """Of where the last ``columns`` columns of a run look, in the evidence layers."""
+        """A ``Recorder`` of where the last ``columns`` columns of a run look, in the evidence layers."""
         return Recorder(layers=frozenset(self.evidence_layers), columns=columns)
 
     def run(

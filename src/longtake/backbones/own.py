@@ -90,7 +90,7 @@ class OwnVideoLLM(DecoderBackbone):
         return self.model.dts, self.model.projector
 
     def save(self, folder: Path) -> None:
-        """Model and processor."""
+        """Write model and processor."""
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
 

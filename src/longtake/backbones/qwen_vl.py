@@ -117,11 +117,11 @@ class QwenVL(DecoderBackbone):
 
     @property
     def video_parts(self) -> tuple[torch.nn.Module, ...]:
-        """None: the merger is behind the stored features."""
+        """Empty: the stored features are the merger's output, which goes to the language model as it is."""
         return ()
 
     def save(self, folder: Path) -> None:
-        """Model and tokenizer; latents in a file of their own, so that transformers loads the rest as ever."""
+        """Write model and tokenizer; latents in a file of their own, so that transformers loads the rest as ever."""
         save_beside(self.model, folder)
         self.tokenizer.save_pretrained(folder)
 

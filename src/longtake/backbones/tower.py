@@ -34,8 +34,10 @@ class Tower:
 
     @classmethod
     def load(cls, folder: Path, device: str | None = None) -> Tower:
-        """From the folder that ``save_pretrained`` wrote, in float32; device None means the accelerator if there is
-        one. Raises LongtakeError for a folder that holds no such tower."""
+        """The tower in the folder that ``save_pretrained`` wrote, in float32.
+
+        device: None means the accelerator if there is one. Raises LongtakeError for a folder that holds no such tower.
+        """
         place = place_of(device)
         if not (folder / "config.json").is_file():
             raise LongtakeError(f"{folder}: there is no config.json in it; give the folder that a tower was saved in")
@@ -66,7 +68,7 @@ def on_grid(model: SiglipVisionModel, pixels: Tensor) -> Tensor:
 
 
 def redrawn(model: Model, seed: int) -> Model:
-    """The same architecture with random weights; of the language model, which no tower needs, one layer."""
+    """A model of the same architecture with random weights; its language model, which no tower needs, has one layer."""
     config = copy.deepcopy(model.config)
     config.get_text_config().num_hidden_layers = 1  # there may be billions of weights
     with torch.random.fork_rng(devices=[]):

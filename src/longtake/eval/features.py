@@ -127,7 +127,7 @@ def summary(values: list[float]) -> dict[str, Any]:
 
 
 def arms_of(model: VideoLLM) -> Arms:
-    """All frames of the tower, the mean of each group's frames, the model's DTS, and one with random weights."""
+    """Arms by seed: all frames of the tower, the mean of each group's, the model's DTS, and one with random weights."""
     frames = model.config.frames_per_group
 
     def arms(seed: int) -> dict[str, Arm]:

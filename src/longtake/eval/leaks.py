@@ -149,12 +149,12 @@ def larger_share(record: PuzzleRecord, frames: FrameFile) -> float:
 
 
 def embedders_of(backbone: Backbone) -> dict[str, Embed]:
-    """Raw pixels, a random tower, the model's own."""
+    """The embedders by name: raw pixels, a tower with random weights, the model's own."""
     return {"pixels": pixel_features, "random tower": backbone.random_tower(0), "own tower": backbone.tower_features}
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Checks, a line each, and for each level baselines beside chance."""
+    """The result as text: checks, a line each, and for each level baselines beside chance."""
     lines = []
     for check in result["checks"]:
         p = "" if check["p"] is None else f", p {check['p']:.3f}"
@@ -226,7 +226,7 @@ def _file_checks(records: Sequence[PuzzleRecord], looks: Sequence[str], dates: s
 
 
 def _name_order(records: Sequence[PuzzleRecord]) -> tuple[int, int, list[int]]:
-    """Over the missing frames of each video, in the order of time: pairs whose names rise, pairs, and frames."""
+    """How many pairs of missing frames, in the order of time, have rising names; all pairs; and frames by video."""
     known: dict[str, dict[str, float]] = {}
     for record in records:
         names = [record.candidates[number - 1] for number in record.truth]
@@ -248,7 +248,10 @@ def _none(name: str, wrong: Sequence[str]) -> Check:
 
 
 def _even(name: str, rising: int, pairs: int, lengths: Sequence[int]) -> Check:
-    """Of a puzzle's n frames in random order the rising pairs vary by n (n - 1) (2n + 5) / 72 (Kendall's)."""
+    """A check that about half of the pairs rise.
+
+    Of a puzzle's n frames in random order the rising pairs vary by n (n - 1) (2n + 5) / 72 (Kendall's).
+    """
     variance = sum(n * (n - 1) * (2 * n + 5) / 72 for n in lengths)
     p = math.erfc(abs(rising - pairs / 2) / math.sqrt(2 * variance))
     return Check(name=name, passed=p >= LEAST_P, told=f"{rising} of {pairs} pairs rise", p=p)

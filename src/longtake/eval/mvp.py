@@ -73,7 +73,7 @@ def report(puzzles: Sequence[MvpPuzzle], asked: Sequence[Asked], rules: Sequence
 
 
 def table(told: Mapping[str, Any]) -> str:
-    """For each level chance, the best baseline of each measure, and every row that is no baseline."""
+    """The report as text: by level chance, the best baseline of each measure, and every row that is no baseline."""
     lines = []
     for level, rows in told["levels"].items():
         head = f"{level}, {told['puzzles'][level]} held-out puzzles"

@@ -121,7 +121,7 @@ def places_of(levels: Sequence[str], domains: Sequence[str]) -> dict[str, Where]
 
 
 def overall(measures: Sequence[str]) -> list[str]:
-    """Of a table's measures those over all puzzles, and those that are of no level."""
+    """Those of a table's measures that are over all puzzles, and those that are of no level."""
     if not any(name.startswith(f"{ALL} ") for name in measures):
         return list(measures)
     return [name for name in measures if name.startswith(f"{ALL} ") or name.split()[-1] not in MEASURES]
@@ -173,7 +173,7 @@ def cells(
 def _difference(
     arm: Sequence[Parts], other: Sequence[Parts], measure: str, where: Where, sources: NDArray[np.int64]
 ) -> Estimate:
-    """Over the seeds that both have."""
+    """How an arm differs from another in a measure at a place, over the seeds that both have."""
     both = min(len(arm), len(other))
     one, two = (reached(side[:both], measure, where, sources) for side in (arm, other))
     return estimate(one - two)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+import tiny
+from longtake.backbones import load_backbone
 from longtake.data.probe_world.needles import Card
 from longtake.data.probe_world.probe import Event
 from longtake.data.probe_world.questions import Question
@@ -157,6 +159,17 @@ def test_several_processes_make_the_same_heat_map(tmp_path):
     in_two = heatmap.run_heatmap(here, size, 0)
     assert {file: file.stat().st_mtime_ns for file in site.folder.rglob("*.*")} == written  # nothing was left to do
     assert as_text(in_two) == as_text(heatmap.run_heatmap(alone, size, 0))
+
+
+@pytest.mark.parametrize("save", [tiny.save_video_llm, tiny.save_qwen_vl])
+def test_a_made_up_memory_has_the_shape_of_a_watched_one_of_either_family(tmp_path, save):
+    backbone = load_backbone(str(save(tmp_path / "model")))
+    memory = selector.made_up_memory(backbone, 8)
+    watched = backbone.encode(tiny.frames(8, *(backbone.frame_size or (224, 224))))
+    assert memory.tokens.grid == watched.grid
+    assert memory.tokens.features.shape == watched.features.shape
+    assert torch.equal(memory.tokens.position, watched.position)
+    assert torch.equal(memory.tokens.seconds, watched.seconds)
 
 
 @pytest.mark.slow

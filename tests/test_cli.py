@@ -312,7 +312,7 @@ def test_what_can_be_no_hub_id_is_refused_without_asking_the_hub(tmp_path, monke
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("transformers.PreTrainedConfig.get_config_dict", asked_the_hub)
-    with pytest.raises(LongtakeError, match=f"'{path}' is no folder; give the folder of a model, or a hub id as owner"):
+    with pytest.raises(LongtakeError, match=f"'{path}' is no folder; give a model's folder or hub id"):
         longtake.load(path)
 
 

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 import longtake.model
 import tiny
 import world
-from fakes import FakeBackbone
 from longtake import cli
 from longtake.data.probe_world import haystack
 from longtake.data.probe_world.haystack import drawn_clip
@@ -238,7 +237,7 @@ def test_the_command(monkeypatch, capsys, as_json):
 
 
 def test_a_model_without_a_dts_is_refused_in_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(longtake.model, "load", lambda *_, **__: Model(backbone=FakeBackbone()))
+    monkeypatch.setattr(longtake.model, "load", lambda *_, **__: Model(backbone=Holder(tiny.qwen_vl())))
     monkeypatch.setattr(sys, "argv", ["longtake", "eval", "features"])
     with pytest.raises(SystemExit) as left:
         cli.main()

@@ -31,7 +31,6 @@ from longtake.eval.leaks import (
     chi_square_p,
     embedders_of,
     position_checks,
-    random_tower,
     table,
     without_replacement,
 )
@@ -227,10 +226,11 @@ def test_a_random_tower_has_the_shape_and_not_the_weights(tmp_path):
         backbone = load_backbone(str(save(tmp_path / save.__name__)), "cpu")
         frames = tiny.frames(2, 32, 32)
         before = backbone.tower_features(frames)
-        fresh = random_tower(backbone)(frames)
+        fresh = backbone.random_tower(0)(frames)
         assert fresh.shape == before.shape
         assert not torch.allclose(fresh, before)
-        assert torch.equal(random_tower(backbone)(frames), fresh)
+        assert torch.equal(backbone.random_tower(0)(frames), fresh)
+        assert not torch.allclose(backbone.random_tower(1)(frames), fresh)
         assert torch.equal(backbone.tower_features(frames), before)
         assert list(embedders_of(backbone)) == ["pixels", "random tower", "own tower"]
 

@@ -179,10 +179,18 @@ def test_writer_that_is_really_cut_short(tmp_path):
 
 
 def test_missing_folder_and_folder_as_target(tmp_path):
-    with pytest.raises(LongtakeError, match=r"could not write .*; free space or choose another place"):
+    with pytest.raises(LongtakeError, match=r"the folder .*none does not exist; make it first"):
         save_memory(make(), tmp_path / "none" / "m")
     with pytest.raises(LongtakeError, match="exists and is not a plain file; give another name"):
         save_memory(make(), tmp_path)
+
+
+def test_a_file_that_is_no_memory_stays(tmp_path):
+    film = tmp_path / "film.mp4"
+    film.write_bytes(b"\0\0\0\x20ftypisom")
+    with pytest.raises(LongtakeError, match=r"film.mp4 is there and is no memory; give another name"):
+        save_memory(make(), film)
+    assert film.read_bytes() == b"\0\0\0\x20ftypisom"
 
 
 WRITER = """

@@ -294,10 +294,41 @@ def test_scores_by_hand(answer, expected):
     assert (found.valid, found.selection, found.order, found.exact) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("answer", "pairs", "tau"),
+    [
+        ((4, 2, 7), 1, 1),
+        ((7, 2, 4), 1, -1),
+        ((2, 4, 7), 1, 1 / 3),
+        ((7, 1, 4), 1 / 3, -1 / 3),
+        ((1, 3, 4), 0, 0),
+        ((4, 4, 7), 0, 0),
+        ((), 0, 0),
+    ],
+)
+def test_pairs_and_tau_by_hand(answer, pairs, tau):
+    found = puzzle.score(answer, (4, 2, 7), 8)
+    assert (found.pairs, found.tau) == (pairs, tau)
+
+
+def test_one_missing_frame_has_no_pairs():
+    found = puzzle.score((4,), (4,), 8)
+    assert (found.pairs, found.tau) == (0, 0)
+    assert puzzle.chance(1, 1).pairs == 0
+
+
+def test_pairwise_by_hand():
+    tau, pairs = np.array([1.0, -0.5, 0.25, 0.0]), np.array([1.0, 0.5, 0.5, 0.0])
+    assert puzzle.pairwise(tau, pairs).tolist() == [1.0, 0.0, 0.75, 0.5]
+    tau, pairs = np.random.default_rng(0).random((2, 1000)) * [[1], [0.9]]
+    one_by_one = [0.5 + float(t) / float(p) / 2 for t, p in zip(tau, pairs, strict=True)]
+    assert puzzle.pairwise(tau, pairs).tolist() == one_by_one  # to the bit
+
+
 @pytest.mark.parametrize(("missing", "pool"), [(1, 3), (2, 4), (3, 5)])
 def test_chance_is_the_mean_over_all_answers(missing, pool):
     truth = tuple(range(2, 2 + missing))
     scores = [puzzle.score(answer, truth, pool) for answer in itertools.permutations(range(1, pool + 1), missing)]
     expected = puzzle.chance(missing, pool)
-    for name in ("selection", "order", "exact"):
+    for name in ("selection", "order", "exact", "pairs", "tau"):
         assert getattr(expected, name) == pytest.approx(np.mean([getattr(one, name) for one in scores]))

@@ -24,7 +24,7 @@ from longtake.train.exam import changed
 from longtake.train.grpo import train_grpo
 from longtake.train.grpo_recipe import GrpoRecipe, prepare
 from longtake.train.imitate import ImitateRecipe, Imitation, taught, train_imitation
-from longtake.train.mvp import MvpPuzzle, figures, foreign, order_measures, under
+from longtake.train.mvp import MvpPuzzle, figures, foreign, under
 from longtake.train.rewards import PuzzleReward
 from longtake.train.rollouts import Draw
 from longtake.types import LongtakeError
@@ -239,16 +239,6 @@ def test_general_controls_know_parts():
 
 
 # -- answers and figures --------------------------------------------------------------------------------------------
-
-
-def test_order_measures_by_hand():
-    assert order_measures([4, 2, 7], [4, 2, 7]) == {"pairs": 1.0, "kendall": 1.0}
-    assert order_measures([7, 2, 4], [4, 2, 7]) == {"pairs": 1.0, "kendall": -1.0}
-    assert order_measures([2, 4, 7], [4, 2, 7]) == {"pairs": 1.0, "kendall": pytest.approx(1 / 3)}
-    assert order_measures([7, 1, 4], [4, 2, 7]) == {"pairs": pytest.approx(1 / 3), "kendall": pytest.approx(-1 / 3)}
-    assert order_measures([1, 3, 4], [4, 2, 7]) == {"pairs": 0.0, "kendall": 0.0}
-    assert order_measures([], [4, 2, 7]) == {"pairs": 0.0, "kendall": 0.0}
-    assert order_measures([4], [4]) == {"pairs": 0.0, "kendall": 0.0}
 
 
 @pytest.mark.parametrize("form", ["direct", "answer", "think"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import longtake
+from longtake.cli.console import ModelOption
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "longtake"
@@ -75,6 +76,23 @@ def test_root_names_are_few_sorted_and_real():
         assert getattr(longtake, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = longtake.nothing
+
+
+def test_what_a_user_needs_is_at_the_root():
+    assert {"Usage", "load_memory", "save_memory"} <= set(longtake.__all__)
+    assert not hasattr(longtake, "Query")  # no public call takes one
+    assert {"select", "video"} <= set(dir(longtake))
+
+
+def test_modules_are_found_after_the_import_alone_and_bring_no_torch():
+    code = "import sys, longtake; print(longtake.select.Uniform(), longtake.video.open, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert re.fullmatch(r"Uniform\(\) <function open at .*> False\n", done.stdout), done.stderr
+
+
+def test_a_model_is_told_by_the_same_words_everywhere():
+    told = [longtake.load.__doc__, ModelOption.__metadata__[0].help, (ROOT / "README.md").read_text("utf-8")]
+    assert ["folder or hub id" in text for text in told] == [True] * 3
 
 
 @pytest.mark.parametrize("module", ["longtake", "longtake.types", "longtake.video", "longtake.cli"])

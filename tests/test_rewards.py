@@ -5,24 +5,17 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from longtake.train.rewards import (
-    WEIGHTS,
-    PuzzleReward,
-    footrule,
-    kendall,
-    ordered_pairs,
-    parse,
-    position_match,
-    repeats_itself,
-    selection,
-    total,
-)
+from longtake.data.puzzles.puzzle import footrule, ordered_pairs, position_match, selection, tau_from_zero
+from longtake.train.rewards import WEIGHTS, PuzzleReward, parse, repeats_itself, total
 from longtake.types import LongtakeError
 
 TRUTH, POOL = (5, 2, 7, 4), 8
 REWARD = PuzzleReward()
-NOTHING = {"format": 0.0, "repetition": 0.0, "valid": 0.0, "selection": 0.0, "order": 0.0, "exact": 0.0}
+NOTHING = dict.fromkeys(
+    ("format", "repetition", "valid", "selection", "order", "exact", "pairs", "kendall"), 0.0
+)
 FORM_ONLY = NOTHING | {"format": 1.0}
+ALL_RIGHT = dict.fromkeys(("valid", "selection", "order", "exact", "pairs", "kendall"), 1.0)
 
 
 def answer(*numbers: int) -> str:
@@ -30,19 +23,20 @@ def answer(*numbers: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("numbers", "selected", "order", "exact"),
+    ("numbers", "selected", "order", "exact", "pairs", "tau"),
     [
-        ((5, 2, 7, 4), 1, 1, 1),
-        ((2, 5, 7, 4), 1, 5 / 6, 0),  # one adjacent swap: the runner-up
-        ((5, 2, 7, 1), 3 / 4, 3 / 6, 0),
-        ((4, 7, 2, 5), 1, 0, 0),  # right ones reversed
-        ((1, 5, 3, 4), 2 / 4, 1 / 6, 0),
-        ((1, 3, 6, 8), 0, 0, 0),
+        ((5, 2, 7, 4), 1, 1, 1, 1, 1),
+        ((2, 5, 7, 4), 1, 5 / 6, 0, 1, 4 / 6),  # one adjacent swap: the runner-up
+        ((5, 2, 7, 1), 3 / 4, 3 / 6, 0, 3 / 6, 3 / 6),
+        ((4, 7, 2, 5), 1, 0, 0, 1, -1),  # right ones reversed
+        ((1, 5, 3, 4), 2 / 4, 1 / 6, 0, 1 / 6, 1 / 6),
+        ((1, 3, 6, 8), 0, 0, 0, 0, 0),
     ],
 )
-def test_parts_by_hand(numbers, selected, order, exact):
+def test_parts_by_hand(numbers, selected, order, exact, pairs, tau):
     parts = REWARD.parts(answer(*numbers), TRUTH, POOL)
-    assert parts == FORM_ONLY | {"valid": 1, "selection": selected, "order": order, "exact": exact}
+    expected = {"valid": 1, "selection": selected, "order": order, "exact": exact, "pairs": pairs, "kendall": tau}
+    assert parts == FORM_ONLY | expected
     assert total(parts, WEIGHTS) == pytest.approx(0.1 + 0.45 * selected + 0.45 * order + 0.1 * exact)
 
 
@@ -69,11 +63,44 @@ def test_siblings_by_hand():
     assert footrule((2, 5, 7, 4), TRUTH) == 1 - 2 / 8
     assert footrule((4, 7, 2, 5), TRUTH) == 0.0  # 3 + 1 + 1 + 3 of at most 8
     assert footrule((5, 2, 7, 1), TRUTH) == 0.0
-    assert kendall((2, 5, 7, 4), TRUTH) == 5 / 6  # tau = (5 - 1) / 6
-    assert kendall((5, 2, 7, 1), TRUTH) == 0.0
-    assert [rule((3,), (3,)) for rule in (position_match, footrule, kendall, ordered_pairs)] == [1.0] * 4
-    assert [rule((1,), (3,)) for rule in (position_match, footrule, kendall, ordered_pairs)] == [0.0] * 4
+    assert tau_from_zero((2, 5, 7, 4), TRUTH) == 5 / 6  # tau = (5 - 1) / 6
+    assert tau_from_zero((5, 2, 7, 1), TRUTH) == 0.0
+    assert [rule((3,), (3,)) for rule in (position_match, footrule, tau_from_zero, ordered_pairs)] == [1.0] * 4
+    assert [rule((1,), (3,)) for rule in (position_match, footrule, tau_from_zero, ordered_pairs)] == [0.0] * 4
     assert selection((1, 3), (3, 2)) == 0.5
+
+
+def reference(numbers, truth, pool):
+    """The parts by formulas of their own: sets, loops over the truth's pairs, and a matrix of places."""
+    if len(numbers) != len(truth) or len(set(numbers)) != len(numbers) or not set(numbers) <= set(range(1, pool + 1)):
+        return dict.fromkeys(("valid", "selection", "order", "exact", "pairs", "kendall"), 0.0)
+    pairs = [(a, b) for at, a in enumerate(truth) for b in truth[at + 1 :]]
+    right = sum(a in numbers and b in numbers and numbers.index(a) < numbers.index(b) for a, b in pairs)
+    chosen = np.array([truth.index(number) for number in numbers if number in truth])
+    apart = (chosen[None, :] - chosen[:, None])[np.triu_indices(len(chosen), 1)] if len(chosen) else chosen
+    selected = sum(number in truth for number in numbers) / len(truth)
+    return {
+        "valid": 1.0,
+        "selection": selected,
+        "order": right / len(pairs) if pairs else selected,
+        "exact": float(tuple(numbers) == tuple(truth)),
+        "pairs": len(apart) / max(1, len(pairs)),
+        "kendall": float(np.sign(apart).sum()) / max(1, len(pairs)),
+    }
+
+
+def test_parts_are_those_of_other_formulas_to_the_bit():
+    rng = np.random.default_rng(0)
+    valid = 0
+    for _ in range(2000):
+        pool = int(rng.integers(2, 11))
+        truth = tuple((rng.permutation(pool)[: rng.integers(1, pool + 1)] + 1).tolist())
+        drawn = rng.permutation(pool) if rng.random() < 0.8 else rng.integers(0, pool + 2, pool)
+        numbers = tuple((drawn[: len(truth) + int(rng.random() < 0.1)] + 1).tolist())
+        parts = REWARD.parts(answer(*numbers), truth, pool)
+        assert list(parts.items())[2:] == list(reference(numbers, truth, pool).items())
+        valid += int(parts["valid"])
+    assert 1000 < valid < 1900
 
 
 BY_ORDER = {"pairs": 5 / 6, "position": 0.5, "footrule": 0.75, "kendall": 5 / 6}
@@ -123,7 +150,7 @@ def test_hacks_do_not_pay(completion, parts):
 
 def test_words_around_one_answer_cost_the_form_only():
     parts = REWARD.parts(f"I think {answer(*TRUTH)}", TRUTH, POOL)
-    assert parts == NOTHING | {"valid": 1, "selection": 1, "order": 1, "exact": 1}
+    assert parts == NOTHING | ALL_RIGHT
 
 
 @pytest.mark.parametrize(
@@ -163,5 +190,5 @@ def test_repetition():
     assert not repeats_itself(line * 3)
     assert not repeats_itself("too short\n" * 9)
     thought = PuzzleReward(form="think").parts(f"<think>{line * 4}</think>{answer(*TRUTH)}", TRUTH, POOL)
-    assert thought == FORM_ONLY | {"repetition": 1, "valid": 1, "selection": 1, "order": 1, "exact": 1}
+    assert thought == FORM_ONLY | ALL_RIGHT | {"repetition": 1}
     assert total(thought, WEIGHTS) == pytest.approx(1.1 - 0.5)

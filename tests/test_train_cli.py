@@ -372,7 +372,7 @@ def test_published_parts_that_are_not_there_are_one_line(tmp_path, monkeypatch):
         raise OSError("We couldn't connect to the hub\nand more")
 
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(LongtakeError, match="'no/such/tower' is no folder; give the folder of a model, or a hub id"):
+    with pytest.raises(LongtakeError, match="'no/such/tower' is no folder; give a model's folder or hub id"):
         Published(tower="no/such/tower").model()
     monkeypatch.setattr("transformers.SiglipVisionModel.from_pretrained", offline)
     with pytest.raises(LongtakeError, match=r"connect to the hub\); give folders of them with --set start.tower="):

@@ -1,6 +1,7 @@
 """Ask questions of hours of video.
 
-``import longtake`` stays light: a name's module, and torch with it, is imported when the name is first used.
+``import longtake`` stays light: a name's module, and torch with it, is imported when the name is first used. So are the
+modules ``longtake.video`` (reading files to ``Frames``) and ``longtake.select`` (choosing tokens for a question).
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from longtake.memory import load_memory
+    from longtake import select as select
+    from longtake import video as video
+    from longtake.memory import load_memory, save_memory
     from longtake.model import Model, load
     from longtake.types import (
         Answer,
@@ -17,8 +20,8 @@ if TYPE_CHECKING:
         Frames,
         LongtakeError,
         Memory,
-        Query,
         Sampling,
+        Usage,
         VideoError,
         VideoInfo,
         VisualTokens,
@@ -31,19 +34,28 @@ __all__ = [
     "LongtakeError",
     "Memory",
     "Model",
-    "Query",
     "Sampling",
+    "Usage",
     "VideoError",
     "VideoInfo",
     "VisualTokens",
     "load",
     "load_memory",
+    "save_memory",
 ]
 
-_HOME = {"Model": "longtake.model", "load": "longtake.model", "load_memory": "longtake.memory"}
+_HOME = {
+    "Model": "longtake.model",
+    "load": "longtake.model",
+    "load_memory": "longtake.memory",
+    "save_memory": "longtake.memory",
+}
+_MODULES = ("select", "video")
 
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"longtake.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'longtake' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME.get(name, "longtake.types")), name)
@@ -52,4 +64,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__, *_MODULES})

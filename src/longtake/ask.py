@@ -159,7 +159,7 @@ def check_video(memory: Memory) -> None:
 
 
 def _identity(video: str) -> str | None:
-    """None for a file that is there and can't be read as a video: it's empty, or may not be read."""
+    """A video file's identity; None where it is there and can't be read as a video: it's empty, or may not be read."""
     try:
         return longtake.video.identity(video)
     except VideoError:

@@ -29,10 +29,12 @@ _LONGEST_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 
 
 def save_memory(memory: Memory, path: str | os.PathLike[str]) -> None:
-    """Write the memory to one file, replacing what stood there in one step.
+    """Write the memory to one file, replacing a memory that stood there in one step.
 
-    Raises LongtakeError, and leaves no new file, when the folder is missing, not writable or full.
+    Raises LongtakeError, and leaves no new file, when the folder is missing, not writable or full, and when the file is
+    there and is no memory.
     """
+    check_target(Path(path))
     header = {
         "grid": memory.tokens.grid,
         "group_seconds": memory.group_seconds,
@@ -65,7 +67,7 @@ def load_memory(path: str | os.PathLike[str]) -> Memory:
 
 
 def check_target(path: Path) -> None:
-    """Refuse, before a video is watched, a file that cannot be written, and one that is there and is no memory."""
+    """Refuse a file that cannot be written, and one that is there and is no memory; before a video is watched, too."""
     check_output(path)
     if path.exists() and _form(path) != FORMAT:
         raise LongtakeError(f"{path} is there and is no memory; give another name, or remove that file first")

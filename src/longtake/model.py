@@ -100,8 +100,9 @@ def load(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> Model:
-    """The model in the package, or the one in a folder.
+    """The model in the package, or another one by its folder or hub id.
 
+    path: a model's folder or hub id (``owner/name``); None means the model in the package.
     device: None means the accelerator when there is one. dtype: None means bfloat16 there and float32 on a CPU.
     Raises LongtakeError for a path that holds no model, or one of an architecture that no backbone knows, and for a
     device that is not there.
@@ -112,7 +113,7 @@ def load(
     from longtake.backbones.place import place_of
 
     if path is None and not EMBEDDED.is_dir():
-        raise LongtakeError(f"this copy of longtake has no model at {EMBEDDED}; give a model's folder")
+        raise LongtakeError(f"this copy of longtake has no model at {EMBEDDED}; give a model's folder or hub id")
     place = place_of(device)
     kind = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
     return Model(backbone=load_backbone(os.fspath(EMBEDDED if path is None else path), place, kind))

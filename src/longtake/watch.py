@@ -247,7 +247,7 @@ def _interval(seconds: NDArray[np.float64], sampling: Sampling) -> float:
 def _group_stops(
     spans: NDArray[np.float64], frames_per_group: int, interval: float, end: float
 ) -> tuple[float, ...]:
-    """Where each group ends: after an interval for each of its frames, or later, when its last picture goes.
+    """The times at which groups end: after an interval for each frame, or later, when the last picture goes.
 
     No group reaches into the next, nor the last beyond ``end``, which an incomplete one reaches when no further frame
     was to be expected before it.
@@ -276,7 +276,7 @@ def _timed(chunks: Iterable[Frames], spent: dict[str, float]) -> Iterator[Frames
 
 
 def _skip(chunks: Iterable[Frames], num_frames: int) -> Iterator[Frames]:
-    """All but the first ``num_frames`` frames."""
+    """Chunks without the first ``num_frames`` frames."""
     for chunk in chunks:
         left = _part(chunk, min(num_frames, len(chunk)), len(chunk))
         num_frames -= len(chunk) - len(left)
@@ -285,7 +285,7 @@ def _skip(chunks: Iterable[Frames], num_frames: int) -> Iterator[Frames]:
 
 
 def _whole_groups(chunks: Iterable[Frames], frames_per_group: int) -> Iterator[Frames]:
-    """The same frames in chunks of whole groups; only the last chunk may end within a group."""
+    """Chunks made anew of whole groups; only the last chunk may end within a group."""
     rest: Frames | None = None
     for chunk in chunks:
         if rest is not None:
@@ -314,7 +314,7 @@ def _spans(frames: Frames) -> NDArray[np.float64]:
 
 
 def _read_ahead(chunks: Iterable[Frames], depth: int) -> Generator[Frames]:
-    """The same chunks, made in another thread, at most ``depth`` of them ahead; an error there is raised here."""
+    """Chunks made in another thread, at most ``depth`` of them ahead; an error there is raised here."""
     source = iter(chunks)
     pool = ThreadPoolExecutor(1, thread_name_prefix="longtake-read")
     try:

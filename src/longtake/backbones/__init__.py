@@ -23,7 +23,7 @@ FAMILIES = {
 
 
 def load_backbone(path: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Backbone:
-    """The backbone in a folder, or of a Hugging Face hub id; ``dtype`` None keeps the checkpoint's own.
+    """The backbone of a model's folder or hub id; ``dtype`` None keeps the checkpoint's own.
 
     Raises LongtakeError when there is no checkpoint, when it is of another architecture, or does not fit its config.
     """

@@ -32,11 +32,11 @@ class Recorder:
     rows: list[Tensor] = field(default_factory=list)  # (batch, columns, keys) a layer, the mean over its heads
 
     def mean(self) -> Tensor:
-        """Of the last column, the mean over the recorded layers: float32 ``(batch, keys)``, each row adding to one."""
+        """Where the last column looked, mean over the recorded layers: float32 ``(batch, keys)``, each row's sum 1."""
         return self.means()[:, -1]
 
     def means(self) -> Tensor:
-        """Of all recorded columns: float32 ``(batch, columns, keys)``."""
+        """Where all recorded columns looked, mean over the recorded layers: float32 ``(batch, columns, keys)``."""
         return torch.stack(self.rows).mean(dim=0)
 
 

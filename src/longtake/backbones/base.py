@@ -6,7 +6,7 @@ else (watch, ask, selectors, policy optimisation, latents) is written once again
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -117,7 +117,7 @@ class Backbone(Protocol):
 
     @property
     def model(self) -> PreTrainedModel:
-        """All weights."""
+        """The whole network, with all weights."""
 
     @property
     def decoder(self) -> PreTrainedModel:
@@ -125,7 +125,7 @@ class Backbone(Protocol):
 
     @property
     def head(self) -> Module:
-        """States to logits."""
+        """The output head: states to logits."""
 
     @property
     def video_parts(self) -> tuple[Module, ...]:
@@ -166,6 +166,9 @@ class Backbone(Protocol):
 
     def tower_features(self, frames: Frames) -> Tensor:
         """Each frame alone, as the frozen vision encoder sees it: ``(frames, rows, columns, dim)``."""
+
+    def random_tower(self, seed: int) -> Callable[[Frames], Tensor]:
+        """``tower_features`` of the same architecture with random weights: what its shape alone tells."""
 
     def encode_features(self, features: Tensor, seconds: Tensor) -> VisualTokens:
         """Stored ``tower_features`` and their frames' times, float64 ``(frames,)``, to tokens; differentiable."""
@@ -210,7 +213,7 @@ class Backbone(Protocol):
         """States of columns behind those whose keys and values are given, which are extended; differentiable."""
 
     def recorder(self, columns: int = 1) -> Recorder:
-        """Of where the last columns of a run look, in the layers whose attention is evidence."""
+        """A ``Recorder`` of where the last columns of a run look, in the layers whose attention is evidence."""
 
     def generate(
         self,
@@ -238,4 +241,4 @@ class Backbone(Protocol):
         """
 
     def save(self, folder: Path) -> None:
-        """What ``load_backbone`` reads, into a folder."""
+        """Write what ``load_backbone`` reads into a folder."""

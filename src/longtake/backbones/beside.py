@@ -23,7 +23,7 @@ PREFIX = "latent."
 
 
 def save_beside(model: PreTrainedModel, folder: Path) -> None:
-    """The model, and what makes its latents where it has that."""
+    """Write the model, and what makes its latents where it has that."""
     state = model.state_dict()
     own = {name.removeprefix(PREFIX): state.pop(name).contiguous() for name in list(state) if name.startswith(PREFIX)}
     model.save_pretrained(folder, state_dict=state)

@@ -48,7 +48,7 @@ class RoomyLayer(DynamicLayer):
 
 
 def with_room(key_values: KeyValues, columns: int) -> KeyValues:
-    """The same keys and values with room for further columns, leaving the given ones alone; without gradient."""
+    """A copy of keys and values with room for further columns; the given ones stay as they are. Without gradient."""
     roomy = copy.copy(key_values)
     roomy.layers = []
     for layer in key_values.layers:

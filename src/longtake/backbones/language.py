@@ -10,7 +10,7 @@ where it has one, its query scorer.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,6 +91,9 @@ class DecoderBackbone(ABC):
 
     @abstractmethod
     def tower_features(self, frames: Frames) -> Tensor: ...
+
+    @abstractmethod
+    def random_tower(self, seed: int) -> Callable[[Frames], Tensor]: ...
 
     @abstractmethod
     def encode_features(self, features: Tensor, seconds: Tensor) -> VisualTokens: ...
@@ -296,7 +299,7 @@ class DecoderBackbone(ABC):
         return int(self.tokenizer.eos_token_id)
 
     def recorder(self, columns: int = 1) -> Recorder:
-        """Of where the last ``columns`` columns of a run look, in the evidence layers."""
+        """A ``Recorder`` of where the last ``columns`` columns of a run look, in the evidence layers."""
         return Recorder(layers=frozenset(self.evidence_layers), columns=columns)
 
     def run(

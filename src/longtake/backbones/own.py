@@ -13,6 +13,7 @@ from torch import Tensor
 from longtake.backbones.base import Part, Prompt
 from longtake.backbones.language import DecoderBackbone, load_weights, no_scorer, pixels_of
 from longtake.backbones.layout import Layout, Piece, features_of, in_a_row
+from longtake.backbones.tower import redrawn
 from longtake.models import VideoLLM
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.processor import VIDEO_MARK, VideoLLMProcessor, stamp_text
@@ -41,7 +42,7 @@ class OwnVideoLLM(DecoderBackbone):
 
     @classmethod
     def load(cls, path: str, device: str | torch.device, dtype: torch.dtype | None) -> OwnVideoLLM:
-        """From a folder or hub id, ready to answer."""
+        """The model of a folder or hub id, ready to answer."""
         return cls(load_weights(VideoLLM, path, device, dtype), VideoLLMProcessor.from_pretrained(path))
 
     @property
@@ -89,7 +90,7 @@ class OwnVideoLLM(DecoderBackbone):
         return self.model.dts, self.model.projector
 
     def save(self, folder: Path) -> None:
-        """Model and processor."""
+        """Write model and processor."""
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
 
@@ -110,6 +111,10 @@ class OwnVideoLLM(DecoderBackbone):
     def tower_features(self, frames: Frames) -> Tensor:
         """The SigLIP tower's patches of each frame, ``(frames, rows, columns, dim)``, as the DTS takes them."""
         return self.model.encode_frames(self._pixel_values(frames))
+
+    def random_tower(self, seed: int) -> Callable[[Frames], Tensor]:
+        """``tower_features`` of the same architecture with random weights."""
+        return OwnVideoLLM(redrawn(self.model, seed), self.processor).tower_features
 
     def _pixel_values(self, frames: Frames) -> Tensor:
         return normalised_pixels(pixels_of(frames, self.device), self.frame_size).to(self.model.dtype)

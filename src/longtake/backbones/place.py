@@ -38,4 +38,4 @@ def check_source(path: str) -> None:
         return
     named = HUB_ID.fullmatch(path)
     if named is None or Path(named[1]).is_dir():
-        raise LongtakeError(f"{path!r} is no folder; give the folder of a model, or a hub id as owner/name")
+        raise LongtakeError(f"{path!r} is no folder; give a model's folder or hub id (owner/name)")

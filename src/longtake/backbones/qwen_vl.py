@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from longtake.backbones.beside import load_beside, save_beside
 from longtake.backbones.language import DecoderBackbone, load_weights, no_scorer, pixels_of
 from longtake.backbones.layout import Layout, Piece, features_of, in_a_row
 from longtake.backbones.qwen_pixels import patches, smart_size
+from longtake.backbones.tower import redrawn
 from longtake.types import Frames, Query, VisualTokens
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
@@ -65,7 +66,7 @@ class QwenVL(DecoderBackbone):
 
     @classmethod
     def load(cls, path: str, device: str | torch.device, dtype: torch.dtype | None) -> QwenVL:
-        """From a folder or hub id, ready to answer."""
+        """The model of a folder or hub id, ready to answer."""
         model = load_weights(Qwen2_5_VLForConditionalGeneration, path, device, dtype)
         load_beside(model, path)
         return cls(model, AutoTokenizer.from_pretrained(path))
@@ -116,11 +117,11 @@ class QwenVL(DecoderBackbone):
 
     @property
     def video_parts(self) -> tuple[torch.nn.Module, ...]:
-        """None: the merger is behind the stored features."""
+        """Empty: the stored features are the merger's output, which goes to the language model as it is."""
         return ()
 
     def save(self, folder: Path) -> None:
-        """Model and tokenizer; latents in a file of their own, so that transformers loads the rest as ever."""
+        """Write model and tokenizer; latents in a file of their own, so that transformers loads the rest as ever."""
         save_beside(self.model, folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -141,6 +142,11 @@ class QwenVL(DecoderBackbone):
         alone = Frames(pixels=frames.pixels.repeat(times, axis=0), seconds=frames.seconds.repeat(times))
         tokens = self.encode(alone)
         return tokens.features.reshape(*tokens.grid, -1)
+
+    def random_tower(self, seed: int) -> Callable[[Frames], Tensor]:
+        """``tower_features`` of the same architecture with random weights."""
+        bounds = {"min_tokens": self.min_tokens, "max_tokens": self.max_tokens}
+        return QwenVL(redrawn(self.model, seed), self.tokenizer, **bounds).tower_features
 
     def layout(self, prompt: Prompt) -> Layout:
         """The family's chat template around videos and pictures. Positions are those with nothing dropped.

@@ -117,7 +117,7 @@ def think(
     given: Tensor | None = None,
     record: bool = False,
 ) -> Thought:
-    """The prompt run on, through its latents, on the cache; a given cache (of the prefix) is extended in place.
+    """Run the prompt on, through its latents; a given cache (of the prefix) is extended in place.
 
     given: these latents in place of the model's own, ``(latents, dim)`` or ``(batch, latents, dim)``: a control. None
     of them, ``(0, dim)``, leaves the markers. record: whether to tell where latents look.
@@ -195,7 +195,7 @@ def rolled(
 def _one_by_one(
     backbone: Backbone, inputs: Inputs, cache: Cache, latents: int, seen: Seen | None, veil: Veil | None
 ) -> tuple[Injected, Cache]:
-    """Each latent from the state before it; the cache then holds all columns but the last latent.
+    """Make the latents one by one, each from the state before it; the cache then holds all columns but the last latent.
 
     Where gradients are wanted all are made once more, in one pass over the latents as they are: the same values.
     """

@@ -1,13 +1,14 @@
-"""A vision tower by itself, as ``train/embedded/eyes.py`` leaves it: for comparing frames, without a language model."""
+"""A vision tower for comparing frames: by itself, as ``train/embedded/eyes.py`` leaves it, or with random weights."""
 
 # mypy: disable-error-code="no-untyped-call"
 # (PyTorch's own methods are only partly typed.)
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -15,7 +16,7 @@ from torch import Tensor
 from transformers import SiglipVisionModel
 
 from longtake.backbones.identity import weights_hash
-from longtake.backbones.language import load_weights, pixels_of
+from longtake.backbones.language import Model, load_weights, pixels_of
 from longtake.backbones.place import place_of
 from longtake.models.preprocess import normalised_pixels
 from longtake.types import Frames, LongtakeError
@@ -33,8 +34,10 @@ class Tower:
 
     @classmethod
     def load(cls, folder: Path, device: str | None = None) -> Tower:
-        """From the folder that ``save_pretrained`` wrote, in float32; device None means the accelerator if there is
-        one. Raises LongtakeError for a folder that holds no such tower."""
+        """The tower in the folder that ``save_pretrained`` wrote, in float32.
+
+        device: None means the accelerator if there is one. Raises LongtakeError for a folder that holds no such tower.
+        """
         place = place_of(device)
         if not (folder / "config.json").is_file():
             raise LongtakeError(f"{folder}: there is no config.json in it; give the folder that a tower was saved in")
@@ -62,3 +65,13 @@ def on_grid(model: SiglipVisionModel, pixels: Tensor) -> Tensor:
     states: Tensor = model(pixels).last_hidden_state
     grid: Tensor = states.unflatten(1, (patches, patches))
     return grid
+
+
+def redrawn(model: Model, seed: int) -> Model:
+    """A model of the same architecture with random weights; its language model, which no tower needs, has one layer."""
+    config = copy.deepcopy(model.config)
+    config.get_text_config().num_hidden_layers = 1  # there may be billions of weights
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh: Any = type(model)(config)
+    return cast(Model, fresh.to(model.device, model.dtype).eval())

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
-ModelOption = Annotated[str | None, typer.Option("--model", help="Folder of a model; default: the one in the package.")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="A model's folder or hub id; default: the one in the package.")
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Decides all that is drawn.", min=0, max=2**32 - 1)]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; the accelerator if there is one.")]
 WorkersOption = Annotated[int, typer.Option("--workers", help="Processes, one thread each.", min=1)]

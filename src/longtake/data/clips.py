@@ -24,7 +24,7 @@ HELD_OUT = 0.1  # share of a bank's videos, the last ones
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clips:
-    """One batch.
+    """A batch of clips as tower features.
 
     features: ``(clips, frames, rows, columns, dim)``, bf16 as on disk. is_image: bool ``(clips,)``, True where all
     frames are one image repeated. oracle: bool ``(clips, frames, rows, columns)``, True where a needle is; None where
@@ -54,14 +54,14 @@ class Clips:
 
 
 class ClipSource(Protocol):
-    """Where batches come from."""
+    """Anything that batches are drawn from."""
 
     def draw(self, rng: np.random.Generator, clips: int) -> Clips:
         """A batch of ``clips``; depends on the state of ``rng`` alone."""
 
 
 class CountedClips(ClipSource, Protocol):
-    """The same, of files that may be broken."""
+    """A ``ClipSource`` of files that may be broken."""
 
     broken: Broken
 
@@ -138,14 +138,14 @@ class TowerFeatures(Protocol):
 
     @property
     def features(self) -> Tensor:
-        """``(frames, rows, columns, dim)``."""
+        """What the tower gives, ``(frames, rows, columns, dim)``."""
 
 
 class Store(Protocol):
-    """Where features of files come from: ``data/features.py``."""
+    """Anything that has features of files: ``data/features.py``."""
 
     def get(self, path: Path, sampling: Sampling | None) -> TowerFeatures:
-        """Those of a video under a sampling, or with None of an image. Raises VideoError for broken media."""
+        """The features of a video under a sampling, or of an image with None. Raises VideoError for broken media."""
 
 
 class StoreClips:

@@ -95,7 +95,7 @@ class FeatureStore:
 
     @property
     def num_bytes(self) -> int:
-        """What they take up on disk."""
+        """What the files take up on disk."""
         return sum(file.stat().st_size for file in self._files())
 
     def has(self, path: Path, sampling: Sampling | None) -> bool:
@@ -167,7 +167,7 @@ class FeatureStore:
 
     @torch.no_grad()
     def _write(self, sink: FileIO, path: Path, sampling: Sampling | None, key: str) -> None:
-        """All features as they come, then the times, then the header in the room left for it."""
+        """Write all features as they come, then the times, then the header in the room left for it."""
         metadata = {"format": FORMAT, "version": VERSION, "key": key}
         room = -(-(len(json.dumps(metadata)) + HEADER_ROOM_BYTES) // 8) * 8
         shape: list[int] = []
@@ -262,7 +262,7 @@ def _names(path: Path, opened: FileIO) -> bool:
 
 
 def _write_all(sink: FileIO, data: bytes) -> None:
-    """An unbuffered write may take only a part."""
+    """Write all bytes: an unbuffered write may take only a part."""
     left = memoryview(data)
     while len(left):
         left = left[sink.write(left) :]
@@ -270,7 +270,7 @@ def _write_all(sink: FileIO, data: bytes) -> None:
 
 @contextmanager
 def _writing(what: Path) -> Iterator[None]:
-    """A failure to write as one line for the user."""
+    """Tell a failure to write as one line for the user."""
     try:
         yield
     except OSError as error:

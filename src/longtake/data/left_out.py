@@ -37,7 +37,7 @@ class Broken:
 
     @property
     def all(self) -> dict[str, str]:
-        """Of both kinds."""
+        """All that was left out, broken or too long: the reasons by name."""
         return self.names | self.too_long
 
     def add(self, left_out: LeftOut) -> None:
@@ -52,12 +52,12 @@ class Broken:
             self._kind(left_out).setdefault(left_out.name, left_out.reason)
 
     def take(self) -> list[LeftOut]:
-        """What is fresh, and from now on is not."""
+        """What this process has added since the last ``take``."""
         taken, self.fresh = self.fresh, []
         return taken
 
     def check(self) -> None:
-        """LongtakeError when more are broken than the share allows."""
+        """Raise LongtakeError when more are broken than the share allows."""
         if len(self.names) > self.share * self.count:
             first = "; ".join(list(self.names.values())[:NAMED])
             raise LongtakeError(
@@ -66,7 +66,7 @@ class Broken:
             )
 
     def kept(self) -> dict[str, dict[str, str]]:
-        """All of it as plain values, for ``put_back``."""
+        """The names and reasons as plain values, for ``put_back``."""
         return {"names": dict(self.names), "too_long": dict(self.too_long)}
 
     def put_back(self, kept: Mapping[str, Mapping[str, str]]) -> None:

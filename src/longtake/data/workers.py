@@ -60,7 +60,7 @@ def work(
 def work_in_processes(
     items: Sequence[ItemT], make: Callable[[], Callable[[ItemT], ResultT]], workers: int
 ) -> Iterator[ResultT]:
-    """In ``workers`` processes of this machine, an item at a time each.
+    """The results of all items, by ``workers`` processes of this machine, an item at a time each.
 
     Raises LongtakeError, naming the file, when a process ends early: killed, or by a mistake that it has printed; and
     those that the work raises.
@@ -124,7 +124,7 @@ def _serve(theirs: Any, make: Callable[[], Callable[[Any], Any]]) -> None:
 def work_on_ray(
     items: Sequence[ItemT], make: Callable[[], Callable[[ItemT], ResultT]], workers: int, *, gpu: bool
 ) -> Iterator[ResultT]:
-    """On Ray Data: ``workers`` actors, wherever the cluster has room; every machine must see the same folders.
+    """The results of all items, by ``workers`` Ray actors wherever the cluster has room; all must see the same folders.
 
     Ray starts a killed actor again. Raises LongtakeError when Ray is not installed or gives up.
     """

@@ -155,7 +155,7 @@ def standing_of_all(reached: Sequence[float], guess: float) -> Standing:
 
 @lru_cache(maxsize=256)
 def student_quantile(share: float, degrees: float) -> float:
-    """Where Student's distribution has a share (above 0.5) of its mass below; the normal one's for infinite degrees."""
+    """The point with a share (above 0.5) of Student's distribution below it; the normal one's for infinite degrees."""
     low, high = 0.0, 1.0
     while _student_mass(high, degrees) < share:
         low, high = high, 2 * high

@@ -76,12 +76,12 @@ class AblationTable:
 
     @property
     def measures(self) -> list[str]:
-        """Columns, in the order in which arms first have them."""
+        """The columns, in the order in which arms first have them."""
         return list(dict.fromkeys(name for row in self.rows for name in row.cells))
 
 
 def as_text(table: AblationTable) -> str:
-    """Columns of equal width, for a terminal."""
+    """The table in columns of equal width, for a terminal."""
     return "\n\n".join(
         part
         for part in (
@@ -97,7 +97,7 @@ def as_text(table: AblationTable) -> str:
 
 
 def as_markdown(table: AblationTable) -> str:
-    """A page for ``docs/results``."""
+    """The table as a page for ``docs/results``."""
     parts = [f"# {table.title}", *table.notes]
     if table.tasks:
         parts += ["## Where the starting model stands", _piped(_task_lines(table))]
@@ -109,7 +109,7 @@ def as_markdown(table: AblationTable) -> str:
 
 
 def as_json(table: AblationTable) -> dict[str, Any]:
-    """Everything, JSON-ready; what is not known of an error is None."""
+    """The whole table, JSON-ready; what is not known of an error is None."""
     return {
         "name": table.name,
         "title": table.title,
@@ -131,7 +131,7 @@ def as_json(table: AblationTable) -> dict[str, Any]:
 
 
 def write(table: AblationTable, folder: Path) -> None:
-    """``folder/NAME.json`` and ``NAME.md``, each whole or not at all."""
+    """Write ``folder/NAME.json`` and ``NAME.md``, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, text in (("json", json.dumps(as_json(table), indent=1) + "\n"), ("md", as_markdown(table))):
         scratch = folder / f"{table.name}.{suffix}.tmp"

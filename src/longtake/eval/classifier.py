@@ -52,7 +52,7 @@ def classified(
 
 
 def into_span(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """Both standardised by the training examples' means and deviations, and in coordinates of their span.
+    """Both sets of examples standardised by the training ones' means and deviations, in coordinates of their span.
 
     Float32 ``(examples, dims)``, dims below the number of training examples; these have a mean square norm of 1.
     """

@@ -62,11 +62,11 @@ class Reached:
         return times(self.arm, self.other, unit)
 
     def times_by_seed(self, unit: float) -> list[float | None]:
-        """The same by seed."""
+        """``times`` of each seed."""
         return [times(arm, other, unit) for arm, other in self.by_seed]
 
     def spread(self, unit: float) -> Estimate | None:
-        """The logarithm of the same over seeds, with Student's interval; None where a seed has none."""
+        """The logarithm of ``times`` over seeds, with Student's interval; None where a seed has none."""
         found = [value for value in self.times_by_seed(unit) if value is not None]
         return figure(np.log(found)) if len(found) == len(self.by_seed) else None
 
@@ -77,7 +77,7 @@ def times(arm: float | None, other: float | None, unit: float) -> float | None:
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve:
-    """The mean over seeds, which are asked after the same steps."""
+    """The mean curve of seeds, which are asked after the same steps."""
     if len({curve.steps for curve in curves}) != 1:
         raise ValueError(f"curves have {sorted({len(c.steps) for c in curves})} points; all must be at the same steps")
     return Curve(steps=curves[0].steps, right=tuple(np.mean([curve.right for curve in curves], axis=0).tolist()))

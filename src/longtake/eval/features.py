@@ -127,7 +127,7 @@ def summary(values: list[float]) -> dict[str, Any]:
 
 
 def arms_of(model: VideoLLM) -> Arms:
-    """All frames of the tower, the mean of each group's frames, the model's DTS, and one with random weights."""
+    """Arms by seed: all frames of the tower, the mean of each group's, the model's DTS, and one with random weights."""
     frames = model.config.frames_per_group
 
     def arms(seed: int) -> dict[str, Arm]:
@@ -221,10 +221,11 @@ def flat_places(tokens: Tensor, side: int) -> Tensor:
 
 def network_of(model: Model) -> VideoLLM:
     """The network of a loaded model. Raises LongtakeError for one that has no DTS to probe."""
-    network = getattr(model.backbone, "model", None)
+    network = model.backbone.model
     if not isinstance(network, VideoLLM):
         raise LongtakeError(
-            f"{model.backbone.name} has no DTS to probe; give a VideoLLM's folder, or none for the model in the package"
+            f"{model.backbone.name} has no DTS to probe; give a VideoLLM's folder or hub id, "
+            "or none for the model in the package"
         )
     return network
 

@@ -63,7 +63,7 @@ def evaluate(
 
 
 def ask(model: Model, run: HopRun, clips: list[Clip], number: int) -> Asked:
-    """One question, with its video and without."""
+    """Ask one question, with its video and without."""
     hop = hop_of(run, number)
     video = hop_video(hop, clips, run.frames, run.seed * 100_003 + number)
     memory = watch_frames(
@@ -104,7 +104,7 @@ def report(run: HopRun, asked: Sequence[Asked], clips: list[Clip], others: Seque
 
 
 def table(result: dict[str, Any]) -> str:
-    """As text: a line for each number of hops, and for each form."""
+    """The figures as text: a line for each number of hops, and for each form."""
     conditions = ("model", "blind", "majority")
     lines = ["".ljust(26) + "".join(name.rjust(22) for name in conditions)]
 

@@ -1,11 +1,7 @@
 """Whether puzzles give their answers away: checks of the files, and what needs no understanding beside chance."""
 
-# mypy: disable-error-code="no-untyped-call"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
-import copy
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -152,27 +148,13 @@ def larger_share(record: PuzzleRecord, frames: FrameFile) -> float:
     return float(((apart > 0) + 0.5 * (apart == 0)).mean())
 
 
-def random_tower(backbone: Backbone, seed: int = 0) -> Embed:
-    """The same architecture's tower with random weights."""
-    model: Any = backbone.model  # both families keep their network there
-    config = copy.deepcopy(model.config)
-    config.get_text_config().num_hidden_layers = 1  # nobody reads here, and there may be billions of weights
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh = type(model)(config).to(backbone.device, model.dtype).eval()
-    other: Any = copy.copy(backbone)
-    other.model = fresh
-    embed: Embed = other.tower_features
-    return embed
-
-
 def embedders_of(backbone: Backbone) -> dict[str, Embed]:
-    """Raw pixels, a random tower, the model's own."""
-    return {"pixels": pixel_features, "random tower": random_tower(backbone), "own tower": backbone.tower_features}
+    """The embedders by name: raw pixels, a tower with random weights, the model's own."""
+    return {"pixels": pixel_features, "random tower": backbone.random_tower(0), "own tower": backbone.tower_features}
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Checks, a line each, and for each level baselines beside chance."""
+    """The result as text: checks, a line each, and for each level baselines beside chance."""
     lines = []
     for check in result["checks"]:
         p = "" if check["p"] is None else f", p {check['p']:.3f}"
@@ -244,7 +226,7 @@ def _file_checks(records: Sequence[PuzzleRecord], looks: Sequence[str], dates: s
 
 
 def _name_order(records: Sequence[PuzzleRecord]) -> tuple[int, int, list[int]]:
-    """Over the missing frames of each video, in the order of time: pairs whose names rise, pairs, and frames."""
+    """How many pairs of missing frames, in the order of time, have rising names; all pairs; and frames by video."""
     known: dict[str, dict[str, float]] = {}
     for record in records:
         names = [record.candidates[number - 1] for number in record.truth]
@@ -266,7 +248,10 @@ def _none(name: str, wrong: Sequence[str]) -> Check:
 
 
 def _even(name: str, rising: int, pairs: int, lengths: Sequence[int]) -> Check:
-    """Of a puzzle's n frames in random order the rising pairs vary by n (n - 1) (2n + 5) / 72 (Kendall's)."""
+    """A check that about half of the pairs rise.
+
+    Of a puzzle's n frames in random order the rising pairs vary by n (n - 1) (2n + 5) / 72 (Kendall's).
+    """
     variance = sum(n * (n - 1) * (2 * n + 5) / 72 for n in lengths)
     p = math.erfc(abs(rising - pairs / 2) / math.sqrt(2 * variance))
     return Check(name=name, passed=p >= LEAST_P, told=f"{rising} of {pairs} pairs rise", p=p)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from longtake.data.puzzles.framefile import FrameFile
-from longtake.data.puzzles.puzzle import chance, score
+from longtake.data.puzzles.puzzle import PuzzleScore, chance, score
 from longtake.data.puzzles.puzzle_file import PuzzleRecord
 from longtake.eval.leaks import Embed, baseline_answers
-from longtake.train.mvp import MvpPuzzle, figures, order_measures
+from longtake.train.mvp import MvpPuzzle, figures
 
 MEASURES = ("exact", "selection", "pairwise", "kendall")
 CHANCE, BEST = "chance", "best baseline"
@@ -38,21 +38,18 @@ def baselines(folder: Path, records: Sequence[PuzzleRecord], embedders: Mapping[
             found |= {record.id: answers for record, answers in baseline_answers(group, frames, embedders)}
     yield Asked(row=CHANCE, parts=[chance_parts(record) for record in records])
     for name in next(iter(found.values())):
-        yield Asked(row=name, parts=[_parts(record, found[record.id][name]) for record in records])
+        scores = [score(found[record.id][name], record.truth, len(record.candidates)) for record in records]
+        yield Asked(row=name, parts=[_parts(one) for one in scores])
 
 
 def chance_parts(record: PuzzleRecord) -> Parts:
     """What a valid answer drawn at random gets on average."""
-    missing, pool = len(record.truth), len(record.candidates)
-    mean = chance(missing, pool)
-    both = missing * (missing - 1) / (pool * (pool - 1))
-    return {"valid": 1.0, "exact": mean.exact, "selection": mean.selection, "pairs": both, "kendall": 0.0}
+    return _parts(chance(len(record.truth), len(record.candidates)))
 
 
-def _parts(record: PuzzleRecord, answer: Sequence[int]) -> Parts:
-    found = score(answer, record.truth, len(record.candidates))
-    told = {"valid": float(found.valid), "exact": found.exact, "selection": found.selection}
-    return told | order_measures(answer, record.truth)
+def _parts(found: PuzzleScore) -> Parts:
+    parts = found.parts()
+    return {name: parts[name] for name in ("valid", "exact", "selection", "pairs", "kendall")}
 
 
 def report(puzzles: Sequence[MvpPuzzle], asked: Sequence[Asked], rules: Sequence[str]) -> dict[str, Any]:
@@ -76,7 +73,7 @@ def report(puzzles: Sequence[MvpPuzzle], asked: Sequence[Asked], rules: Sequence
 
 
 def table(told: Mapping[str, Any]) -> str:
-    """For each level chance, the best baseline of each measure, and every row that is no baseline."""
+    """The report as text: by level chance, the best baseline of each measure, and every row that is no baseline."""
     lines = []
     for level, rows in told["levels"].items():
         head = f"{level}, {told['puzzles'][level]} held-out puzzles"

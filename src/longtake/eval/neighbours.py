@@ -59,7 +59,7 @@ def evaluate(
 
 
 def summary(found: Mapping[str, Sequence[NDArray[np.float64]]], seed: int) -> dict[str, dict[str, float]]:
-    """By embedder the mean over sources, its interval, the same of its difference from pixels, and the mean by frame.
+    """The mean over sources by embedder, its interval, the same of its difference from pixels, and the mean by frame.
 
     found: by embedder, each source's hits, sources in one order.
     """
@@ -85,7 +85,7 @@ def summary(found: Mapping[str, Sequence[NDArray[np.float64]]], seed: int) -> di
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """A line an embedder."""
+    """The result as text, a line an embedder."""
     lines = [
         f"{result['frames']} frames at {result['fps']:g} fps of {result['clips']} clips ({result['sources']} sources)",
         f"{'nearest frame is a neighbour':32}{'mean over sources':>26}{'over pixels':>28}{'by frame':>10}",

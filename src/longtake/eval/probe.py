@@ -50,7 +50,10 @@ def evaluate(
 def evaluate_each(
     model: Model, runs: Sequence[ProbeRun], clips: list[Clip], progress: Callable[[int, int], None] | None = None
 ) -> list[dict[str, Any]]:
-    """The same for runs that differ in how many tokens they keep, with each video watched once; one object a run."""
+    """Ask every question under every condition, for runs that differ in how many tokens they keep; one object a run.
+
+    Each video is watched once.
+    """
     begun = time.perf_counter()
     asked: list[list[Asked]] = [[] for _ in runs]
     for number in range(runs[0].num_videos):
@@ -116,7 +119,7 @@ def ask_watched(model: Model, run: ProbeRun, watched: Watched) -> list[Asked]:
 
 
 def later(question: Question, seconds: int) -> Question:
-    """The same question, its event and its time ``seconds`` later: about a video whose first frame has that time."""
+    """A question with its event and its time ``seconds`` later: about a video whose first frame has that time."""
     event, answer = question.event, question.answer
     if event is not None:
         event = later_event(event, seconds)
@@ -126,7 +129,7 @@ def later(question: Question, seconds: int) -> Question:
 
 
 def later_event(event: Event, seconds: int) -> Event:
-    """The same event that much later."""
+    """An event moved ``seconds`` later."""
     return replace(event, start_seconds=event.start_seconds + seconds, stop_seconds=event.stop_seconds + seconds)
 
 

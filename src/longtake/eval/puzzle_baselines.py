@@ -25,12 +25,12 @@ def distances(vectors: NDArray[np.floating]) -> Floats:
 
 
 def pool_order(apart: Floats, missing: int) -> list[int]:
-    """The first of the pool, as they lie there."""
+    """The first candidates of the pool, as they lie there."""
     return list(range(1, missing + 1))
 
 
 def nearest_to_boundary(apart: Floats, missing: int) -> list[int]:
-    """Those most like a context frame beside the gap; first those that are more like the one before it.
+    """The candidates most like a context frame beside the gap; first those that are more like the one before it.
 
     apart: ``(pool + 2, pool + 2)``, the frame before the gap and the one after it last; nan for one that is not there.
     """

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from longtake.data.puzzles.puzzle import pairwise
 from longtake.eval.ablation import Estimate, Standing, estimate, standing_of_all
 from longtake.eval.ablation_report import AblationTable, Finding, Row
 from longtake.eval.mvp import BEST, CHANCE
@@ -120,7 +121,7 @@ def places_of(levels: Sequence[str], domains: Sequence[str]) -> dict[str, Where]
 
 
 def overall(measures: Sequence[str]) -> list[str]:
-    """Of a table's measures those over all puzzles, and those that are of no level."""
+    """Those of a table's measures that are over all puzzles, and those that are of no level."""
     if not any(name.startswith(f"{ALL} ") for name in measures):
         return list(measures)
     return [name for name in measures if name.startswith(f"{ALL} ") or name.split()[-1] not in MEASURES]
@@ -172,7 +173,7 @@ def cells(
 def _difference(
     arm: Sequence[Parts], other: Sequence[Parts], measure: str, where: Where, sources: NDArray[np.int64]
 ) -> Estimate:
-    """Over the seeds that both have."""
+    """How an arm differs from another in a measure at a place, over the seeds that both have."""
     both = min(len(arm), len(other))
     one, two = (reached(side[:both], measure, where, sources) for side in (arm, other))
     return estimate(one - two)
@@ -188,8 +189,7 @@ def reached(
 ) -> NDArray[np.float64]:
     """What was reached with each source's puzzles at a place, ``(seeds, sources)``.
 
-    "pairwise": of all pairs that were rightly chosen the share in the right order, 0.5 where there is none. Others are
-    means over puzzles.
+    "pairwise" is of the means of its two parts, see ``pairwise``. Others are means over puzzles.
     """
 
     def means(part: str) -> NDArray[np.float64]:
@@ -197,8 +197,7 @@ def reached(
 
     if measure != "pairwise":
         return means(measure)
-    pairs = means("pairs")
-    return 0.5 + np.divide(means("kendall"), pairs, out=np.zeros_like(pairs), where=pairs > 0) / 2
+    return pairwise(means("kendall"), means("pairs"))
 
 
 def by_source(values: NDArray[np.float64], sources: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -50,7 +50,7 @@ class DynamicTokenSynthesizer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Small; ours (the released code starts from a unit normal)."""
+        """Draw small weights; ours (the released code starts from a unit normal)."""
         init.normal_(self.temporal_encoding, std=0.02)
 
     @torch.no_grad()
@@ -167,7 +167,7 @@ class RelativePosition(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As the released code starts it."""
+        """Draw the vectors as the released code does."""
         init.xavier_uniform_(self.embeddings_table)
 
     def forward(self, frames: int) -> Tensor:

@@ -70,7 +70,7 @@ class LatentSettings:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> LatentSettings:
-        """From what ``as_config`` gave."""
+        """The settings that ``as_config`` gave."""
         return cls(**{**config, "thinking": Thinking(**config["thinking"])})
 
     def as_config(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class LatentSettings:
         return dataclasses.asdict(self)
 
     def asked(self, latents: int | None) -> Thinking:
-        """With another number of latents; None: as trained. Raises LongtakeError for more than have slots."""
+        """How to think in ``latents`` latents; None: as trained. Raises LongtakeError for more than have slots."""
         if latents is None:
             return self.thinking
         if latents > self.thinking.latents:
@@ -144,7 +144,7 @@ class LatentInjection(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Its own vectors; the linear layers start as their classes say."""
+        """Draw the module's own vectors; the linear layers start as their classes say."""
         init.normal_(self.slots, std=SLOT_STD)
         for marker in (self.start, self.end):
             init.normal_(marker)
@@ -197,7 +197,7 @@ class LatentInjection(nn.Module):
 
 
 def unit_rms(x: Tensor) -> Tensor:
-    """Divided by the root mean square over the last axis, in float32 at least."""
+    """Vectors divided by the root mean square over the last axis, in float32 at least."""
     return F.rms_norm(at_least_float32(x), x.shape[-1:], eps=1e-6)
 
 

@@ -90,7 +90,10 @@ class Masking(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Small; ours. Scores are stretched to 0 to 1, so the queries' size changes their pace and not the ranking."""
+        """Draw small vectors; ours.
+
+        Scores are stretched to 0 to 1, so the queries' size changes their pace and not the ranking.
+        """
         for parameter in (self.temp_query, self.spatio_query, self.mask_token):
             init.normal_(parameter, std=0.02)
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class TemporalMean(nn.Module):
-    """Stands where a ``DynamicTokenSynthesizer`` may stand. A group of one frame stays as it is."""
+    """The mean of a group's frames, where a ``DynamicTokenSynthesizer`` may stand; one frame stays as it is."""
 
     def __init__(self, frames_per_group: int) -> None:
         super().__init__()

@@ -254,7 +254,7 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
         return self.embed_as_released(embeddings, placeholders, attention_mask)
 
     def embed_as_released(self, embeddings: Tensor, placeholders: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Under the legacy selector, embeddings as the released code would change them before the decoder.
+        """Embeddings as the released code's legacy selector would change them before the decoder.
 
         One video a row; nothing is dropped (the released code drops 1 to 30% at random at every call). placeholders:
         bool ``(batch, length)``, where visual tokens stand. Without a legacy selector nothing changes.

@@ -14,12 +14,13 @@ import torch
 
 from longtake.backbones import load_backbone
 from longtake.backbones.base import Backbone
+from longtake.data.puzzles.puzzle import Order
 from longtake.model import EMBEDDED
 from longtake.recipes.mvp_replay import Replay
 from longtake.train.grpo_recipe import GrpoRecipe
 from longtake.train.imitate import ImitateRecipe
 from longtake.train.mvp import Control
-from longtake.train.rewards import Form, Order, PuzzleReward
+from longtake.train.rewards import Form, PuzzleReward
 from longtake.train.rollouts import Draw
 from longtake.train.run import Fit
 from longtake.types import LongtakeError

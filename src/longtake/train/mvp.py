@@ -15,10 +15,11 @@ from typing import Literal
 import numpy as np
 
 from longtake.backbones.base import Backbone, Part, Prompt
+from longtake.data.puzzles.puzzle import pairwise
 from longtake.data.puzzles.puzzle_file import PuzzleRecord
 from longtake.train.album import Album, one_video
 from longtake.train.puzzles import Puzzle
-from longtake.train.rewards import PuzzleReward, parse
+from longtake.train.rewards import PuzzleReward
 from longtake.types import LongtakeError
 
 Control = Literal["none", "blind", "candidates", "foreign", "shuffled"]
@@ -76,14 +77,8 @@ class MvpPuzzle:
         )
 
     def reward(self, completion: str) -> dict[str, float]:
-        """The parts of ``PuzzleReward``, and two measures of the order of what was rightly chosen.
-
-        pairs: share of the truth's pairs of which both are chosen. kendall: tau-a over the truth's pairs, those not
-        chosen counting as ties: from -1 (all reversed) to 1, and 0 on average for an order drawn at random.
-        """
-        parts = self.scoring.parts(completion, self.record.truth, len(self.record.candidates))
-        numbers = parse(completion, self.scoring.form).numbers if parts["valid"] else ()
-        return parts | order_measures(numbers or (), self.record.truth)
+        """The parts of ``PuzzleReward``."""
+        return self.scoring.parts(completion, self.record.truth, len(self.record.candidates))
 
     def solution(self) -> str:
         """The right answer, in the asked form."""
@@ -122,15 +117,6 @@ class MvpPuzzle:
             else:
                 run = [next(pictures) for _ in range(count)]
                 yield Part(tokens=one_video(run, [next(seconds) for _ in range(count)]), timed=self.times)
-
-
-def order_measures(numbers: Sequence[int], truth: Sequence[int]) -> dict[str, float]:
-    """ "pairs" and "kendall" of an answer; see ``MvpPuzzle.reward``. Both 0 for a truth of one."""
-    place = {number: at for at, number in enumerate(truth)}
-    chosen = np.array([place[number] for number in numbers if number in place])
-    apart = (chosen[None, :] - chosen[:, None])[np.triu_indices(len(chosen), 1)] if len(chosen) else chosen
-    pairs = max(1, len(truth) * (len(truth) - 1) // 2)
-    return {"pairs": len(apart) / pairs, "kendall": float(np.sign(apart).sum()) / pairs}
 
 
 def mixed(record: PuzzleRecord) -> tuple[str, ...]:
@@ -178,8 +164,7 @@ def under(
 def figures(puzzles: Sequence[Puzzle], parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Means over all puzzles, and again by level where there are several: ``L3_exact``.
 
-    "exact", "selection", "kendall", and "pairwise": of all pairs that were rightly chosen the share in the right order,
-    0.5 where there is none. Whatever of "reward", "valid" and "format" the parts have comes with them.
+    "exact", "selection", "kendall" and ``pairwise``; and whatever of "reward", "valid" and "format" the parts have.
     """
     found = _figures(parts)
     levels = sorted({puzzle.level for puzzle in puzzles})
@@ -192,5 +177,4 @@ def figures(puzzles: Sequence[Puzzle], parts: Sequence[Mapping[str, float]]) -> 
 def _figures(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     told = ("reward", "valid", "format", "exact", "selection", "pairs", "kendall")
     found = {name: sum(each[name] for each in parts) / len(parts) for name in told if name in parts[0]}
-    pairs = found.pop("pairs")
-    return found | {"pairwise": 0.5 + found["kendall"] / pairs / 2 if pairs else 0.5}
+    return found | {"pairwise": float(pairwise(np.array(found["kendall"]), np.array(found.pop("pairs"))))}

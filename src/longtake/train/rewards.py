@@ -1,22 +1,22 @@
-"""Rewards of a selection-and-order puzzle: strict parsing, a validity gate, partial credit, every part on its own.
+"""Rewards of a selection-and-order puzzle: strict parsing, and the parts of the answer's score, to be weighed.
 
 A puzzle shows a pool of candidates, numbered from 1, and asks for the ``m`` true ones in their order. The task is that
-of Masked Video Prediction (arXiv 2601.03781); its "fine-grained reward" is not public, so the formula here is ours.
+of Masked Video Prediction (arXiv 2601.03781); its "fine-grained reward" is not public, so the formula is ours. The
+score is that of ``data/puzzles/puzzle.py``.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from longtake.data.puzzles.puzzle import is_valid, ordered_pairs, selection
+from longtake.data.puzzles.puzzle import ORDERS, Order, is_valid, score
 from longtake.types import LongtakeError
 
 Form = Literal["direct", "answer", "think"]
-Order = Literal["pairs", "position", "footrule", "kendall"]
 
 TAG = re.compile(r"</?(?:think|answer)>")
 LIST = re.compile(r"[1-9][0-9]{0,5}(?:\s*,\s*[1-9][0-9]{0,5})*")
@@ -67,36 +67,9 @@ def parse(completion: str, form: Form = "answer") -> Parsed:
     return Parsed(well_formed=whole is not None and tags == TAGS[form] and numbers is not None, numbers=numbers)
 
 
-def position_match(numbers: Sequence[int], truth: Sequence[int]) -> float:
-    """Share of places that hold the right number, as in Visual Jigsaw (arXiv 2509.25190) without its discount."""
-    return sum(a == b for a, b in zip(numbers, truth, strict=True)) / len(truth)
-
-
-def footrule(numbers: Sequence[int], truth: Sequence[int]) -> float:
-    """1 - sum of |place - true place| / floor(m^2 / 2), as VideoSSR (arXiv 2511.06281); 0 for a wrong choice."""
-    if set(numbers) != set(truth):
-        return 0.0
-    place = {number: at for at, number in enumerate(truth)}
-    apart = sum(abs(at - place[number]) for at, number in enumerate(numbers))
-    return 1.0 - apart / max(1, len(truth) ** 2 // 2)
-
-
-def kendall(numbers: Sequence[int], truth: Sequence[int]) -> float:
-    """Kendall's tau mapped to 0 to 1, (tau + 1) / 2; 0 unless the right ones were chosen."""
-    return ordered_pairs(numbers, truth) if set(numbers) == set(truth) else 0.0
-
-
-ORDERS: dict[Order, Callable[[Sequence[int], Sequence[int]], float]] = {
-    "pairs": ordered_pairs,
-    "position": position_match,
-    "footrule": footrule,
-    "kendall": kendall,
-}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PuzzleReward:
-    """The parts of a puzzle's reward. form: of the answer, see ``parse``. order: how its order is measured.
+    """The parts of a puzzle's reward. form: of the answer, see ``parse``. order: a measure of ``ORDERS``.
 
     The total is made by whoever weighs the parts; ``WEIGHTS`` are our defaults (0.45 of a valid answer for selection,
     0.45 for order, 0.1 for all of it, 0.1 for the form, and -0.5 for a line said over and over).
@@ -112,7 +85,7 @@ class PuzzleReward:
             raise LongtakeError(f"order is {self.order!r}; it must be one of {', '.join(ORDERS)}")
 
     def parts(self, completion: str, truth: Sequence[int], pool: int) -> dict[str, float]:
-        """Each from 0 to 1: "format", "repetition", "valid", and behind the gate "selection", "order" and "exact".
+        """ "format" and "repetition", 0 or 1, and the parts of the answer's ``PuzzleScore``.
 
         truth: the right numbers in order, from 1 to ``pool``.
         """
@@ -120,15 +93,7 @@ class PuzzleReward:
             raise ValueError(f"the truth {tuple(truth)} must be one or more distinct numbers from 1 to {pool}")
         found = parse(completion, self.form)
         parts = {"format": float(found.well_formed), "repetition": float(repeats_itself(completion))}
-        parts |= dict.fromkeys(("valid", "selection", "order", "exact"), 0.0)
-        if found.numbers is None or not is_valid(found.numbers, len(truth), pool):
-            return parts
-        return parts | {
-            "valid": 1.0,
-            "selection": selection(found.numbers, truth),
-            "order": ORDERS[self.order](found.numbers, truth),
-            "exact": float(found.numbers == tuple(truth)),
-        }
+        return parts | score(found.numbers or (), truth, pool, self.order).parts()
 
 
 def total(parts: Mapping[str, float], weights: Mapping[str, float]) -> float:

@@ -166,7 +166,7 @@ class Source:
         )
 
     def shown(self) -> NDArray[np.float64]:
-        """When the frames begin, ascending. Reads all packets where an index tells no more than decoding times."""
+        """The times at which frames begin, ascending. Reads all packets where an index tells only decoding times."""
         if self.timeline.estimated:
             found = self._counted(guessed=False).shown
             whole = len(found) == self.timeline.num_frames  # a file cut short holds less than its index promises
@@ -224,7 +224,7 @@ def open_container(path: str) -> av.container.InputContainer:
 
 
 def check_file(path: str) -> None:
-    """VideoError unless the path names a regular file with something in it that may be read."""
+    """Raise VideoError unless the path names a regular file with something in it that may be read."""
     file = Path(path)
     try:
         if not file.exists():

@@ -230,7 +230,7 @@ def gaps(shown: NDArray[np.float64]) -> tuple[str, ...]:
 
 
 def _seekable(entries: IndexEntries, keys: list[tuple[int, int]]) -> NDArray[np.int64]:
-    """For each (pts, dts), the timestamp under which the index, filled by reading, knows that keyframe; else -1."""
+    """The timestamp under which the index, filled by reading, knows the keyframe of each (pts, dts); else -1."""
     found = []
     for pair in keys:
         places = [(tick, entries.search_timestamp(tick, backward=True)) for tick in pair]

@@ -64,7 +64,7 @@ class Stretch:
     on_keyframe: bool = False
 
     def cut(self, first: int) -> Stretch | None:
-        """What is left of it from request ``first`` on."""
+        """The rest of the stretch from request ``first`` on; None where nothing is left."""
         if first >= self.stop:
             return None
         return self if first <= self.first else Stretch(keyframe=self.keyframe, first=first, stop=self.stop)

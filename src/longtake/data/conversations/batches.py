@@ -50,7 +50,7 @@ class Batch:
 
     @property
     def num_padding(self) -> int:
-        """Columns that are."""
+        """Columns that are padding."""
         return self.mask.numel() - self.num_tokens
 
     @property

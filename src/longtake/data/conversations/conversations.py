@@ -105,7 +105,7 @@ def read_entries(file: Path) -> Iterator[tuple[str, Any]]:
 
 
 def parse(text: str, place: str) -> Any:
-    """JSON, or LongtakeError."""
+    """The value that a text in JSON holds. Raises LongtakeError where it is none."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

@@ -68,7 +68,7 @@ class ExampleMaker:
         return build_example(self.processor, conversation, self.reader.read(conversation, epoch), self.max_tokens)
 
     def length(self, conversation: Conversation, epoch: int) -> int:
-        """About how many tokens it will have; only for sorting. Raises VideoError for broken media."""
+        """About how many tokens the example will have; only for sorting. Raises VideoError for broken media."""
         tokens = sum(len(turn.text) for turn in conversation.turns) // LETTERS_PER_TOKEN
         for frames in self.reader.num_frames(conversation, epoch):
             groups = -(-frames // self.processor.frames_per_group)

@@ -43,7 +43,7 @@ class VariableSampling:
             raise LongtakeError("short_fps is empty; give at least one rate, for example (2.0, 3.0)")
 
     def denser(self, times: int) -> VariableSampling:
-        """With so many times the frames."""
+        """This sampling with ``times`` as many frames."""
         return VariableSampling(
             short_seconds=self.short_seconds,
             short_fps=tuple(times * rate for rate in self.short_fps),
@@ -99,7 +99,7 @@ class MediaReader:
         return counts
 
     def _sampling(self, media: Media, rng: np.random.Generator) -> Sampling:
-        """A cap that cuts nothing is left out, so that a store finds the same frames under the same name."""
+        """How a video is read; no cap where it cuts nothing, so that a store finds the same frames by the same name."""
         start, stop = self._span(media)
         fps = self.sampling.fps(stop - start, rng)
         return Sampling(
@@ -110,7 +110,7 @@ class MediaReader:
         )
 
     def _frames_at(self, media: Media, fps: float) -> int:
-        """How many a rate means, uncapped."""
+        """How many frames of a video a rate means, uncapped."""
         _, own_fps = self._look(media.path)
         return len(fps_times(*self._span(media), min(fps, own_fps) if own_fps > 0 else fps))
 

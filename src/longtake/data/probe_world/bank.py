@@ -183,16 +183,16 @@ class Placed:
     centres: tuple[tuple[float, float], ...] = ()
 
     def onset_in(self, begin: int, frames: int = GROUP) -> int:
-        """In which quarter of the ``frames`` from ``begin`` on it first shows; 4: it was on before."""
+        """The quarter of the ``frames`` from ``begin`` on in which the event first shows; 4: it was on before."""
         return (self.first - begin) * GROUP // frames if self.first >= begin else GROUP
 
     def centres_in(self, begin: int, frames: int = GROUP) -> tuple[tuple[float, float], ...]:
-        """Where it is on those of the ``frames`` from ``begin`` on that show it."""
+        """The event's places on those of the ``frames`` from ``begin`` on that show it."""
         return self.centres[max(0, begin - self.first) : begin + frames - self.first]
 
 
 def read_events(folder: Path) -> list[tuple[float, list[Placed]]]:
-    """For each video of a bank its fps and its events in order."""
+    """The fps and the events, in order, of each video of a bank."""
     rows = [json.loads(line) for line in (folder / "videos.jsonl").read_text().splitlines()]
     return [(row["fps"], [_placed(event) for event in row["events"]]) for row in rows]
 
@@ -249,7 +249,7 @@ def cut_units(
 
 
 def _runs(placed: list[Placed], groups: int, size: int) -> NDArray[np.int64]:
-    """For each group of a video the number of its run, counted from 1; 0 where it is plain."""
+    """The number of each group's run, counted from 1; 0 where the group is plain."""
     busy = np.zeros(groups, np.int64)
     run = 0
     for event in placed:
@@ -280,7 +280,7 @@ class Mix:
 
     @property
     def group_seconds(self) -> NDArray[np.floating]:
-        """When each group begins, ``(groups,)``."""
+        """The times at which groups begin, ``(groups,)``."""
         return self.start_seconds + np.arange(len(self.groups)) * self.frames_per_group * self.frame_seconds
 
     def frames_of(self, event: Event) -> tuple[int, int]:

@@ -35,7 +35,7 @@ class VividShot:
 
     @property
     def start_seconds(self) -> float:
-        """When it begins in the shown video."""
+        """The time in the shown video at which the shot begins."""
         return self.shot.start_seconds
 
     def picture(self, at_seconds: float, size: tuple[int, int]) -> Image.Image:

@@ -121,7 +121,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def split_of_source(source: str) -> Split:
-    """One source in four is kept for the test."""
+    """The split that a source is of, by a hash of its name: one in four is kept for the test."""
     digest = hashlib.blake2b(source.encode(), digest_size=4).digest()
     return "test" if int.from_bytes(digest, "big") % 4 == 0 else "train"
 

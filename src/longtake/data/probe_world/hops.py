@@ -72,7 +72,7 @@ class Hop:
 
     @property
     def hops(self) -> int:
-        """1 to 4."""
+        """How many hops the question takes, 1 to 4."""
         return FORMS[self.form].hops
 
     @property
@@ -82,18 +82,18 @@ class Hop:
 
     @property
     def place(self) -> int | None:
-        """Where among the cards the one is that the answer is read from."""
+        """The place among the cards of the one that the answer is read from; None where there is none."""
         read = self.found[-1]
         return None if FORMS[self.form].earliest is None or isinstance(read, Mover) else self.cards.index(read)
 
     @property
     def cards(self) -> list[Card]:
-        """In the order of their appearance."""
+        """The cards, in the order of their appearance."""
         return _cards(self.things)
 
     @property
     def question(self) -> Question:
-        """As other questions of the probe world; its task is the form."""
+        """The question as the probe world's others are; its task is the form."""
         return Question(task=self.form, text=self.text, answer=self.answer)
 
 
@@ -242,7 +242,7 @@ def draw_hop(rng: np.random.Generator, split: Split, form: str, frames: int) -> 
 
 
 def draw_pair(rng: np.random.Generator, split: Split, form: str, frames: int) -> tuple[Hop, Hop]:
-    """The same question about two videos, to which the answers differ; that of the first is uniform."""
+    """One question about two videos, to which the answers differ; that of the first is uniform."""
     first = draw_hop(rng, split, form, frames)
     while True:
         wording, place = WORDINGS[split][form].index(first.wording), _place(rng, form, frames)
@@ -262,13 +262,13 @@ def _with_answer(rng: np.random.Generator, split: Split, form: str, frames: int,
 
 
 def _place(rng: np.random.Generator, form: str, frames: int) -> int | None:
-    """Where among the cards the one shall be that an answer is read from."""
+    """The place among the cards that is drawn for the one an answer is read from; None where the form has none."""
     earliest = FORMS[form].earliest
     return None if earliest is None else int(rng.integers(earliest, count_cards(form, frames)))
 
 
 def _drawn(rng: np.random.Generator, split: Split, form: str, frames: int, wording: int) -> list[Hop]:
-    """All questions of a form, of an answer that it may have, about things drawn at random, in random order."""
+    """Questions about things drawn at random, in random order: all of a form that have an answer of the form's."""
     things = draw_things(rng, split, count_cards(form, frames), moves=FORMS[form].moves)
     sentence = WORDINGS[split][form][wording]
     every = [

@@ -52,7 +52,7 @@ class Card:
 
     @property
     def kind(self) -> str:
-        """number, letter or shape."""
+        """What the card shows: number, letter or shape."""
         return "number" if self.content in NUMBERS else "letter" if self.content in LETTERS else "shape"
 
     @property

@@ -184,7 +184,7 @@ def place_event(
 def _place_card(
     card: Card, seed: int, size: tuple[int, int], split: Split, card_size: tuple[float, float]
 ) -> tuple[Image.Image, int, int]:
-    """A card is the same on all of its frames."""
+    """A card's picture and the place of its left upper corner; the same on all of its frames."""
     rng = np.random.default_rng(seed)
     width, height = size
     side = math.ceil(min(size) * rng.uniform(*card_size))

@@ -16,14 +16,14 @@ from longtake.data.probe_world.bank import Mix, Placed
 
 
 class VideoSource(Protocol):
-    """Mixed videos; see ``Mixer``."""
+    """A source of mixed videos; see ``Mixer``."""
 
     @property
     def frames_per_group(self) -> int:
-        """Of the groups that ``mix`` counts."""
+        """How many frames each of the groups has that ``mix`` counts."""
 
     def mix(self, rng: np.random.Generator, num_groups: int, max_cards: int, mover: float, late: float = 0.5) -> Mix:
-        """One video."""
+        """One video of a number of groups; see ``Mixer.mix``."""
 
 
 def regroup(mix: Mix, frames_per_group: int, every: int = 1) -> Mix:

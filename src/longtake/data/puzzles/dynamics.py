@@ -65,11 +65,11 @@ class Thing:
     count: int
 
     def share(self, at_seconds: float) -> float:
-        """Of its movement that is done, from 0 to 1."""
+        """How much of the thing's movement is done, from 0 to 1."""
         return min(1.0, (at_seconds - self.start_seconds) / (self.stop_seconds - self.start_seconds))
 
     def is_seen(self, at_seconds: float) -> bool:
-        """While it moves, and for a while after."""
+        """Whether the thing is in the picture: while it moves, and for a while after."""
         return self.start_seconds <= at_seconds < self.stop_seconds + REST_SECONDS
 
 
@@ -84,12 +84,12 @@ class Pose:
 
 
 def fall(thing: Thing, share: float) -> Pose:
-    """From above the picture to the floor, ever faster."""
+    """The pose of a thing that falls from above the picture to the floor, ever faster."""
     return Pose(x=_at(thing.place), y=-thing.radius + FLOOR * share**2, radius=thing.radius)
 
 
 def bounce(thing: Thing, share: float) -> Pose:
-    """Thrown in from the side; each time it comes half as high as before. A fall takes the root of its height."""
+    """The pose of a thing thrown in from the side, each time half as high. A fall takes the root of its height."""
     begun, time = 0.0, share * sum(_lengths())
     height = 0.0
     for number, (drop, length) in enumerate(zip(DROPS, _lengths(), strict=True)):
@@ -103,7 +103,7 @@ def bounce(thing: Thing, share: float) -> Pose:
 
 
 def roll(thing: Thing, share: float) -> Pose:
-    """From beyond the edge along the floor, ever slower, turned by the way it has gone."""
+    """The pose of a thing that rolls in along the floor, ever slower, turned by the way it has gone."""
     edge = -thing.radius if thing.way > 0 else _at(1.0) + thing.radius
     gone = (_at(thing.place) - edge) * (1 - (1 - share) ** 2)
     turn = math.degrees(gone / thing.radius)
@@ -111,13 +111,13 @@ def roll(thing: Thing, share: float) -> Pose:
 
 
 def grow(thing: Thing, share: float) -> Pose:
-    """Out of the floor, from a tenth to its whole size."""
+    """The pose of a thing that grows out of the floor, from a tenth to its whole size."""
     radius = thing.radius * (0.1 + 0.9 * share)
     return Pose(x=_at(thing.place), y=FLOOR - radius, radius=radius)
 
 
 def count_down(thing: Thing, share: float) -> Pose:
-    """In its place; what changes is the number on it."""
+    """The pose of a thing that stays in its place; what changes is the number on it."""
     return Pose(x=_at(thing.place), y=FLOOR / 2, radius=thing.radius)
 
 
@@ -157,7 +157,7 @@ class Scene:
 
     @property
     def name(self) -> str:
-        """Of its file: the first of its names that a split by source puts on its side."""
+        """The name of the scene's file: the first of its names that a split by source puts on its side."""
         names = (f"{self.kind}-{self.seed:05d}-{tried}.mp4" for tried in range(1000))
         return next(name for name in names if split_of_source(name) == self.split)
 
@@ -175,7 +175,7 @@ class Scene:
         return picture
 
     def frames(self, fps: float) -> Iterator[Frames]:
-        """All of it at a rate, a second a chunk."""
+        """All frames of the scene at a rate, a second a chunk."""
         seconds = np.arange(round(self.duration_seconds * fps)) / fps
         for part in np.array_split(seconds, max(1, round(self.duration_seconds))):
             if len(part):

@@ -164,7 +164,7 @@ class Gatherer:
 
 
 def fps_of(duration_seconds: float, own_fps: float, fps: float) -> float:
-    """At which rate a video is read: ``fps``, or for a short clip what gives ``SHORT_FRAMES``, never above
+    """The rate at which a video is read: ``fps``, or for a short clip what gives ``SHORT_FRAMES``, never above
     ``MOST_FPS`` for that, nor above its own."""
     wanted = SHORT_FRAMES / duration_seconds if duration_seconds > 0 else fps
     chosen = max(fps, min(wanted, MOST_FPS))

@@ -67,14 +67,14 @@ class FrameWriter(_Archive):
         self.names: list[str] = []
 
     def add(self, pixels: NDArray[np.uint8]) -> None:
-        """The next frame, uint8 ``(3, height, width)``."""
+        """Add the next frame, uint8 ``(3, height, width)``."""
         word = f"{self._identity} {len(self.names)}".encode()
         name = f"{hashlib.blake2b(word, digest_size=8).hexdigest()}.{'jpg' if self._encoding == 'jpeg' else 'png'}"
         self._put(name, encoded(pixels, self._encoding))
         self.names.append(name)
 
     def finish(self, index: FrameIndex, embeddings: NDArray[np.int16], neighbours: NDArray[np.float64]) -> None:
-        """What belongs to all pictures."""
+        """Add what belongs to all pictures."""
         for name, array in ((EMBEDDINGS, embeddings), (NEIGHBOURS, neighbours)):
             sink = io.BytesIO()
             np.save(sink, array)

@@ -104,7 +104,7 @@ class Likeness:
         return np.asarray(self.band[np.minimum(one, other), apart])  # -1 is the last row: 2 from its second column on
 
     def following(self, kappa: float) -> NDArray[np.int64]:
-        """For each frame the next that is kept when it is: the first later one whose cosine is at most kappa.
+        """The frame kept next after each one, were that kept: the first later one whose cosine is at most kappa.
 
         int64 ``(frames + 1,)``; ``frames`` stands for none within reach, and follows itself.
         """

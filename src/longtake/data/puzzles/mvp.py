@@ -81,7 +81,7 @@ class Rules:
                 raise LongtakeError(f"the {name} threshold is {value:g}; it must be a cosine, -1 to 1")
 
     def least_frames(self, level: Level) -> int:
-        """Of a puzzle of that level."""
+        """How many frames a puzzle of the level has at least."""
         sides = 2 if self.mask in ("contiguous", "scattered") else 1
         return level.masked + sides * self.context
 
@@ -209,8 +209,10 @@ def draw_masks(seeds: NDArray[np.uint64], lengths: Numbers, count: int, rules: R
 
 
 def gaps(kept: Numbers, lengths: Numbers, masked: Numbers) -> tuple[Numbers, Numbers]:
-    """For each masked place the frames kept right before and after it; -1 before the begin, the largest number after
-    the end. Both int64 ``(puzzles, masked)``."""
+    """The frames kept right before and after each masked place; -1 before the begin, the largest number after the end.
+
+    Both int64 ``(puzzles, masked)``.
+    """
     ends = np.iinfo(np.int64).max
     rows = np.arange(len(kept))[:, None]
     before = kept[rows, np.maximum(masked - 1, 0)]

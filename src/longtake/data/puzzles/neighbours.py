@@ -17,7 +17,7 @@ EQUAL = 1e-9  # cosines that differ by less are equal
 
 
 def hits(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
-    """For each frame 1 where its nearest among the others is the one before or after it, else 0.
+    """1 for each frame whose nearest among the others is the one before or after it, else 0.
 
     vectors: ``(frames, dim)``, of one video in the order of time; the nearest is that of the greatest cosine. Where
     several are equally near, the share of them that stand beside it.

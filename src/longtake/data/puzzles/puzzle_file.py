@@ -59,14 +59,14 @@ class PuzzleRecord:
         return (before[-1] if before else None), (after[0] if after else None)
 
     def line(self) -> str:
-        """As JSON, with the line's end."""
+        """The record as JSON, with the line's end."""
         return json.dumps({field.name: getattr(self, field.name) for field in dataclasses.fields(self)}) + "\n"
 
 
 def records(
     puzzles: Puzzles, index: FrameIndex, level: Level, mask: Mask, *, source: str, video: str, path: Path
 ) -> Iterator[PuzzleRecord]:
-    """What is written of the puzzles of one video and level."""
+    """The records of the puzzles of one video and level."""
     for number in range(len(puzzles)):
         sequence = [frame for frame in puzzles.kept[number].tolist() if frame >= 0]
         masked: list[int] = puzzles.masked[number].tolist()

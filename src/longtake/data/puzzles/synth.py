@@ -67,7 +67,7 @@ class Synthesis:
             self.rules(0.0).check(level)
 
     def rules(self, calibrated: float) -> Rules:
-        """With a threshold that was taken from the footage, where none was given."""
+        """The rules, with the threshold ``calibrated`` on the footage where none was given."""
         kappa = calibrated if self.kappa is None else self.kappa
         near = kappa if self.near is None else self.near
         return Rules(kappa=kappa, near=near, frames=self.frames, context=self.context, mask=self.mask)
@@ -98,8 +98,9 @@ class Made:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """statistics: as in the file. problems: videos without frames, by name; duplicates: copies, by name, of what.
+    """What a synthesis gave.
 
+    statistics: as in the file. problems: videos without frames, by name; duplicates: copies, by name, of what.
     reused: videos whose frames were there. seconds: wall time as "all", and work of all processes by stage.
     """
 
@@ -166,7 +167,7 @@ def _make(
     tell: Progress,
     begun: float,
 ) -> Outcome:
-    """From frames on disk to puzzles and statistics. begun: when the whole was, for its wall time."""
+    """Make puzzles and statistics of frames on disk. begun: when the whole was, for its wall time."""
     problems = {one.footage.name: one.problem for one in gathered if one.problem is not None}
     if len(problems) == len(gathered):
         first = next(iter(problems.values()))
@@ -310,7 +311,7 @@ def make_of_source(settings: Synthesis, rules: Rules, source: Source) -> Made:
 
 
 def in_order(coming: Iterable[Made], sources: Sequence[Source]) -> Iterator[Made]:
-    """Results that come in any order, in that of the sources."""
+    """Put results that come in any order into that of the sources."""
     early: dict[Path, Made] = {}
     left = iter(sources)
     following = next(left, None)
@@ -330,7 +331,7 @@ def _statistics(
     duplicates: Mapping[str, str],
     videos: int,
 ) -> dict[str, Any]:
-    """JSON-ready, and equal for equal footage, settings and seed."""
+    """The statistics, JSON-ready; equal for equal footage, settings and seed."""
     calibrated = settings.kappa is None
     return {
         "seed": settings.seed,

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longtake.backbones.own import OwnVideoLLM
+from longtake.backbones.base import Backbone
 from longtake.data.probe_world.haystack import Clip
 from longtake.data.probe_world.questions import TASKS, Question, normal, score
 from longtake.eval.ablation import Estimate, difference, estimate
@@ -32,7 +32,7 @@ from longtake.tables.ablations.world import World
 from longtake.tables.compare import open_tasks
 from longtake.tables.operations import Part
 from longtake.tables.work_folder import kept_json, named
-from longtake.types import Memory, Provenance, Sampling, VisualTokens
+from longtake.types import Frames, Memory, Provenance, Sampling, VisualTokens
 
 SHARES = (0.75, 0.5, 0.25, 0.1, 0.05)
 CHOICES = ("selector", "random", "uniform", "oracle")
@@ -126,7 +126,6 @@ def parts_of(world: World, size: SelectorSize, seeds: Sequence[int], render: flo
     uniform keep it reads once.
     """
     model = load(world.model, device="cpu")
-    assert isinstance(model.backbone, OwnVideoLLM)
     memory = made_up_memory(model.backbone, size.frames)
     seconds = size.frames * render
     for share in (None, *SHARES):
@@ -140,17 +139,20 @@ def parts_of(world: World, size: SelectorSize, seeds: Sequence[int], render: flo
     return [Part(name=f"videos of {size.frames:,} frames", times=len(left), seconds=seconds)]
 
 
-def made_up_memory(backbone: OwnVideoLLM, frames: int, draw: Callable[..., Tensor] = torch.randn) -> Memory:
+@torch.no_grad()
+def made_up_memory(backbone: Backbone, frames: int, draw: Callable[..., Tensor] = torch.randn) -> Memory:
     """A memory of random tokens. draw: makes their features, given ``(tokens, hidden)`` as two numbers."""
-    config = backbone.model.config
-    groups = frames // backbone.frames_per_group
-    position = torch.cartesian_prod(*(torch.arange(n) for n in (groups, *config.token_grid)))
+    together = backbone.frames_per_group
+    black = np.zeros((together, 3, *(backbone.frame_size or (224, 224))), np.uint8)
+    group = backbone.encode(Frames(pixels=black, seconds=np.arange(together, dtype=np.float64)))
+    grid = (frames // together, *group.grid[1:])
+    position = torch.cartesian_prod(*map(torch.arange, grid))
     tokens = VisualTokens(
-        features=draw(len(position), config.text_config.hidden_size),
+        features=draw(len(position), group.features.shape[1]),
         position=position,
-        seconds=position[:, 0].double() * backbone.frames_per_group,
+        seconds=position[:, 0].double() * together,
         weight=torch.ones(len(position)),
-        grid=(groups, *config.token_grid),
+        grid=grid,
     )
     provenance = Provenance(
         model=backbone.name,
@@ -160,9 +162,7 @@ def made_up_memory(backbone: OwnVideoLLM, frames: int, draw: Callable[..., Tenso
         frames=frames,
         duration_seconds=float(frames),
     )
-    return Memory(
-        tokens=tokens, group_seconds=float(backbone.frames_per_group), start_seconds=0.0, provenance=provenance
-    )
+    return Memory(tokens=tokens, group_seconds=float(together), start_seconds=0.0, provenance=provenance)
 
 
 def ask_video(

@@ -395,8 +395,8 @@ def train_rows(plan: Plan) -> Iterator[Row]:
 def answer_trainer(plan: Plan, model: VideoLLM, learns_tower: bool, folder: Path) -> Any:
     """The package's ``Run`` on one row at a time, as the recipe's ``sft`` is without LoRA."""
     from longtake.train.answers import AnswerLoss
-    from longtake.train.dialogues import recompute_layers, train_only
     from longtake.train.run import Fit, Run, start_processes
+    from longtake.train.tuning import recompute_layers, train_only
 
     fit = Fit(lr=1e-5, batch=1, micro_batch=1, steps=100, checkpointing=True)
     accelerator = start_processes(fit)

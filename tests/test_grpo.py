@@ -17,12 +17,13 @@ from longtake.cli.samples import samples
 from longtake.train import checkpoint, lora, viewer
 from longtake.train.grpo import train_grpo
 from longtake.train.grpo_recipe import prepare
-from longtake.train.judging import experience, gathered, judge, taught
+from longtake.train.judging import experience, judge, taught
 from longtake.train.losses import Objective, policy_loss
 from longtake.train.methods import METHODS, Method, Segments, Teaching
 from longtake.train.policy import Policy
 from longtake.train.puzzles import QuestionPuzzle
 from longtake.train.rollouts import Draw, Experience, Group, answered, roll, shuffled, split_after
+from longtake.train.run import gathered
 from longtake.types import LongtakeError, Rollout
 from stage_runs import fit, logged
 

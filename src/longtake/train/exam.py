@@ -10,11 +10,10 @@ import torch
 from accelerate import Accelerator
 
 from longtake.backbones.base import Backbone, Prompt
-from longtake.train.judging import gathered
 from longtake.train.puzzles import Puzzle
 from longtake.train.rewards import total
 from longtake.train.rollouts import answered_each, shuffled
-from longtake.train.run import Run
+from longtake.train.run import Run, gathered
 
 Control = Literal["blind", "shuffled"]
 Parts = Mapping[str, float]  # of one completion's reward

@@ -14,6 +14,7 @@ from longtake.backbones import load_backbone
 from longtake.backbones.attention import Branches, branched_attention, causal_attention
 from longtake.backbones.language import nucleus
 from longtake.cli.samples import samples
+from longtake.data.puzzles.draws import another_order
 from longtake.train import checkpoint, lora, viewer
 from longtake.train.grpo import train_grpo
 from longtake.train.grpo_recipe import prepare
@@ -268,6 +269,11 @@ def test_segments_are_judged_apart():
     assert made.advantages[0, 8:].tolist() == [pytest.approx(-0.7070, abs=1e-3)]  # and answered wrongly
     assert made.advantages[1, :7].tolist() == [up] * 7
     assert split_after(rollouts[1], "</fps>", tokenizer.decode) == 0
+
+
+def test_another_order_is_never_their_own():
+    assert [another_order(2, seed).tolist() for seed in range(20)] == [[1, 0]] * 20
+    assert another_order(5, (3, 1)).tolist() == [1, 4, 0, 2, 3]
 
 
 def test_shuffled_frames_keep_their_times():

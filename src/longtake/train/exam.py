@@ -65,8 +65,7 @@ def means(puzzles: Sequence[Puzzle], parts: Sequence[Parts]) -> dict[str, float]
 def changed(prompt: Prompt, control: str, seed: int) -> Prompt:
     """A prompt under a control; "held" leaves it as it is."""
     if control == "blind":
-        unseen = tuple(dataclasses.replace(part, tokens=None) for part in prompt.parts)
-        return dataclasses.replace(prompt, tokens=None, parts=unseen)
+        return prompt.unseen()
     if control == "shuffled" and prompt.tokens is not None:
         return dataclasses.replace(prompt, tokens=shuffled(prompt.tokens, (seed,)))
     if control == "shuffled":

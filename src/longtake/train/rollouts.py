@@ -57,12 +57,6 @@ class Group:
         lengths = torch.tensor([len(rollout.ids) for rollout in self.rollouts])
         return torch.arange(int(lengths.max()))[None] < lengths[:, None]
 
-    @property
-    def logprobs(self) -> Tensor:
-        """Under the distribution that was sampled from, ``(group, longest)``, 0 on padding."""
-        rows = [torch.tensor(rollout.logprobs) for rollout in self.rollouts]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-
 
 def roll(backbone: Backbone, puzzle: Puzzle, draw: Draw, seed: Sequence[int], prompt: Prompt | None = None) -> Group:
     """Sample one group. prompt: asked in place of the puzzle's own."""

@@ -51,7 +51,7 @@ from longtake.tables.ablations.selector import made_up_memory
 from longtake.train.embedded.tokenizer import fast_tokenizer
 from longtake.train.estimate import Workload, answering_flops, parameters, recot_flops, total, training_flops
 from longtake.train.footprint import answering_memory, kv_bytes, recot_memory, training_memory
-from longtake.types import Memory, Sampling
+from longtake.types import IGNORE, Memory, Sampling
 from longtake.watch import watch_frames
 
 Row = dict[str, Any]
@@ -395,8 +395,8 @@ def train_rows(plan: Plan) -> Iterator[Row]:
 def answer_trainer(plan: Plan, model: VideoLLM, learns_tower: bool, folder: Path) -> Any:
     """The package's ``Run`` on one row at a time, as the recipe's ``sft`` is without LoRA."""
     from longtake.train.answers import AnswerLoss
-    from longtake.train.dialogues import recompute_layers, train_only
     from longtake.train.run import Fit, Run, start_processes
+    from longtake.train.tuning import recompute_layers, train_only
 
     fit = Fit(lr=1e-5, batch=1, micro_batch=1, steps=100, checkpointing=True)
     accelerator = start_processes(fit)
@@ -454,7 +454,7 @@ def training_batch(
 ) -> Any:
     """One video, a question and an answer of random tokens, as the package's loader would hand it over."""
     from longtake.data.conversations.batches import collate
-    from longtake.data.conversations.examples import IGNORE, Example
+    from longtake.data.conversations.examples import Example
     from longtake.data.features import Features
     from longtake.types import Frames
 

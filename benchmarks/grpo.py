@@ -46,12 +46,12 @@ from longtake.data.probe_world.questions import ask_all
 from longtake.model import EMBEDDED
 from longtake.train.grpo import experiences, learn, sample
 from longtake.train.grpo_recipe import GrpoRecipe, check, prepare
-from longtake.train.judging import experience, gathered, judge
+from longtake.train.judging import experience, judge
 from longtake.train.methods import METHODS
 from longtake.train.policy import Policy
 from longtake.train.puzzles import Puzzle, QuestionPuzzle
 from longtake.train.rollouts import Draw, Group, roll
-from longtake.train.run import Fit, Run, start_processes
+from longtake.train.run import Fit, Run, gathered, start_processes
 from longtake.types import Frames, Sampling, VisualTokens
 
 ARMS = ("package", "features", "frames", "decoded")

@@ -21,13 +21,13 @@ from longtake.train.forcing import Forcing
 from longtake.train.grpo import experiences, sample
 from longtake.train.grpo import learn as learn_policy
 from longtake.train.grpo_recipe import GrpoRecipe
-from longtake.train.judging import gathered, judge
+from longtake.train.judging import judge
 from longtake.train.latent import Queue, learn
 from longtake.train.latent_recipe import LatentRecipe
 from longtake.train.methods import METHODS
 from longtake.train.policy import Policy
 from longtake.train.rollouts import Draw
-from longtake.train.run import Fit, Run, start_processes
+from longtake.train.run import Fit, Run, gathered, start_processes
 
 LESSONS = ("answer", "trace", "latents", "grpo")
 

@@ -16,9 +16,15 @@ from longtake.train.grpo import train_grpo
 from longtake.train.grpo_recipe import GrpoRecipe
 from longtake.train.imitate import ImitateRecipe, train_imitation
 from longtake.train.methods import METHODS, Method
-from longtake.train.rollouts import Draw
+from longtake.train.rollouts import Draw, Group
 from longtake.types import VisualTokens
 from stage_runs import fit, fresh_model
+
+
+def sampled_logprobs(group: Group) -> torch.Tensor:
+    """Under the distribution that was sampled from, ``(group, longest)``, 0 on padding."""
+    rows = [torch.tensor(rollout.logprobs) for rollout in group.rollouts]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from longtake.models import VideoLLM
 from longtake.models.processor import stamp_text
 from longtake.train.answers import AnswerLoss
 from longtake.train.columns import Columns, columns_of, draw_kept, kept_columns, taken
-from longtake.train.embedded.reading import IGNORE
+from longtake.types import IGNORE
 
 PAD = tiny.ID["<|endoftext|>"]
 

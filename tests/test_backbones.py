@@ -18,7 +18,7 @@ from longtake.backbones.language import DecoderBackbone
 from longtake.backbones.own import OwnVideoLLM
 from longtake.backbones.qwen_vl import QwenVL
 from longtake.models.processor import VideoLLMProcessor
-from longtake.types import Frames, LongtakeError, Rollout, VisualTokens
+from longtake.types import Frames, LongtakeError, Rollout, VisualTokens, first_line
 
 QUESTIONS = ("What is on the red card?", "Which way did it move?", "Is it blue?")
 
@@ -502,7 +502,7 @@ class TestOwn:
             backbone.prepare([Prompt(question=QUESTIONS[0], tokens=tokens[torch.arange(1, 12)])])
         whole_groups = backbone.prepare([Prompt(question=QUESTIONS[0], tokens=tokens[torch.arange(4, 12)])])
         assert bool(whole_groups.embeddings.isfinite().all())
-        with pytest.raises(LongtakeError, match="no trained query scorer.*uniform"):
+        with pytest.raises(LongtakeError, match="no trained scorer.*--select uniform"):
             backbone.score(tokens, backbone.encode_query(QUESTIONS[0]))
 
     def test_encode_knows_places_times_and_weights(self) -> None:
@@ -533,7 +533,7 @@ class TestOwn:
             backbone.score(tokens, own(scorer_layer=0).encode_query(QUESTIONS[0]))
         bare = own(scorer=None)
         assert bare.scorer is None
-        with pytest.raises(LongtakeError, match="no trained query scorer.*uniform"):
+        with pytest.raises(LongtakeError, match="no trained scorer.*--select uniform"):
             bare.score(tokens, query)
 
 
@@ -577,6 +577,9 @@ class TestLoading:
         monkeypatch.setattr(PreTrainedConfig, "get_config_dict", offline)
         with pytest.raises(LongtakeError, match=r"^some/model: neither .* \(We couldn't connect to the hub\); check"):
             load_backbone("some/model")
+
+    def test_of_another_s_error_the_first_line_is_told(self) -> None:
+        assert [first_line(OSError(said)) for said in ("\nNo such file.\nTry again.", "")] == ["No such file", ""]
 
     def test_weights_that_are_missing_torn_or_of_another_size(self, tmp_path: Path) -> None:
         folder = tiny.save_video_llm(tmp_path, scorer=None)

@@ -22,11 +22,11 @@ import make_videos
 import tiny
 from longtake.data.conversations.batches import Batch, Loader, collate
 from longtake.data.conversations.conversations import Conversation, Media, Turn
-from longtake.data.conversations.examples import IGNORE, ExampleMaker
+from longtake.data.conversations.examples import ExampleMaker
 from longtake.data.conversations.media import MediaReader, VariableSampling
 from longtake.data.conversations.order import Order, Pick, Source, part
 from longtake.models.processor import VideoLLMProcessor
-from longtake.types import LongtakeError, VideoError
+from longtake.types import IGNORE, LongtakeError, VideoError
 
 PAD = tiny.ID["<|endoftext|>"]
 

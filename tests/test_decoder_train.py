@@ -50,7 +50,6 @@ from longtake.train.embedded.ledger import (
 )
 from longtake.train.embedded.lookback import look_back
 from longtake.train.embedded.optimiser import Optimiser
-from longtake.train.embedded.reading import IGNORE
 from longtake.train.embedded.rows import (
     HEAD,
     TAIL,
@@ -64,7 +63,7 @@ from longtake.train.embedded.rows import (
     states_of,
 )
 from longtake.train.embedded.tokenizer import train_tokenizer
-from longtake.types import VisualTokens
+from longtake.types import IGNORE, VisualTokens
 
 PER_GROUP = 4
 X = IGNORE

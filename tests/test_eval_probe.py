@@ -24,7 +24,6 @@ from longtake.eval.plot import depth_by_length
 from longtake.eval.probe import (
     ask_blind,
     ask_watched,
-    evaluate,
     evaluate_each,
     evidence,
     later,
@@ -155,12 +154,12 @@ def test_a_whole_run_with_a_tiny_model(model, monkeypatch):
     monkeypatch.setattr(probe, "ANSWER_TOKENS", 3)
     progress: list[tuple[int, int]] = []
     run = ProbeRun(num_frames=24, num_videos=2, seed=5)
-    found = evaluate(model, run, world.clips(), lambda *step: progress.append(step))
+    (found,) = evaluate_each(model, [run], world.clips(), lambda *step: progress.append(step))
     assert progress == [(1, 2), (2, 2)]
     # a random model's tokens are no answers
     assert found["accuracy"]["mean"] == 0.0
     assert set(found["controls"]) == {"blind", "majority", "hindsight"}
-    again = evaluate(model, run, world.clips())
+    (again,) = evaluate_each(model, [run], world.clips())
     assert found | {"seconds": 0} == again | {"seconds": 0}
     expected = [make_video(5 * 100_003 + n, split="test", clips=world.clips(), num_frames=24) for n in (0, 1)]
     asked_by_hand = sum(len(ask_all(v, np.random.default_rng(0), 20)) for v in expected)
@@ -206,7 +205,7 @@ def test_several_budgets_share_one_watching(model, monkeypatch):
     found = evaluate_each(model, runs, world.clips())
     assert len(watched) == 2
     assert [set(one["controls"]) for one in found] == [CONTROLS] * 2
-    alone = evaluate(model, runs[1], world.clips())
+    (alone,) = evaluate_each(model, runs[1:2], world.clips())
     assert alone | {"seconds": 0} == found[1] | {"seconds": 0}
     assert table(found).splitlines()[1].split() == ["tokens", "kept", "50%", "25%"]
     assert any(line.startswith("control: oracle") for line in table(found).splitlines())
@@ -249,7 +248,8 @@ def test_a_perfect_model_scores_everything(model, monkeypatch, begin):
     monkeypatch.setattr(probe, "ask_all", remembered)
     monkeypatch.setattr(longtake.Model, "ask", told)
     monkeypatch.setattr(probe, "ANSWER_TOKENS", 2)
-    found = evaluate(model, ProbeRun(num_frames=64, num_videos=3, begin_seconds=begin), world.clips())
+    run = ProbeRun(num_frames=64, num_videos=3, begin_seconds=begin)
+    (found,) = evaluate_each(model, [run], world.clips())
     assert found["accuracy"]["mean"] == found["accuracy"]["low"] == 1.0
     assert set(found["by_task"]) == set(TASKS)
     assert found["evidence"]["top_span_hits"] == 1.0

@@ -14,11 +14,11 @@ from transformers import PreTrainedTokenizerFast
 import fakes
 import tiny
 from longtake.data.conversations.conversations import Conversation, Media, Turn
-from longtake.data.conversations.examples import IGNORE, Example, ExampleMaker, TooLong, build_example, messages_of
+from longtake.data.conversations.examples import Example, ExampleMaker, TooLong, build_example, messages_of
 from longtake.data.conversations.media import MediaReader, VariableSampling
 from longtake.data.features import Features
 from longtake.models.processor import CHAT_TEMPLATE, VideoLLMProcessor
-from longtake.types import Frames, LongtakeError
+from longtake.types import IGNORE, Frames, LongtakeError
 
 VIDEO = Media(kind="video", path=Path("v.mp4"))
 IMAGE = Media(kind="image", path=Path("i.png"))

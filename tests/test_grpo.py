@@ -9,20 +9,22 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 import tiny
-from grpo_runs import Letters, own, puzzles, qwen, recipe, run_grpo
+from grpo_runs import Letters, own, puzzles, qwen, recipe, run_grpo, sampled_logprobs
 from longtake.backbones import load_backbone
 from longtake.backbones.attention import Branches, branched_attention, causal_attention
 from longtake.backbones.language import nucleus
 from longtake.cli.samples import samples
+from longtake.data.puzzles.draws import another_order
 from longtake.train import checkpoint, lora, viewer
 from longtake.train.grpo import train_grpo
 from longtake.train.grpo_recipe import prepare
-from longtake.train.judging import experience, gathered, judge, taught
+from longtake.train.judging import experience, judge, taught
 from longtake.train.losses import Objective, policy_loss
 from longtake.train.methods import METHODS, Method, Segments, Teaching
 from longtake.train.policy import Policy
 from longtake.train.puzzles import QuestionPuzzle
 from longtake.train.rollouts import Draw, Experience, Group, answered, roll, shuffled, split_after
+from longtake.train.run import gathered
 from longtake.types import LongtakeError, Rollout
 from stage_runs import fit, logged
 
@@ -41,7 +43,10 @@ def made_of(backbone, *, featured=False) -> Experience:
     group = Group(puzzle=puzzle, rollouts=(first, short, third))
     noise = 0.3 * torch.randn(group.mask.shape, generator=torch.Generator().manual_seed(0))
     return Experience(
-        group=group, advantages=torch.tensor([1.0, -0.5, 0.3]), mask=group.mask, old=group.logprobs + noise * group.mask
+        group=group,
+        advantages=torch.tensor([1.0, -0.5, 0.3]),
+        mask=group.mask,
+        old=sampled_logprobs(group) + noise * group.mask,
     )
 
 
@@ -209,7 +214,7 @@ def test_scores_are_of_the_distribution_that_was_sampled_from(family):
     assert not {token for rollout in group.rollouts for token in rollout.ids} & set(backbone._banned.tolist())
     with torch.no_grad():
         given = Policy(backbone, Objective(), draw).logprobs(group)
-    torch.testing.assert_close(given, group.logprobs, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(given, sampled_logprobs(group), atol=1e-4, rtol=1e-4)
 
 
 def test_a_group_depends_on_its_seed_only():
@@ -267,6 +272,11 @@ def test_segments_are_judged_apart():
     assert made.advantages[0, 8:].tolist() == [pytest.approx(-0.7070, abs=1e-3)]  # and answered wrongly
     assert made.advantages[1, :7].tolist() == [up] * 7
     assert split_after(rollouts[1], "</fps>", tokenizer.decode) == 0
+
+
+def test_another_order_is_never_their_own():
+    assert [another_order(2, seed).tolist() for seed in range(20)] == [[1, 0]] * 20
+    assert another_order(5, (3, 1)).tolist() == [1, 4, 0, 2, 3]
 
 
 def test_shuffled_frames_keep_their_times():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from longtake.train import checkpoint
-from longtake.train.dialogues import load_model
+from longtake.train.saving import load_model
 from processes import PATIENCE_SECONDS, environment, run_alone, run_together, run_until_killed
 from stage_runs import logged, run_recot, run_stage, write_set
 

@@ -192,5 +192,5 @@ def test_encode_is_differentiable(backbone: QwenVL) -> None:
 def test_a_backbone_without_a_scorer_offers_uniform_selection(backbone: QwenVL) -> None:
     tokens = backbone.encode(tiny.frames(2, 24, 40))
     assert backbone.scorer is None
-    with pytest.raises(LongtakeError, match="no trained query scorer.*uniform"):
+    with pytest.raises(LongtakeError, match="no trained scorer.*--select uniform"):
         backbone.score(tokens, backbone.encode_query(QUESTION))

@@ -17,6 +17,7 @@ import world
 from longtake.data.probe_world.bank import BankRecipe, Placed, build_bank
 from longtake.data.probe_world.needles import Card, Mover
 from longtake.models.dts import DynamicTokenSynthesizer
+from longtake.models.preprocess import normalise
 from longtake.models.video_llm import average_pool
 from longtake.train import checkpoint
 from longtake.train.checkpoint import Cycle, in_cycle
@@ -34,7 +35,6 @@ from longtake.train.embedded.compressor import (
 )
 from longtake.train.embedded.reading import (
     ATTRIBUTES,
-    IGNORE,
     AttributeHeads,
     ReadingHead,
     labels,
@@ -43,7 +43,8 @@ from longtake.train.embedded.reading import (
 )
 from longtake.train.embedded.school import SchoolRecipe, draw_pool, train_school, windows
 from longtake.train.embedded.sharpen import SharpenRecipe, distance, sharpen_tower
-from longtake.train.embedded.tower import SingleFrames, TowerRecipe, normalise, train_tower
+from longtake.train.embedded.tower import SingleFrames, TowerRecipe, train_tower
+from longtake.types import IGNORE
 
 X = IGNORE
 NAMES = list(ATTRIBUTES)

@@ -9,14 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import tiny
-from longtake.models.scorer import (
-    LegacySelector,
-    QueryScorer,
-    legacy_keep_count,
-    min_max,
-    rotate,
-    straight_through,
-)
+from longtake.models.scorer import LegacySelector, QueryScorer, min_max, rotate, straight_through
 
 
 @pytest.mark.parametrize("reduce", ["mean", "max"])
@@ -125,10 +118,6 @@ def test_legacy_embedding_leaves_padding_and_text_alone() -> None:
     block = words[2:-1].clone()
     block[visual] = vlm.video_tokens(video)
     torch.testing.assert_close(alone[0, 2:-1], vlm.scorer(block, visual, words[[0, 1, -1]])[0])
-
-
-def test_keep_count_is_a_multiple_of_sixteen() -> None:
-    assert [legacy_keep_count(144, rate) for rate in (0.7, 0.99, 1.0)] == [96, 128, 144]
 
 
 def test_gradient_reaches_the_scorer() -> None:

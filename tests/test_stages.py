@@ -13,9 +13,10 @@ import tiny
 from longtake.models import VideoLLM
 from longtake.models.processor import VideoLLMProcessor
 from longtake.train import checkpoint
-from longtake.train.dialogues import load_model, loader
+from longtake.train.dialogues import loader
 from longtake.train.run import Fit, micro_batches, start_processes
 from longtake.train.runlog import RunLog
+from longtake.train.saving import load_model, replaced_folder
 from longtake.train.sft import SftRecipe
 from longtake.types import LongtakeError
 from stage_runs import READING, fit, fresh_model, logged, run_stage, sources, write_set
@@ -214,6 +215,27 @@ def test_rates_by_hand():
     plan = fit(lr=2.0, warmup=0.2)
     rates = [plan.rate(step, 10) for step in (0, 1, 2, 6, 10)]
     assert rates == pytest.approx([1.0, 2.0, 2.0, 1.0, 0.0])
+
+
+def test_steps_of_all_epochs_by_hand():
+    """Epochs run on into each other: two of five rows are ten rows, three steps of four."""
+    assert Fit(lr=1.0, batch=4, epochs=2).steps_for(5) == 3
+    assert Fit(lr=1.0, batch=4, epochs=2, steps=7).steps_for(5) == 7
+
+
+def test_a_model_that_does_not_fit_leaves_the_one_before(tmp_path):
+    def half(scratch):
+        scratch.mkdir()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    target = tmp_path / "new" / "model"
+    for name in ("first", "second"):
+        with replaced_folder(target) as scratch:
+            scratch.mkdir()
+            (scratch / name).touch()
+    with pytest.raises(LongtakeError, match="the model does not fit"), replaced_folder(target) as scratch:
+        half(scratch)
+    assert [file.name for file in target.iterdir()] == ["second"]
 
 
 def test_micro_batches_by_hand():

@@ -22,8 +22,8 @@ from longtake.recipes.costs import estimate
 from longtake.recipes.debug import debug
 from longtake.recipes.recipe import DataFiles
 from longtake.recipes.video_xl_pro import Published, video_xl_pro_3b
-from longtake.train.dialogues import load_model
 from longtake.train.run import Fit
+from longtake.train.saving import load_model
 from longtake.types import LongtakeError
 from stage_runs import logged, write_set
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 import longtake.video
-from longtake.backbones.base import Cache, Inputs, Prompt
+from longtake.backbones.base import Cache, Inputs, Prompt, no_scorer
 from longtake.backbones.thinking import Thought, think, thinking_of
 from longtake.models.latent import Thinking
 from longtake.select import Selector, TopK
@@ -285,10 +285,7 @@ def _kept(
 
 def _scores(backbone: Backbone, tokens: VisualTokens, query: Query) -> Tensor:
     if backbone.scorer is None:
-        raise LongtakeError(
-            f"{backbone.name} has no trained scorer to choose tokens by the question; "
-            "choose evenly with selector=longtake.select.Uniform() (--select uniform), or watch at a lower fps"
-        )
+        raise no_scorer(backbone.name)
     return backbone.score(tokens, backbone.encode_query(query.text))
 
 

@@ -17,12 +17,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+IGNORE = -100  # the label of what is not learned: PyTorch's and Hugging Face's own
+
+
 class LongtakeError(ValueError):
     """Something the user can mend; its one line says the value, the rule and the remedy."""
 
 
 class VideoError(LongtakeError):
     """A file that holds no readable video, or image where one is expected."""
+
+
+def first_line(error: BaseException) -> str:
+    """Of what another library's error says, to stand in ours."""
+    return str(error).strip().split("\n")[0].rstrip(".")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ import longtake.video
 from longtake.memory import check_target, save_memory, token_tensors, tokens_of
 from longtake.shards import Shard, Shards
 from longtake.types import Frames, Memory, Provenance, Sampling, VideoError
+from longtake.video.timing import timed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -111,7 +112,7 @@ def watch_frames(
     kept = _Kept(num_planned)
     _continue(kept, shards)
     written = kept.length
-    groups = _whole_groups(_skip(_timed(chunks, spent), written.frames), backbone.frames_per_group)
+    groups = _whole_groups(_skip(timed(chunks, spent), written.frames), backbone.frames_per_group)
     with closing(_read_ahead(groups, READ_AHEAD_CHUNKS)) as waiting:
         for frames in waiting:
             start = time.perf_counter()
@@ -262,17 +263,6 @@ def _group_stops(
     lasts = np.minimum(np.arange(1, len(starts) + 1) * frames_per_group, len(since)) - 1
     limits = np.append(starts[1:], end if end > starts[-1] else math.inf)  # a container may say less than it holds
     return tuple(np.minimum(np.maximum(reach, until[lasts]), limits).tolist())
-
-
-def _timed(chunks: Iterable[Frames], spent: dict[str, float]) -> Iterator[Frames]:
-    source = iter(chunks)
-    while True:
-        start = time.perf_counter()
-        chunk = next(source, None)
-        spent["read"] += time.perf_counter() - start
-        if chunk is None:
-            return
-        yield chunk
 
 
 def _skip(chunks: Iterable[Frames], num_frames: int) -> Iterator[Frames]:

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longtake.types import LongtakeError
+from longtake.types import LongtakeError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ def load_backbone(path: str, device: str | torch.device = "cpu", dtype: torch.dt
         backbone: Backbone = getattr(importlib.import_module(module), family).load(path, device, dtype)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise LongtakeError(
-            f"{path}: the checkpoint cannot be loaded ({_first_line(error)}); copy or download it again"
+            f"{path}: the checkpoint cannot be loaded ({first_line(error)}); copy or download it again"
         ) from error
     return backbone
 
@@ -58,11 +58,7 @@ def _model_type(path: str) -> str | None:
         config: dict[str, Any] = PreTrainedConfig.get_config_dict(path)[0]
     except (OSError, ValueError) as error:
         raise LongtakeError(
-            f"{path}: neither a readable model folder nor a hub id that can be reached ({_first_line(error)}); "
+            f"{path}: neither a readable model folder nor a hub id that can be reached ({first_line(error)}); "
             "check the path, or download the model first"
         ) from error
     return config.get("model_type")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")

@@ -7,10 +7,10 @@ else (watch, ask, selectors, policy optimisation, latents) is written once again
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from longtake.types import Frames, Query, Rollout, VisualTokens
+from longtake.types import Frames, LongtakeError, Query, Rollout, VisualTokens
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +53,10 @@ class Prompt:
         if self.parts and self.tokens is not None:
             raise ValueError("a prompt has one video's tokens or parts, not both")
 
+    def unseen(self) -> Prompt:
+        """Without its video; of parts the text alone stays."""
+        return replace(self, tokens=None, parts=tuple(replace(part, tokens=None) for part in self.parts))
+
     @property
     def shown(self) -> tuple[Part, ...]:
         """What stands before the question, the one video too as a part."""
@@ -75,7 +79,7 @@ class Inputs:
         of several parts are counted on.
     ids: int64 ``(batch, length)``: the token ids, a placeholder id where a visual token stands, -1 where a latent or a
         latents' marker does.
-    labels: int64 ``(batch, length)``, each column's own id where it is to be learned (not shifted), -100 elsewhere;
+    labels: int64 ``(batch, length)``, each column's own id where it is to be learned (not shifted), IGNORE elsewhere;
         None when no prompt has an answer.
     prefix: leading columns of an unpadded batch of one that do not depend on the question (system text, and all up to
         the last video or picture), so that a cache of them can be asked again; 0 when rows differ.
@@ -106,6 +110,14 @@ class Cache:
     length: int
     logits: Tensor
     attention: Tensor
+
+
+def no_scorer(name: str) -> LongtakeError:
+    """The refusal where a backbone of this name has no trained query scorer."""
+    return LongtakeError(
+        f"{name} has no trained scorer to choose tokens by the question; "
+        "choose evenly with selector=longtake.select.Uniform() (--select uniform), or watch at a lower fps"
+    )
 
 
 class Backbone(Protocol):

@@ -379,13 +379,6 @@ def load_weights(kind: type[Model], path: str, device: str | torch.device, dtype
     return placed
 
 
-def no_scorer(name: str) -> LongtakeError:
-    """The refusal of a backbone without a trained query scorer."""
-    return LongtakeError(
-        f"{name} has no trained query scorer, so it cannot choose tokens by the question; use uniform selection instead"
-    )
-
-
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     declared = model.generation_config.eos_token_id
     declared = [] if declared is None else [declared] if isinstance(declared, int) else declared

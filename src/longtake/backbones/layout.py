@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from longtake.backbones.base import Inputs
-from longtake.types import VisualTokens
-
-NOT_LEARNED = -100  # the label that cross entropy ignores
+from longtake.types import IGNORE, VisualTokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +84,7 @@ def collate(layouts: Sequence[Layout], embed: Callable[[Tensor], Tensor]) -> Inp
     length = max(len(layout.ids) for layout in layouts)
     ids = _stack([layout.ids for layout in layouts], length, 0)
     labels = [
-        torch.where(_is_learned(layout), layout.ids, torch.full_like(layout.ids, NOT_LEARNED)) for layout in layouts
+        torch.where(_is_learned(layout), layout.ids, torch.full_like(layout.ids, IGNORE)) for layout in layouts
     ]
     return Inputs(
         embeddings=torch.stack([_embeddings(layout, length, embed) for layout in layouts]),
@@ -94,7 +92,7 @@ def collate(layouts: Sequence[Layout], embed: Callable[[Tensor], Tensor]) -> Inp
         mask=_stack([torch.ones_like(layout.ids, dtype=torch.bool) for layout in layouts], length, False),
         source=_stack([layout.source for layout in layouts], length, -1),
         ids=ids,
-        labels=_stack(labels, length, NOT_LEARNED) if any(layout.learned for layout in layouts) else None,
+        labels=_stack(labels, length, IGNORE) if any(layout.learned for layout in layouts) else None,
         prefix=layouts[0].prefix if len(layouts) == 1 else 0,
         next_position=torch.tensor([layout.next_position for layout in layouts], device=ids.device),
     )

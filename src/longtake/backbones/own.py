@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longtake.backbones.base import Part, Prompt
-from longtake.backbones.language import DecoderBackbone, load_weights, no_scorer, pixels_of
+from longtake.backbones.base import Part, Prompt, no_scorer
+from longtake.backbones.language import DecoderBackbone, load_weights, pixels_of
 from longtake.backbones.layout import Layout, Piece, features_of, in_a_row
 from longtake.backbones.tower import redrawn
 from longtake.models import VideoLLM

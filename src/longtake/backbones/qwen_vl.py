@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
-from longtake.backbones.base import Part, Prompt
+from longtake.backbones.base import Part, Prompt, no_scorer
 from longtake.backbones.beside import load_beside, save_beside
-from longtake.backbones.language import DecoderBackbone, load_weights, no_scorer, pixels_of
+from longtake.backbones.language import DecoderBackbone, load_weights, pixels_of
 from longtake.backbones.layout import Layout, Piece, features_of, in_a_row
 from longtake.backbones.qwen_pixels import patches, smart_size
 from longtake.backbones.tower import redrawn

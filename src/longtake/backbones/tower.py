@@ -19,7 +19,7 @@ from longtake.backbones.identity import weights_hash
 from longtake.backbones.language import Model, load_weights, pixels_of
 from longtake.backbones.place import place_of
 from longtake.models.preprocess import normalised_pixels
-from longtake.types import Frames, LongtakeError
+from longtake.types import Frames, LongtakeError, first_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Tower:
         try:
             return cls(model=load_weights(SiglipVisionModel, str(folder), place, torch.float32))
         except (OSError, RuntimeError, SafetensorError) as error:
-            told = str(error).strip().split("\n")[0].rstrip(".")
+            told = first_line(error)
             raise LongtakeError(f"{folder}: the tower cannot be loaded ({told}); copy or train it again") from error
 
     @property

@@ -20,7 +20,7 @@ from longtake.cli.console import (
 )
 
 if TYPE_CHECKING:
-    from longtake.eval.leaks import Embed
+    from longtake.data.puzzles.footage import Embed
 
 HaystackOption = Annotated[Path | None, typer.Option(help="Folder of footage, no subfolders; default: drawn scenes.")]
 TowerOption = Annotated[Path | None, typer.Option(help="Folder of a vision tower by itself, shown beside the others.")]

@@ -33,11 +33,6 @@ if TYPE_CHECKING:
 synthesis = typer.Typer(help="Make training data from raw video.", no_args_is_help=True)
 
 
-@synthesis.callback()
-def _group() -> None:
-    """Make training data from raw video."""
-
-
 class MaskChoice(StrEnum):
     """Which frames are missing."""
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from longtake.data.features import FeatureStore
 from longtake.data.left_out import Broken, LeftOut
 from longtake.data.probe_world.bank import Placed, read_events
 from longtake.types import LongtakeError, Sampling, VideoError
@@ -133,21 +134,6 @@ def needle_patches(events: Sequence[Placed], frames: NDArray[np.int64], grid: tu
     return patches
 
 
-class TowerFeatures(Protocol):
-    """Features of one file."""
-
-    @property
-    def features(self) -> Tensor:
-        """What the tower gives, ``(frames, rows, columns, dim)``."""
-
-
-class Store(Protocol):
-    """Anything that has features of files: ``data/features.py``."""
-
-    def get(self, path: Path, sampling: Sampling | None) -> TowerFeatures:
-        """The features of a video under a sampling, or of an image with None. Raises VideoError for broken media."""
-
-
 class StoreClips:
     """Windows of videos in a feature store, and images repeated.
 
@@ -161,7 +147,7 @@ class StoreClips:
 
     def __init__(
         self,
-        store: Store,
+        store: FeatureStore,
         videos: Sequence[Path],
         images: Sequence[Path] = (),
         *,

@@ -89,20 +89,6 @@ class FeatureStore:
         self._one_encodes = threading.Lock()
         self._identities: dict[tuple[str, int, int], str] = {}
 
-    def __len__(self) -> int:
-        """How many files there are, whoever computed them."""
-        return sum(1 for _ in self._files())
-
-    @property
-    def num_bytes(self) -> int:
-        """What the files take up on disk."""
-        return sum(file.stat().st_size for file in self._files())
-
-    def has(self, path: Path, sampling: Sampling | None) -> bool:
-        """Whether ``get`` would find the features ready."""
-        key = self._key(path, sampling)
-        return load(self._file(key), key) is not None
-
     def get(self, path: Path, sampling: Sampling | None) -> Features:
         """The features of a video under a sampling, or with None those of an image; computed if they are not there.
 
@@ -137,9 +123,6 @@ class FeatureStore:
             if progress is not None:
                 progress(done)
         return broken
-
-    def _files(self) -> Iterator[Path]:
-        return self.folder.glob("*/[!.]*.safetensors")
 
     def _file(self, key: str) -> Path:
         name = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()

@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from longtake.types import LongtakeError
+from longtake.types import LongtakeError, first_line
 
 Engine = Literal["process", "ray"]
 
@@ -147,8 +147,7 @@ def work_on_ray(
         for row in done.iter_rows():
             yield pickle.loads(row["result"])
     except ray.exceptions.RayError as error:
-        first = str(error).strip().split("\n")[0]
-        raise LongtakeError(f"Ray stopped: {first}; what was done is kept, run again to go on") from error
+        raise LongtakeError(f"Ray stopped: {first_line(error)}; what was done is kept, run again to go on") from error
     finally:
         if started_here:
             ray.shutdown()

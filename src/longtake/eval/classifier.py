@@ -24,13 +24,6 @@ HIDDEN = 64
 ITERATIONS = 60
 
 
-def classifier_accuracy(
-    kind: Kind, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: int, seed: int = 0
-) -> float:
-    """Share of the test examples that a classifier fitted on the training examples gets right."""
-    return float(classified(kind, train, test, classes, seed).float().mean())
-
-
 def classified(
     kind: Kind, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: int, seed: int = 0
 ) -> Tensor:

@@ -13,22 +13,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from longtake.backbones.base import Backbone
-from longtake.data.puzzles.footage import CHUNK_FRAMES, pixel_features, placed
+from longtake.data.puzzles.footage import Embed, pixel_features, stretches, vectors
 from longtake.data.puzzles.framefile import FrameFile
 from longtake.data.puzzles.puzzle import PuzzleScore, chance, score
-from longtake.data.puzzles.puzzle_file import PuzzleRecord, read_records
+from longtake.data.puzzles.puzzle_file import PuzzleRecord, by_file, read_records
 from longtake.data.puzzles.sheets import choose
 from longtake.eval.puzzle_baselines import BASELINES, distances, pool_order
-from longtake.types import Frames, LongtakeError
+from longtake.types import LongtakeError
 
 LEAST_P = 0.001  # a check fails below this; ours
 MOST_NAMES = 1000  # of a video, compared with each other
 MEASURES = ("selection", "order", "exact")
-
-Embed = Callable[[Frames], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +61,8 @@ def check_leaks(
     looks: list[str] = []
     sizes: list[float] = []
     dates: set[tuple[int, ...]] = set()
-    by_file: dict[str, list[PuzzleRecord]] = {}
-    for record in chosen:
-        by_file.setdefault(record.frames, []).append(record)
-    for done, (file, group) in enumerate(sorted(by_file.items()), start=1):
+    files = by_file(chosen)
+    for done, (file, group) in enumerate(files.items(), start=1):
         with FrameFile(folder / file) as frames:
             dates |= frames.entry_dates()
             looks += [record.id for record in group if len(encodings(record, frames)) != 1]
@@ -75,7 +70,7 @@ def check_leaks(
             for record, answers in baseline_answers(group, frames, embedders):
                 _score(record, answers, scores.setdefault(record.level, {}))
         if progress is not None:
-            progress(done, len(by_file))
+            progress(done, len(files))
     checks = [*position_checks(records), *_file_checks(records, looks, dates)]
     return {
         "puzzles": len(records),
@@ -174,14 +169,17 @@ def baseline_answers(
     """The puzzles of one video, each with every baseline's answer."""
     wanted = [[*record.candidates, *record.beside()] for record in group]
     names = list(dict.fromkeys(name for row in wanted for name in row if name is not None))
-    vectors = {name: _vectors(embed, frames, names) for name, embed in embedders.items()}
+    found = {
+        name: vectors(embed, (frames.pictures(names[some]) for some in stretches(len(names))))
+        for name, embed in embedders.items()
+    }
     row_of = {name: row for row, name in enumerate(names)}
     for record, used in zip(group, wanted, strict=True):
         missing = len(record.truth)
         answers = {"pool order": pool_order(np.empty((0, 0)), missing)}
         absent = [place for place, name in enumerate(used) if name is None]
-        for embedder, found in vectors.items():
-            apart = distances(found[[row_of.get(name or "", 0) for name in used]])
+        for embedder, embedded in found.items():
+            apart = distances(embedded[[row_of.get(name or "", 0) for name in used]])
             apart[absent] = apart[:, absent] = np.nan
             answers |= {f"{name}, {embedder}": rule(apart, missing) for name, rule in BASELINES.items()}
         yield record, answers
@@ -192,14 +190,6 @@ def _score(record: PuzzleRecord, answers: Mapping[str, list[int]], rows: dict[st
     rows.setdefault("chance", []).append(chance(len(record.truth), pool))
     for name, answer in answers.items():
         rows.setdefault(name, []).append(score(answer, record.truth, pool))
-
-
-def _vectors(embed: Embed, frames: FrameFile, names: Sequence[str]) -> NDArray[np.float32]:
-    parts = []
-    for begin in range(0, len(names), CHUNK_FRAMES):
-        pixels = frames.pictures(names[begin : begin + CHUNK_FRAMES])
-        parts.append(placed(embed, Frames(pixels=pixels, seconds=np.arange(len(pixels), dtype=np.float64))))
-    return np.concatenate(parts)
 
 
 def _summary(rows: Mapping[str, Sequence[PuzzleScore]]) -> dict[str, dict[str, float]]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from longtake.data.puzzles.footage import Embed
 from longtake.data.puzzles.framefile import FrameFile
 from longtake.data.puzzles.puzzle import PuzzleScore, chance, score
-from longtake.data.puzzles.puzzle_file import PuzzleRecord
-from longtake.eval.leaks import Embed, baseline_answers
+from longtake.data.puzzles.puzzle_file import PuzzleRecord, by_file
+from longtake.eval.leaks import baseline_answers
 from longtake.train.mvp import MvpPuzzle, figures
 
 MEASURES = ("exact", "selection", "pairwise", "kendall")
@@ -29,11 +30,8 @@ class Asked:
 
 def baselines(folder: Path, records: Sequence[PuzzleRecord], embedders: Mapping[str, Embed]) -> Iterator[Asked]:
     """Chance, as it is on average, and each baseline's answers. folder: of the synthesis."""
-    by_file: dict[str, list[PuzzleRecord]] = {}
-    for record in records:
-        by_file.setdefault(record.frames, []).append(record)
     found: dict[str, dict[str, list[int]]] = {}
-    for file, group in sorted(by_file.items()):
+    for file, group in by_file(records).items():
         with FrameFile(folder / file) as frames:
             found |= {record.id: answers for record, answers in baseline_answers(group, frames, embedders)}
     yield Asked(row=CHANCE, parts=[chance_parts(record) for record in records])

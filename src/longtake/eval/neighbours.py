@@ -11,17 +11,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from longtake.data.probe_world.haystack import Clip, group_by_source
-from longtake.data.puzzles.footage import CHUNK_FRAMES, placed
+from longtake.data.puzzles.footage import Embed, stretches, vectors
 from longtake.data.puzzles.neighbours import FEWEST_FRAMES, chance, hits, stills
-from longtake.types import Frames, LongtakeError
+from longtake.types import LongtakeError
 
 RESAMPLES = 2000
 PIXELS = "pixels"  # the embedder that the others are compared with
-
-Embed = Callable[[Frames], Tensor]
 
 
 def evaluate(
@@ -44,7 +41,8 @@ def evaluate(
     found: dict[str, dict[str, list[NDArray[np.float64]]]] = {name: {} for name in ("chance", *embedders)}
     for done, (clip, frames) in enumerate(shown, start=1):
         rows = {"chance": np.full(len(frames), chance(len(frames)))}
-        rows |= {name: hits(_vectors(embed, frames)) for name, embed in embedders.items()}
+        parts = [frames.pixels[some] for some in stretches(len(frames))]
+        rows |= {name: hits(vectors(embed, parts)) for name, embed in embedders.items()}
         for name, row in rows.items():
             found[name].setdefault(sources[clip.name], []).append(row)
         if progress is not None:
@@ -95,11 +93,3 @@ def table(result: Mapping[str, Any]) -> str:
         apart = f"{row['over_pixels']:+.3f} [{row['over_pixels_low']:+.3f}, {row['over_pixels_high']:+.3f}]"
         lines.append(f"{name:32}{mean:>26}{apart:>28}{row['by_frame']:10.3f}")
     return "\n".join(lines)
-
-
-def _vectors(embed: Embed, frames: Frames) -> NDArray[np.float32]:
-    parts = []
-    for begin in range(0, len(frames), CHUNK_FRAMES):
-        chunk = slice(begin, begin + CHUNK_FRAMES)
-        parts.append(placed(embed, Frames(pixels=frames.pixels[chunk], seconds=frames.seconds[chunk])))
-    return np.concatenate(parts)

@@ -40,19 +40,12 @@ class Watched:
     questions: tuple[Question, ...]
 
 
-def evaluate(
-    model: Model, run: ProbeRun, clips: list[Clip], progress: Callable[[int, int], None] | None = None
-) -> dict[str, Any]:
-    """Ask every question under every condition; returns one JSON-ready object."""
-    return evaluate_each(model, [run], clips, progress)[0]
-
-
 def evaluate_each(
     model: Model, runs: Sequence[ProbeRun], clips: list[Clip], progress: Callable[[int, int], None] | None = None
 ) -> list[dict[str, Any]]:
-    """Ask every question under every condition, for runs that differ in how many tokens they keep; one object a run.
+    """Ask every question under every condition; one JSON-ready object a run.
 
-    Each video is watched once.
+    runs: they differ in how many tokens they keep, so that each video is watched once.
     """
     begun = time.perf_counter()
     asked: list[list[Asked]] = [[] for _ in runs]

@@ -18,7 +18,12 @@ def normalised_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
         raise ValueError(f"pixels must be uint8 (frames, 3, height, width), got {pixels.dtype} {tuple(pixels.shape)}")
-    return resize(pixels, size).to(torch.float32) / 127.5 - 1
+    return normalise(resize(pixels, size))
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """uint8 to float32 in SigLIP's range of -1 to 1."""
+    return pixels.to(torch.float32) / 127.5 - 1
 
 
 def resize(pixels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -108,8 +108,3 @@ def rotate(embeddings: Tensor, theta: float = 1e6) -> Tensor:
     even, odd = embeddings[:, 0::2].float(), embeddings[:, 1::2].float()
     turned = torch.stack([even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()], dim=-1)
     return turned.flatten(1).to(embeddings.dtype)
-
-
-def legacy_keep_count(num_tokens: int, rate: float) -> int:
-    """How many visual tokens the released code keeps at a keep rate: rounded down to a multiple of 16."""
-    return int(num_tokens * rate) // 16 * 16

@@ -34,7 +34,7 @@ def measured_device() -> Device:
         float((matrix @ matrix)[0, 0])  # waits for the product
         times.append(time.perf_counter() - begun)
     name = "this CPU" if found is None else torch.cuda.get_device_name() if found.type == "cuda" else found.type
-    return Device(name=name, flops_per_second=2 * side**3 / min(times), memory_bytes=math.inf)
+    return Device(name=name, flops_per_second=2 * side**3 / min(times))
 
 
 def estimate(

@@ -19,9 +19,10 @@ from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM, VideoLLMConfig
 from longtake.recipes.recipe import DataFiles, Recipe
 from longtake.train.align import AlignRecipe
-from longtake.train.dialogues import Reading, load_model
+from longtake.train.dialogues import Reading
 from longtake.train.recot import ReCoTRecipe
 from longtake.train.run import Fit
+from longtake.train.saving import load_model
 from longtake.train.sft import SftRecipe
 from longtake.types import LongtakeError
 

@@ -26,6 +26,7 @@ from longtake.data.probe_world.needles import Split
 from longtake.data.threads import use_threads
 from longtake.model import EMBEDDED
 from longtake.models.dts import DynamicTokenSynthesizer
+from longtake.models.preprocess import normalise
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM, VideoLLMConfig
 from longtake.recipes.one_line import errors_in_one_line
@@ -38,7 +39,7 @@ from longtake.train.embedded.lookback import keep_looking_back, look_back
 from longtake.train.embedded.school import SchoolRecipe, train_school
 from longtake.train.embedded.sharpen import SharpenRecipe, sharpen_tower
 from longtake.train.embedded.tokenizer import VIDEO, kept_tokenizer
-from longtake.train.embedded.tower import PATCHES, TowerRecipe, normalise, train_tower
+from longtake.train.embedded.tower import PATCHES, TowerRecipe, train_tower
 from longtake.types import LongtakeError
 
 SHIPPED_STEP = 10_300  # of the decoder, of the model in the package

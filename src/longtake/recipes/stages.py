@@ -32,13 +32,14 @@ from longtake.recipes.recipe import STAGES, DataFiles, Recipe
 from longtake.recipes.settings import flat
 from longtake.train.align import train_align
 from longtake.train.checkpoint import room_in
-from longtake.train.dialogues import Material, load_model, save_model
+from longtake.train.dialogues import Material
 from longtake.train.latent import train_latent
 from longtake.train.latent_data import questions_of
 from longtake.train.latent_recipe import LatentRecipe
 from longtake.train.puzzles import QuestionPuzzle
 from longtake.train.recot import WEIGHTS, ReCoTRecipe, load_dts, train_recot
 from longtake.train.run import start_processes
+from longtake.train.saving import load_model, save_model
 from longtake.train.sft import train_sft
 from longtake.types import Frames, LongtakeError, Sampling
 

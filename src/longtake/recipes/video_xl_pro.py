@@ -24,7 +24,7 @@ from longtake.train.dialogues import Reading
 from longtake.train.recot import ReCoTRecipe
 from longtake.train.run import Fit
 from longtake.train.sft import SftRecipe
-from longtake.types import LongtakeError
+from longtake.types import LongtakeError, first_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ class Published:
             tokenizer = AutoTokenizer.from_pretrained(self.decoder)
         except OSError as error:
             raise LongtakeError(
-                f"{self.tower} or {self.decoder} cannot be loaded ({str(error).splitlines()[0]}); give folders of them "
+                f"{self.tower} or {self.decoder} cannot be loaded ({first_line(error)}); give folders of them "
                 "with --set start.tower=FOLDER and --set start.decoder=FOLDER"
             ) from error
         torch.manual_seed(self.seed)

@@ -22,8 +22,7 @@ from longtake.models.preprocess import normalised_pixels
 from longtake.models.scorer import LegacySelector, QueryScorer, straight_through
 from longtake.models.video_llm import FRAMES_PER_PASS, VideoLLM
 from longtake.train.columns import Columns, kept_columns, taken
-from longtake.train.embedded.reading import IGNORE
-from longtake.types import Frames
+from longtake.types import IGNORE, Frames
 
 
 class AnswerLoss(nn.Module):

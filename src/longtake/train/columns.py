@@ -17,7 +17,7 @@ from torch import Tensor
 
 from longtake.data.conversations.batches import Batch
 from longtake.data.conversations.media import Clip
-from longtake.train.embedded.reading import IGNORE
+from longtake.types import IGNORE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

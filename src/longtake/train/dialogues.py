@@ -1,18 +1,12 @@
-"""What align and sft share: conversations to batches, a batch to what the model takes, the model's way in and out."""
-
-# mypy: disable-error-code="no-untyped-call"
-# (Transformers' own methods are only partly typed.)
+"""What align and sft share: conversations to batches, a batch to what the model takes."""
 
 from __future__ import annotations
 
 import functools
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -22,14 +16,11 @@ from longtake.data.conversations.media import MediaReader, VariableSampling
 from longtake.data.conversations.order import Order, Source
 from longtake.data.features import FeatureStore
 from longtake.models.processor import VideoLLMProcessor, stamp_text
-from longtake.models.video_llm import VideoLLM
-from longtake.train.checkpoint import room_in
 from longtake.train.columns import Columns, columns_of, draw_kept
 from longtake.train.run import Fit, Run
 from longtake.types import LongtakeError
 
 Inputs = tuple[Batch, Columns, Tensor | None]  # what ``AnswerLoss`` takes
-Prepare = Callable[[VideoLLM], None]  # what a stage does to a model before it trains it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,58 +133,3 @@ def held_loss(run: Run, desk: Desk, held: Loader) -> float:
     with closing(held.steps(0, steps)) as data:
         parts = (desk.whole(batch) for micros in data for batch in micros)
         return run.mean(parts, lambda part: run.module(*part), lambda part: part[0].num_learned)
-
-
-def train_only(model: VideoLLM, parts: Sequence[str]) -> None:
-    """Every weight of these parts needs a gradient, no other does.
-
-    The tower's last norm is left out where the model reads the states before it.
-    """
-    model.requires_grad_(False)
-    for part in parts:
-        model.get_submodule(part).requires_grad_(True)
-    if not model.config.vision_norm:
-        model.vision_tower.post_layernorm.requires_grad_(False)
-
-
-def recompute_layers(model: VideoLLM) -> None:
-    """Layers are computed again in the backward pass; frozen parts stay without one."""
-    model.activation_checkpointing_enable({"use_reentrant": False})
-    model.disable_input_require_grads()
-
-
-def write_model(
-    run: Run, model: VideoLLM, prepare: Prepare, finish: Prepare, processor: VideoLLMProcessor, target: Path
-) -> None:
-    """Save the trained model whole, with its processor, into a folder. Every process must call it.
-
-    prepare: as it was prepared for training; a sharded model is put together in a new one that is prepared the same.
-    finish: what is done before it is saved.
-    """
-    state = run.whole_weights() if run.fit.shard else {}
-    if run.is_main:
-        if run.fit.shard:
-            model = VideoLLM(model.config)
-            prepare(model)
-            model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()})
-        finish(model)
-        save_model(model, processor, target)
-    run.accelerator.wait_for_everyone()
-
-
-def save_model(model: VideoLLM, processor: VideoLLMProcessor, target: Path) -> None:
-    """A folder that ``load_model`` and ``--model`` take; it appears whole. Raises LongtakeError on a full disk."""
-    scratch = target.with_name(target.name + ".tmp")
-    shutil.rmtree(scratch, ignore_errors=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with room_in(target.parent, "the model"):
-        model.save_pretrained(scratch)
-        processor.save_pretrained(scratch)
-    shutil.rmtree(target, ignore_errors=True)
-    scratch.rename(target)
-
-
-def load_model(folder: Path) -> tuple[VideoLLM, VideoLLMProcessor]:
-    """A saved model in float32, as it is trained, and its processor."""
-    model: VideoLLM = VideoLLM.from_pretrained(folder, dtype=torch.float32)
-    return model, VideoLLMProcessor.from_pretrained(folder)

@@ -24,17 +24,6 @@ def teacher_advantages(teacher: Tensor, student: Tensor, mask: Tensor, *, larges
     return torch.where(mask, gap, torch.zeros_like(gap))
 
 
-def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(student || teacher) of each token over the whole vocabulary, ``(..., vocabulary)`` logits to ``(...)``.
-
-    Its gradient is that which ``teacher_advantages`` estimates from one sample. Tokens of probability 0 under the
-    student count 0.
-    """
-    ours, theirs = student.float().log_softmax(dim=-1), teacher.float().log_softmax(dim=-1)
-    gap = torch.where(ours.isneginf(), torch.zeros_like(ours), ours - theirs)
-    return (ours.exp() * gap).sum(dim=-1)
-
-
 def disagreement(advantages: Tensor, mask: Tensor) -> Tensor:
     """Mean |advantage| over a row's tokens, ``(rows,)``."""
     return torch.where(mask, advantages.abs(), torch.zeros_like(advantages)).sum(dim=1) / mask.sum(dim=1).clamp(min=1)

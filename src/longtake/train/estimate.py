@@ -88,16 +88,11 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """A device's peak rate of dense bfloat16 products, in operations a second, and its memory."""
+    """A device's rate of dense products, in operations a second."""
 
     name: str
     flops_per_second: float
-    memory_bytes: float
 
-
-# makers' data sheets: dense bfloat16
-A100_80GB = Device(name="A100 80 GB", flops_per_second=312e12, memory_bytes=80e9)
-H100_80GB = Device(name="H100 80 GB (SXM)", flops_per_second=989e12, memory_bytes=80e9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,11 +237,6 @@ def seconds(flops: float, device: Device, utilisation: float) -> float:
     if not 0 < utilisation <= 1:
         raise LongtakeError(f"utilisation is {utilisation}; it is a share of the device's peak, above 0 and at most 1")
     return flops / (device.flops_per_second * utilisation)
-
-
-def utilisation(flops: float, device: Device, spent_seconds: float) -> float:
-    """The share of the device's peak that so many operations in so many (device) seconds come to."""
-    return flops / (device.flops_per_second * spent_seconds)
 
 
 def causal_pairs(positions: int, skips_masked: bool) -> int:

@@ -10,11 +10,10 @@ import torch
 from accelerate import Accelerator
 
 from longtake.backbones.base import Backbone, Prompt
-from longtake.train.judging import gathered
 from longtake.train.puzzles import Puzzle
 from longtake.train.rewards import total
 from longtake.train.rollouts import answered_each, shuffled
-from longtake.train.run import Run
+from longtake.train.run import Run, gathered
 
 Control = Literal["blind", "shuffled"]
 Parts = Mapping[str, float]  # of one completion's reward
@@ -66,8 +65,7 @@ def means(puzzles: Sequence[Puzzle], parts: Sequence[Parts]) -> dict[str, float]
 def changed(prompt: Prompt, control: str, seed: int) -> Prompt:
     """A prompt under a control; "held" leaves it as it is."""
     if control == "blind":
-        unseen = tuple(dataclasses.replace(part, tokens=None) for part in prompt.parts)
-        return dataclasses.replace(prompt, tokens=None, parts=unseen)
+        return prompt.unseen()
     if control == "shuffled" and prompt.tokens is not None:
         return dataclasses.replace(prompt, tokens=shuffled(prompt.tokens, (seed,)))
     if control == "shuffled":

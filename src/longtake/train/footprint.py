@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from longtake.backbones.language import PREFILL_COLUMNS
 from longtake.models.dts import NUM_NORM_GROUPS
 from longtake.models.video_llm import FRAMES_PER_PASS, VideoLLMConfig
 from longtake.train.estimate import (
@@ -31,7 +32,6 @@ from longtake.types import LongtakeError
 Sharding = Literal["none", "zero2", "full"]
 
 FULL, HALF = 4, 2  # bytes of a float32 and of a bfloat16
-PREFILL_COLUMNS = 8192  # that answering runs at once, as ``backbones.language`` does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

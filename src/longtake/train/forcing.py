@@ -26,6 +26,7 @@ from longtake.models.dts import at_least_float32
 from longtake.models.latent import Injected
 from longtake.train import latent_losses as losses
 from longtake.train.latent_recipe import LatentRecipe
+from longtake.train.tuning import idle
 from longtake.types import VisualTokens
 
 FIGURES = ("answer", "align", "within", "across", "cosine", "rank")
@@ -90,9 +91,9 @@ class Forcing(nn.Module):
         within = losses.alike_within(made.content, recipe.margin)
         across = losses.alike_across(made.content, rows.others, rows.counts, recipe.margin_across)
         loss = answer + recipe.align * aligned + recipe.diverse * (within + recipe.across * across)
-        idle = sum(parameter.sum() * 0.0 for parameter in module.parameters())
         figures = [answer, aligned, within, across, *told(made)]
-        return loss.sum() + idle, torch.stack([part.detach().sum() for part in figures]), made.content.detach()
+        sums = torch.stack([part.detach().sum() for part in figures])
+        return loss.sum() + idle([module]), sums, made.content.detach()
 
     def aligns(self, rows: Rows) -> bool:
         """Whether alignment counts now."""

@@ -10,27 +10,25 @@ which the reward, group size, rates and schedule are not public: all defaults he
 from __future__ import annotations
 
 import dataclasses
-import math
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from longtake.backbones.base import Backbone
-from longtake.train import lora, viewer
+from longtake.train import viewer
 from longtake.train.advantages import temporal_bonus
 from longtake.train.beside import Beside, Kind, draw, judge_each, kinds_of, learn_success, names_at, states
-from longtake.train.checkpoint import room_in
 from longtake.train.exam import Summary, changed, held_figures
 from longtake.train.grpo_recipe import TEMPORAL, GrpoRecipe, check, prepare
-from longtake.train.judging import Verdict, experience, gathered, joined, taught
+from longtake.train.judging import Verdict, experience, joined, taught
 from longtake.train.losses import count
 from longtake.train.policy import Policy
 from longtake.train.puzzles import Puzzle
 from longtake.train.rollouts import Experience, Group, roll, roll_each
-from longtake.train.run import Run, start_processes
+from longtake.train.run import Run, gathered, start_processes
 from longtake.train.runlog import RunLog, keep_until
+from longtake.train.saving import write_backbone
 from longtake.types import LongtakeError
 
 
@@ -66,7 +64,7 @@ def train_grpo(
         kind.curriculum.load(run.more["curricula"][kind.prefix])
     if run.is_main:
         keep_until(folder / viewer.FILE, start)
-    steps = fit.steps or math.ceil(fit.epochs * len(puzzles) / fit.batch)
+    steps = fit.steps_for(len(puzzles))
     with RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main) as log:
         for step in range(start, steps):
             asked = draw(kinds, step)
@@ -83,7 +81,7 @@ def train_grpo(
                 log.tell(step + 1, **held_of(recipe, run, backbone, kinds, summary))
             if fit.is_due(fit.save_every, step + 1, steps):
                 run.save(step + 1, curricula=states(kinds))
-    write(run, backbone, folder / "model")
+    write_backbone(run, backbone, folder / "model")
 
 
 def sample(
@@ -251,16 +249,3 @@ def show(folder: Path, step: int, backbone: Backbone, group: Group, verdict: Ver
     """Keep the step's first group for reading."""
     question = group.puzzle.prompt(backbone).question
     viewer.keep(folder, viewer.row_of(step, question, group, verdict.advantages[0].tolist()))
-
-
-def write(run: Run, backbone: Backbone, target: Path) -> None:
-    """Save the trained model whole, LoRA merged; the folder appears whole. Every process must call it."""
-    lora.merge(backbone.decoder)
-    if run.is_main:
-        scratch = target.with_name(target.name + ".tmp")
-        shutil.rmtree(scratch, ignore_errors=True)
-        with room_in(target.parent, "the model"):
-            backbone.save(scratch)
-        shutil.rmtree(target, ignore_errors=True)
-        scratch.rename(target)
-    run.accelerator.wait_for_everyone()

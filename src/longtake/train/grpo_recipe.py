@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from longtake.backbones.base import Backbone
-from longtake.train import lora
 from longtake.train.curriculum import CurriculumRecipe
 from longtake.train.exam import Control
 from longtake.train.methods import METHODS, Method
@@ -15,6 +13,7 @@ from longtake.train.puzzles import Puzzle, QuestionPuzzle
 from longtake.train.rewards import WEIGHTS
 from longtake.train.rollouts import Draw
 from longtake.train.run import Fit
+from longtake.train.tuning import train_language_model, train_video_parts
 from longtake.types import LongtakeError
 
 TEMPORAL = "temporal"  # the part that T-GRPO adds
@@ -56,9 +55,7 @@ class GrpoRecipe:
             )
         if self.fit.micro_batch != 1:
             raise LongtakeError(f"micro_batch is {self.fit.micro_batch}; it must be 1: a puzzle's group is one pass")
-        if self.fit.shard or self.fit.zero:
-            name = "shard" if self.fit.shard else "zero"
-            raise LongtakeError(f"{name} is true; sampling needs whole weights: set {name}=false (LoRA saves too)")
+        self.fit.refuse_sharding("sampling needs whole weights")
         if self.method.objective.kl and not self.lora_rank:
             raise LongtakeError(
                 f"kl is {self.method.objective.kl}, but the reference is the model without its LoRA; "
@@ -106,26 +103,8 @@ def check(
     return (*names, TEMPORAL) if recipe.contrast else names
 
 
-class Tuning(Protocol):
-    """What a recipe says of the weights that learn."""
-
-    @property
-    def fit(self) -> Fit: ...
-
-    @property
-    def lora_rank(self) -> int: ...
-
-    @property
-    def lora_alpha(self) -> float: ...
-
-    @property
-    def train_video(self) -> bool: ...
-
-
-def prepare(recipe: Tuning, backbone: Backbone) -> None:
+def prepare(recipe: GrpoRecipe, backbone: Backbone) -> None:
     """Freeze what is not trained and put LoRA's weights beside the decoder's."""
-    lora.train_language_model(
-        backbone, recipe.lora_rank, recipe.lora_alpha, checkpointing=recipe.fit.checkpointing
-    )
-    for part in backbone.video_parts if recipe.train_video else ():
-        part.requires_grad_(True)
+    train_language_model(backbone, recipe.lora_rank, recipe.lora_alpha, checkpointing=recipe.fit.checkpointing)
+    if recipe.train_video:
+        train_video_parts(backbone)

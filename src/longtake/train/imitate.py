@@ -8,7 +8,6 @@ One visible loop on the adapter, so that both families learn, whole or by LoRA. 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +20,12 @@ from torch import Tensor, nn
 from longtake.backbones.base import Backbone
 from longtake.train.curriculum import Curriculum, CurriculumRecipe
 from longtake.train.exam import Summary, held_figures
-from longtake.train.grpo import write
-from longtake.train.grpo_recipe import prepare
 from longtake.train.puzzles import Puzzle
 from longtake.train.rewards import WEIGHTS
 from longtake.train.run import Fit, Run, start_processes
 from longtake.train.runlog import RunLog
+from longtake.train.saving import write_backbone
+from longtake.train.tuning import idle, train_language_model, train_video_parts
 from longtake.types import LongtakeError
 
 
@@ -66,9 +65,7 @@ class ImitateRecipe:
                 f"lora_rank is {self.lora_rank}, max_new_tokens {self.max_new_tokens}; lora_rank must not be negative, "
                 "max_new_tokens at least 1"
             )
-        if self.fit.shard or self.fit.zero:
-            name = "shard" if self.fit.shard else "zero"
-            raise LongtakeError(f"{name} is true; held puzzles are sampled from whole weights: set {name}=false")
+        self.fit.refuse_sharding("held puzzles are sampled from whole weights")
 
 
 Taught = tuple[Lesson, tuple[int, ...]]  # a puzzle, and the tokens of what is to be said
@@ -95,13 +92,15 @@ def train_imitation(
     torch.manual_seed(fit.seed)
     order = CurriculumRecipe(by_success=False)
     curriculum = Curriculum(recipe=order, levels=[puzzle.level for puzzle in puzzles], seed=fit.seed)
-    prepare(recipe, backbone)
+    train_language_model(backbone, recipe.lora_rank, recipe.lora_alpha, checkpointing=fit.checkpointing)
+    if recipe.train_video:
+        train_video_parts(backbone)
     backbone.model.to(accelerator.device)
     run = Run(fit, accelerator, Imitation(backbone), folder)
     start = run.resume()
     if start:
         curriculum.load(run.more["curriculum"])
-    steps = fit.steps or math.ceil(fit.epochs * len(puzzles) / fit.batch)
+    steps = fit.steps_for(len(puzzles))
     with RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main) as log:
         for step in range(start, steps):
             numbers = curriculum.draw(step, fit.batch)
@@ -115,7 +114,7 @@ def train_imitation(
                 log.tell(step + 1, **held_figures(run, backbone, held, recipe.weights, longest, summary=summary))
             if fit.is_due(fit.save_every, step + 1, steps):
                 run.save(step + 1, curriculum=curriculum.state())
-    write(run, backbone, folder / "model")
+    write_backbone(run, backbone, folder / "model")
 
 
 class Imitation(nn.Module):
@@ -130,8 +129,7 @@ class Imitation(nn.Module):
         """A scalar. Every trained weight has a gradient afterwards, zero where no prompt uses it."""
         inputs = self.backbone.prepare([puzzle.prompt(self.backbone) for puzzle, _ in lessons])
         loss = -self.backbone.logprobs(inputs, [ids for _, ids in lessons]).sum()
-        idle = sum(p.sum() * 0.0 for part in self.backbone.video_parts for p in part.parameters() if p.requires_grad)
-        return loss + idle
+        return loss + idle(self.backbone.video_parts)
 
 
 def taught(recipe: ImitateRecipe, backbone: Backbone, puzzle: Lesson, seed: tuple[int, ...]) -> Taught:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from longtake.backbones.base import Backbone
@@ -18,12 +17,7 @@ from longtake.train.methods import Method, Teaching
 from longtake.train.policy import Policy
 from longtake.train.rewards import total
 from longtake.train.rollouts import Experience, Group, answered, split_after
-
-
-def gathered(own: Mapping[int, Any]) -> list[Any]:
-    """Values of all processes in the order of their places; the same everywhere. Every process must call it."""
-    everyone: list[tuple[int, Any]] = gather_object(list(own.items()))
-    return [value for _, value in sorted(everyone, key=lambda pair: pair[0])]
+from longtake.train.run import gathered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

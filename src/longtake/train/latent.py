@@ -11,7 +11,6 @@ training is in LIVR, arXiv 2512.21218.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -22,13 +21,12 @@ from torch import Tensor
 from longtake.backbones.base import Backbone
 from longtake.models.latent import Thinking
 from longtake.train.forcing import FIGURES, Forcing, Rows
-from longtake.train.grpo import write
-from longtake.train.judging import gathered
 from longtake.train.latent_exam import held_figures
 from longtake.train.latent_recipe import LatentRecipe, check, prepare
 from longtake.train.puzzles import QuestionPuzzle
-from longtake.train.run import Run, start_processes
+from longtake.train.run import Run, gathered, start_processes
 from longtake.train.runlog import RunLog
+from longtake.train.saving import write_backbone
 from longtake.types import VisualTokens
 
 LONGEST_ANSWER = 24  # tokens of a held question's answer
@@ -61,7 +59,7 @@ def train_latent(
     thinking = Thinking(latents=0)
     if recipe.thinks and backbone.latent is not None:
         thinking = backbone.latent.settings.thinking
-    steps = fit.steps or math.ceil(fit.epochs * len(puzzles) / fit.batch)
+    steps = fit.steps_for(len(puzzles))
     with RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main) as log:
         if exam is not None and not start:
             log.tell(0, **examined(run, exam))
@@ -76,7 +74,7 @@ def train_latent(
                 log.tell(step + 1, **examined(run, exam))
             if fit.is_due(fit.save_every, step + 1, steps):
                 run.save(step + 1, names=queue.names, contents=queue.contents)
-    write(run, backbone, folder / "model")
+    write_backbone(run, backbone, folder / "model")
 
 
 def examined(run: Run, exam: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:

@@ -9,10 +9,10 @@ from typing import Literal
 from longtake.backbones.base import Backbone
 from longtake.backbones.thinking import add_latents
 from longtake.models.latent import LatentSettings
-from longtake.train import lora
 from longtake.train.dialogues import Reading
 from longtake.train.puzzles import QuestionPuzzle
 from longtake.train.run import Fit
+from longtake.train.tuning import train_language_model
 from longtake.types import LongtakeError, VisualTokens
 
 Teacher = Literal["self", "video", "dense"]
@@ -62,9 +62,7 @@ class LatentRecipe:
             raise LongtakeError(
                 f"times is {self.times}, bottleneck {self.bottleneck}; times must be positive, bottleneck from 0 to 1"
             )
-        if self.fit.shard or self.fit.zero:
-            name = "shard" if self.fit.shard else "zero"
-            raise LongtakeError(f"{name} is true; thinking needs whole weights: set {name}=false (LoRA saves too)")
+        self.fit.refuse_sharding("thinking needs whole weights")
 
 
 def check(
@@ -108,8 +106,6 @@ def prepare(recipe: LatentRecipe, backbone: Backbone) -> None:
     """Give the model latents where it is to have some, and freeze what is not trained."""
     if recipe.thinks and backbone.latent is None:
         add_latents(backbone, recipe.settings, seed=recipe.fit.seed)
-    lora.train_language_model(
-        backbone, recipe.lora_rank, recipe.lora_alpha, checkpointing=recipe.fit.checkpointing
-    )
+    train_language_model(backbone, recipe.lora_rank, recipe.lora_alpha, checkpointing=recipe.fit.checkpointing)
     if recipe.thinks and backbone.latent is not None:
         backbone.latent.requires_grad_(True)

@@ -14,7 +14,6 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from longtake.backbones.base import Backbone
 from longtake.types import LongtakeError
 
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -32,22 +31,6 @@ def add(module: nn.Module, rank: int, alpha: float) -> None:
     for name, parameter in module.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.to(torch.float32)
-
-
-def train_language_model(backbone: Backbone, rank: int, alpha: float, *, checkpointing: bool) -> None:
-    """Freeze a model but for its language model's own weights, or at a rank above 0 for low-rank ones beside them.
-
-    checkpointing: its layers are computed again in the backward pass.
-    """
-    backbone.model.requires_grad_(False)
-    if rank:
-        add(backbone.decoder, rank, alpha)
-    else:
-        backbone.decoder.requires_grad_(True)
-        backbone.head.requires_grad_(True)
-    if checkpointing:
-        backbone.model.activation_checkpointing_enable({"use_reentrant": False})
-        backbone.model.disable_input_require_grads()
 
 
 @contextmanager

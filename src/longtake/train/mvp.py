@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from longtake.backbones.base import Backbone, Part, Prompt
+from longtake.data.puzzles.draws import another_order
 from longtake.data.puzzles.puzzle import pairwise
 from longtake.data.puzzles.puzzle_file import PuzzleRecord
 from longtake.train.album import Album, one_video
@@ -121,9 +122,7 @@ class MvpPuzzle:
 
 def mixed(record: PuzzleRecord) -> tuple[str, ...]:
     """The context's frames in another order, by the record's seed."""
-    drawn = np.random.default_rng(record.seed).permutation(len(record.context))
-    order = np.roll(drawn, 1) if (drawn == np.arange(len(drawn))).all() else drawn
-    return tuple(record.context[place] for place in order.tolist())
+    return tuple(record.context[place] for place in another_order(len(record.context), record.seed).tolist())
 
 
 def foreign(

@@ -9,6 +9,7 @@ from longtake.backbones.base import Backbone
 from longtake.train import lora
 from longtake.train.losses import Objective, policy_loss
 from longtake.train.rollouts import Draw, Experience, Group
+from longtake.train.tuning import idle
 
 
 class Policy(nn.Module):
@@ -40,8 +41,7 @@ class Policy(nn.Module):
             longest=self.draw.max_new_tokens,
             reference=None if reference is None else reference.to(device),
         )
-        idle = sum(p.sum() * 0.0 for part in self.backbone.video_parts for p in part.parameters() if p.requires_grad)
-        return found.loss + idle, found.clipped, found.kl, found.surprise, found.tokens
+        return found.loss + idle(self.backbone.video_parts), found.clipped, found.kl, found.surprise, found.tokens
 
     def logprobs(self, group: Group) -> Tensor:
         """Of the sampled tokens at the sampling temperature, float32 ``(group, longest)``; differentiable."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from longtake.backbones.base import Backbone, Prompt
+from longtake.data.puzzles.draws import another_order
 from longtake.train.puzzles import Puzzle
 from longtake.types import LongtakeError, Rollout, VisualTokens
 
@@ -55,12 +56,6 @@ class Group:
         """bool ``(group, longest)``: each completion's tokens."""
         lengths = torch.tensor([len(rollout.ids) for rollout in self.rollouts])
         return torch.arange(int(lengths.max()))[None] < lengths[:, None]
-
-    @property
-    def logprobs(self) -> Tensor:
-        """Under the distribution that was sampled from, ``(group, longest)``, 0 on padding."""
-        rows = [torch.tensor(rollout.logprobs) for rollout in self.rollouts]
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
 def roll(backbone: Backbone, puzzle: Puzzle, draw: Draw, seed: Sequence[int], prompt: Prompt | None = None) -> Group:
@@ -158,8 +153,7 @@ def shuffled(tokens: VisualTokens, seed: Sequence[int]) -> VisualTokens:
             f"the video kept {len(tokens)} of {tokens.grid} tokens; shuffled frames need whole groups: "
             "use memories without dropped tokens"
         )
-    drawn = np.random.default_rng(seed).permutation(groups)
-    order = np.roll(drawn, 1) if (drawn == np.arange(groups)).all() else drawn
+    order = another_order(groups, seed)
     parted = tokens.features.unflatten(0, (groups, -1))
     mixed = parted[torch.from_numpy(order).to(parted.device)].flatten(0, 1)
     return dataclasses.replace(tokens, features=mixed)

@@ -99,6 +99,16 @@ class Fit:
         """The learning rate of a step of ``steps``."""
         return self.lr * checkpoint.cosine(step, steps, math.ceil(self.warmup * steps), floor=0.0)
 
+    def steps_for(self, rows: int) -> int:
+        """``steps``, or as many as all epochs over so many rows take."""
+        return self.steps or math.ceil(self.epochs * rows / self.batch)
+
+    def refuse_sharding(self, why: str) -> None:
+        """For a stage that cannot spread its weights. Raises LongtakeError, with the reason, where it is told to."""
+        if self.shard or self.zero:
+            name = "shard" if self.shard else "zero"
+            raise LongtakeError(f"{name} is true; {why}: set {name}=false (LoRA saves memory too)")
+
     def is_due(self, every: int, done: int, steps: int) -> bool:
         """Whether something that happens every so many steps, and at the end, is due after ``done`` steps."""
         return done % every == 0 or done == steps
@@ -136,6 +146,12 @@ def end_processes() -> None:
     """Part from the other processes, as the last thing a program does: else one may crash, rarely, while it leaves."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def gathered(own: Mapping[int, Any]) -> list[Any]:
+    """Values of all processes in the order of their places; the same everywhere. Every process must call it."""
+    everyone: list[tuple[int, Any]] = gather_object(list(own.items()))
+    return [value for _, value in sorted(everyone, key=lambda pair: pair[0])]
 
 
 def micro_batches(fit: Fit, processes: int) -> int:

@@ -16,19 +16,11 @@ from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM
 from longtake.train import left_out, lora
 from longtake.train.answers import AnswerLoss
-from longtake.train.dialogues import (
-    Desk,
-    Material,
-    Reading,
-    held_loss,
-    learn,
-    loader,
-    recompute_layers,
-    train_only,
-    write_model,
-)
+from longtake.train.dialogues import Desk, Material, Reading, held_loss, learn, loader
 from longtake.train.run import Fit, Run, start_processes
 from longtake.train.runlog import RunLog
+from longtake.train.saving import write_model
+from longtake.train.tuning import recompute_layers, train_only
 from longtake.types import LongtakeError
 
 

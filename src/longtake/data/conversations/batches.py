@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longtake.data.conversations.examples import IGNORE, Example, ExampleMaker, TooLong
+from longtake.data.conversations.examples import Example, ExampleMaker, TooLong
 from longtake.data.conversations.media import Clip
 from longtake.data.conversations.order import Order, Pick, part
 from longtake.data.left_out import Broken, LeftOut
-from longtake.types import VideoError
+from longtake.types import IGNORE, VideoError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,9 +19,8 @@ from torch import Tensor
 from longtake.data.conversations.conversations import Conversation
 from longtake.data.conversations.media import Clip, MediaReader
 from longtake.models.processor import IMAGE_MARK, VIDEO_MARK, VideoLLMProcessor
-from longtake.types import Frames, LongtakeError
+from longtake.types import IGNORE, Frames, LongtakeError
 
-IGNORE = -100  # the label of what is not learned: Hugging Face's and PyTorch's own
 LETTERS_PER_TOKEN = 4  # of English text, roughly; only for lengths to sort by
 STAMP_TOKENS = 3  # likewise
 

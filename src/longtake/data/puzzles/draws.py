@@ -28,6 +28,12 @@ def uniform(seeds: NDArray[np.uint64], places: NDArray[np.integer]) -> NDArray[n
     return np.asarray((_mixed(states) >> np.uint64(11)) * 2.0**-53)
 
 
+def another_order(count: int, seed: int | Sequence[int]) -> NDArray[np.int64]:
+    """The numbers below ``count`` in a random order that is never their own, but where there is no other."""
+    drawn = np.random.default_rng(seed).permutation(count)
+    return np.roll(drawn, 1) if (drawn == np.arange(count)).all() else drawn
+
+
 def _mixed(states: NDArray[np.uint64]) -> NDArray[np.uint64]:
     states = (states ^ (states >> np.uint64(30))) * _MIX[0]
     states = (states ^ (states >> np.uint64(27))) * _MIX[1]

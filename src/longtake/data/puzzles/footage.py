@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +26,15 @@ from longtake.data.puzzles.likeness import apart_at, neighbour_cosines, rounded_
 from longtake.data.threads import one_thread
 from longtake.data.whole import replaced
 from longtake.types import Frames, LongtakeError, Sampling, VideoError
+from longtake.video.timing import timed
 
 NO_VIDEO = {".csv", ".json", ".jsonl", ".txt", ".md", ".npy", ".npz", ".html", ".srt", ".vtt", ".zip", ".part"}
 CHUNK_FRAMES = 32
 # Ours: how many frames a short clip should give, and how densely it may be read for them
 SHORT_FRAMES, MOST_FPS = 48, 5.0
 PLACES = 2  # a frame's features are averaged to a grid of this many by as many places, then laid end to end
+
+Embed = Callable[[Frames], Tensor]  # frames to features ``(frames, rows, columns, dim)`` of any floating-point type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,12 +98,11 @@ def source_of(identity: str) -> str:
 class Gatherer:
     """Reads a video, embeds its frames and stores both. Called once a video, the same whichever process it is in.
 
-    embed: frames to features ``(frames, rows, columns, dim)`` of any floating-point type. folder: of the frame files.
-    fps: frames a second, more for short clips. longest_side: of a stored picture, in pixels. settings: by name all
-    that a frame file depends on beside the video.
+    folder: of the frame files. fps: frames a second, more for short clips. longest_side: of a stored picture, in
+    pixels. settings: by name all that a frame file depends on beside the video.
     """
 
-    embed: Callable[[Frames], Tensor]
+    embed: Embed
     folder: Path
     fps: float
     longest_side: int
@@ -144,8 +146,8 @@ class Gatherer:
         spent["read"] += time.perf_counter() - begun
         seconds: list[float] = []
         units: list[NDArray[np.int16]] = []
-        with FrameWriter(scratch, identity, self.encoding) as writer, closing(_timed(chunks, spent)) as timed:
-            for frames in timed:
+        with FrameWriter(scratch, identity, self.encoding) as writer, closing(timed(chunks, spent)) as reading:
+            for frames in reading:
                 begun = time.perf_counter()
                 units.append(rounded_units(placed(self.embed, frames)))
                 spent["embed"] += time.perf_counter() - begun
@@ -171,10 +173,21 @@ def fps_of(duration_seconds: float, own_fps: float, fps: float) -> float:
     return round(min(chosen, own_fps), 3) if own_fps > 0 else round(chosen, 3)
 
 
-def placed(embed: Callable[[Frames], Tensor], frames: Frames) -> NDArray[np.float32]:
+def placed(embed: Embed, frames: Frames) -> NDArray[np.float32]:
     """Features on a grid of ``PLACES`` by ``PLACES``, laid end to end: float32 ``(frames, dim)``; on one thread."""
     with one_thread(), torch.no_grad():
         return np.asarray(on_places(embed(frames).float()).cpu().numpy(), np.float32)
+
+
+def stretches(count: int) -> list[slice]:
+    """Of ``count`` frames those that are embedded at once."""
+    return [slice(begin, begin + CHUNK_FRAMES) for begin in range(0, count, CHUNK_FRAMES)]
+
+
+def vectors(embed: Embed, shown: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """``placed`` of stretches of pictures, uint8 ``(frames, 3, height, width)`` each, whose times are not told."""
+    frames = (Frames(pixels=pixels, seconds=np.arange(len(pixels), dtype=np.float64)) for pixels in shown)
+    return np.concatenate([placed(embed, one) for one in frames])
 
 
 def on_places(features: Tensor) -> Tensor:
@@ -189,14 +202,3 @@ def pixel_features(frames: Frames) -> Tensor:
     small = F.adaptive_avg_pool2d(torch.from_numpy(np.ascontiguousarray(frames.pixels)).float(), 16)
     flat = small.flatten(1) / 127.5 - 1
     return F.pad(flat, (0, 1), value=1.0)[:, None, None]  # so that grey has a direction too
-
-
-def _timed(chunks: Iterator[Frames], spent: dict[str, float]) -> Generator[Frames, None, None]:
-    """The chunks, with the time to read them counted."""
-    while True:
-        begun = time.perf_counter()
-        frames = next(chunks, None)
-        spent["read"] += time.perf_counter() - begun
-        if frames is None:
-            return
-        yield frames

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,14 @@ def read_records(folder: Path) -> Iterator[PuzzleRecord]:
                 yield _parsed(json.loads(line))
             except (ValueError, TypeError, KeyError, RecursionError) as error:
                 raise LongtakeError(f"{file}:{number}: no puzzle ({error}); run the synthesis again") from error
+
+
+def by_file(records: Iterable[PuzzleRecord]) -> dict[str, list[PuzzleRecord]]:
+    """The puzzles of each frame file, files by their name."""
+    found: dict[str, list[PuzzleRecord]] = {}
+    for record in records:
+        found.setdefault(record.frames, []).append(record)
+    return dict(sorted(found.items()))
 
 
 def _parsed(row: dict[str, Any]) -> PuzzleRecord:

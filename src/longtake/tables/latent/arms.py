@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from longtake.backbones import load_backbone
-from longtake.backbones.base import Backbone, Prompt
+from longtake.backbones.base import Backbone
 from longtake.backbones.thinking import think
 from longtake.data.probe_world.hops import LONGEST_TRACE, conclusion
 from longtake.models.latent import LatentSettings, Thinking, matched_noise, mean_latents, one_repeated
@@ -164,8 +164,8 @@ def answers(
     """What is concluded, greedily. given: latents in place of its own, ``(questions, latents, dim)``."""
     found = []
     for first in range(0, len(puzzles), ROWS):
-        own = [puzzle.prompt(backbone) for puzzle in puzzles[first : first + ROWS]]
-        prompts = [Prompt(question=prompt.question) for prompt in own] if blind else own
+        asked = [puzzle.prompt(backbone) for puzzle in puzzles[first : first + ROWS]]
+        prompts = [prompt.unseen() for prompt in asked] if blind else asked
         latents = None if given is None else given[first : first + ROWS]
         made = think(backbone, backbone.prepare(prompts), thinking=thinking, given=latents)
         said = backbone.generate(made.inputs, made.cache, max_new_tokens=LONGEST_TRACE)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from longtake.backbones.base import Backbone, Prompt
+from longtake.backbones.base import Backbone
 from longtake.data.probe_world.haystack import Clip, load_clips
 from longtake.data.probe_world.probe import ProbeVideo, make_video
 from longtake.data.probe_world.questions import Question, ask_all
@@ -110,7 +110,7 @@ def replies_to(backbone: Backbone, puzzles: Sequence[QuestionPuzzle], *, blind: 
     for first in range(0, len(puzzles), ROWS):
         prompts = [puzzle.prompt(backbone) for puzzle in puzzles[first : first + ROWS]]
         if blind:
-            prompts = [Prompt(question=prompt.question) for prompt in prompts]
+            prompts = [prompt.unseen() for prompt in prompts]
         made = backbone.generate(backbone.prepare(prompts), max_new_tokens=ANSWER_TOKENS)
         said += [rollout.text for rollout in made]
     return Replies(answers=tuple(said), spans=(None,) * len(said))

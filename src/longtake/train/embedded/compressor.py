@@ -28,7 +28,6 @@ from longtake.train.checkpoint import Cycle
 from longtake.train.embedded.optimiser import Optimiser
 from longtake.train.embedded.reading import (
     ATTRIBUTES,
-    IGNORE,
     AttributeHeads,
     ReadingHead,
     labels,
@@ -36,6 +35,7 @@ from longtake.train.embedded.reading import (
     reading_loss,
     tokens_at,
 )
+from longtake.types import IGNORE
 
 TOLD_EVERY = 10  # steps between two in which accuracies are computed
 CPU = torch.device("cpu")

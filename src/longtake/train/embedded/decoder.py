@@ -28,8 +28,8 @@ from longtake.train.checkpoint import Cycle
 from longtake.train.embedded.grounding import grounding_loss
 from longtake.train.embedded.ledger import Ledger, ledger_loss
 from longtake.train.embedded.optimiser import Optimiser
-from longtake.train.embedded.reading import IGNORE
 from longtake.train.embedded.rows import Batch, Lesson, Text, event_groups, make_row, relevant_groups, states_of
+from longtake.types import IGNORE
 
 STAMP_TOKENS = 4  # about
 QUESTION_TOKENS = 22  # with its answer, about

@@ -31,10 +31,9 @@ from longtake.backbones.tower import Tower, on_grid
 from longtake.data.probe_world.haystack import Clip
 from longtake.data.puzzles.footage import on_places, placed
 from longtake.data.puzzles.neighbours import FEWEST_FRAMES, hits, stills
-from longtake.models.preprocess import resize
+from longtake.models.preprocess import normalise, resize
 from longtake.train import checkpoint
 from longtake.train.embedded.optimiser import Optimiser
-from longtake.train.embedded.tower import normalise
 from longtake.types import LongtakeError
 
 

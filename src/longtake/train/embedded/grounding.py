@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import Qwen2ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
-from longtake.train.embedded.reading import IGNORE
 from longtake.train.embedded.rows import Batch, Lesson, looked_at_groups
+from longtake.types import IGNORE
 
 
 def grounding_loss(

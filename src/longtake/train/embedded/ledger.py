@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from longtake.data.probe_world.bank import Mix
 from longtake.data.probe_world.needles import COLOURS, Card
 from longtake.data.probe_world.probe import MAX_CARDS
-from longtake.train.embedded.reading import ATTRIBUTES, IGNORE, labels, tokens_at
+from longtake.train.embedded.reading import ATTRIBUTES, labels, tokens_at
 from longtake.train.embedded.rows import Batch, Lesson, event_groups
+from longtake.types import IGNORE
 
 READ = ("kind", "tens", "units", "letter", "symbol", "colour", "direction", "onset")
 CLOCK = ("seconds", "tens of seconds", "hundreds", "thousands", "ten thousands")

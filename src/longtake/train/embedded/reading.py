@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longtake.data.probe_world.needles import COLOURS, DIRECTIONS, LETTERS, OUTLINES, SYMBOLS, Card, Mover
+from longtake.types import IGNORE
 
-IGNORE = -100
 PLACES = 8  # parts of a frame's width or height
 # attribute -> number of classes
 ATTRIBUTES: dict[str, int] = {

@@ -21,7 +21,7 @@ from longtake.data.probe_world.bank import Mix
 from longtake.data.probe_world.probe import Event
 from longtake.data.probe_world.questions import Question
 from longtake.models.processor import stamp_text
-from longtake.train.embedded.reading import IGNORE
+from longtake.types import IGNORE
 
 HEAD = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 TAIL = "<|im_end|>\n<|im_start|>assistant\n"

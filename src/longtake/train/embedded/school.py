@@ -26,10 +26,12 @@ from longtake.data.probe_world.needles import (
     fonts,
     mover_picture,
 )
+from longtake.models.preprocess import normalise
 from longtake.train import checkpoint
 from longtake.train.embedded.optimiser import Optimiser
-from longtake.train.embedded.reading import IGNORE, AttributeHeads, ReadingHead, labels, reading_accuracy, reading_loss
-from longtake.train.embedded.tower import new_tower, normalise
+from longtake.train.embedded.reading import AttributeHeads, ReadingHead, labels, reading_accuracy, reading_loss
+from longtake.train.embedded.tower import new_tower
+from longtake.types import IGNORE
 
 WINDOW = 3  # patches on a side
 

@@ -18,11 +18,12 @@ from torch.utils.data import DataLoader
 from transformers import SiglipVisionModel
 
 from longtake.data.probe_world.haystack import Clip
+from longtake.models.preprocess import normalise
 from longtake.train import checkpoint
 from longtake.train.checkpoint import Cycle
 from longtake.train.embedded.optimiser import Optimiser
 from longtake.train.embedded.reading import AttributeHeads, ReadingHead, reading_accuracy
-from longtake.train.embedded.tower import SingleFrames, evaluate, normalise, told
+from longtake.train.embedded.tower import SingleFrames, evaluate, told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

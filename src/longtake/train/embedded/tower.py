@@ -27,10 +27,12 @@ from longtake.data.probe_world.decoys import vivid_shot
 from longtake.data.probe_world.haystack import Clip, random_shot
 from longtake.data.probe_world.needles import Card, Split, draw_card_choice, draw_mover_choice
 from longtake.data.probe_world.probe import CARD_SIZE, SIZES, SMALL, Event, place_event
+from longtake.models.preprocess import normalise
 from longtake.train import checkpoint
 from longtake.train.checkpoint import Cycle
 from longtake.train.embedded.optimiser import Optimiser
-from longtake.train.embedded.reading import IGNORE, AttributeHeads, ReadingHead, labels, reading_accuracy, reading_loss
+from longtake.train.embedded.reading import AttributeHeads, ReadingHead, labels, reading_accuracy, reading_loss
+from longtake.types import IGNORE
 
 PATCHES = 8  # on a side
 OLD_BATCHES = 400  # kept to be seen again
@@ -153,11 +155,6 @@ def new_tower(config: SiglipVisionConfig) -> SiglipVisionModel:
     tower = SiglipVisionModel(config)
     tower.set_attn_implementation("eager")
     return tower
-
-
-def normalise(pixels: Tensor) -> Tensor:
-    """uint8 to SigLIP's range of -1 to 1."""
-    return pixels.float() / 127.5 - 1
 
 
 def train_tower(

@@ -209,8 +209,8 @@ def test_values_out_of_range_are_mistakes_in_form(run, asked, told):
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        (["synth", "mvp", ".", "-o", "out", "--per-minute", "inf"], "--per-minute is inf; it must be above 0 and up"),
-        (["synth", "mvp", ".", "-o", "out", "--per-minute", "1e12"], "--per-minute is 1e+12; it must be above 0"),
+        (["synth", "mvp", ".", "-o", "out", "--per-minute", "inf"], "per_minute is inf; it must be above 0 and up"),
+        (["synth", "mvp", ".", "-o", "out", "--per-minute", "1e12"], "per_minute is 1e+12; it must be above 0"),
         (["synth", "scenes", "out", "--seconds", "nan"], "seconds nan"),
         (["synth", "scenes", "out", "--fps", "inf"], "fps inf"),
     ],

@@ -52,7 +52,7 @@ def test_stills_are_the_stored_frames_nearest_in_time():
         frames = stills(clip, fps)
         assert frames.pixels[:, 0, 0, 0].tolist() == rows
         assert frames.seconds.tolist() == pytest.approx([row / 3 for row in rows])
-    with pytest.raises(LongtakeError, match="--fps is 4; it must be above 0 and at most 3"):
+    with pytest.raises(LongtakeError, match="fps is 4; it must be above 0 and at most 3"):
         stills(clip, 4.0)
 
 
@@ -113,7 +113,7 @@ def test_the_command_has_a_row_for_each_tower(tmp_path, monkeypatch, capsys):
     assert code == 0
     assert out.startswith("72 frames at 3 fps of 2 clips (2 sources)\n")
     for options, told in (
-        (("--fps", "5"), "--fps is 5; it must be above 0 and at most 3"),
+        (("--fps", "5"), "fps is 5; it must be above 0 and at most 3"),
         (("--tower", tmp_path), f"{tmp_path}: there is no config.json in it"),
         (("--tower", model), f"{model}: the checkpoint lacks"),
     ):

@@ -145,12 +145,12 @@ def test_the_threshold_rule():
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({}, "exactly one of --keep and --threshold"),
-        ({"keep": 0.5, "threshold": 0.9}, "exactly one of --keep and --threshold"),
-        ({"keep": 0.0}, "--keep is 0; it must be a share"),
-        ({"keep": 1.5}, "--keep is 1.5; it must be a share"),
-        ({"keep": float("nan")}, "--keep is nan; it must be a share"),
-        ({"threshold": 1.01}, "--threshold is 1.01; it must be a cosine"),
+        ({}, "exactly one of keep and threshold"),
+        ({"keep": 0.5, "threshold": 0.9}, "exactly one of keep and threshold"),
+        ({"keep": 0.0}, "keep is 0; it must be a share"),
+        ({"keep": 1.5}, "keep is 1.5; it must be a share"),
+        ({"keep": float("nan")}, "keep is nan; it must be a share"),
+        ({"threshold": 1.01}, "threshold is 1.01; it must be a cosine"),
     ],
 )
 def test_bad_cuts(settings, told):
@@ -361,7 +361,7 @@ def test_scores_of_other_settings_are_refused(run, tmp_path):
         run(make=partial(make_scorer, SETTINGS | {"pairs": "all"}))
     assert outputs(tmp_path, "out") == held
     (tmp_path / "out.videos.jsonl").write_text('{"a": 1}\n')
-    with pytest.raises(LongtakeError, match=r"out\.videos\.jsonl is there and holds no scores; give another --output"):
+    with pytest.raises(LongtakeError, match=r"out\.videos\.jsonl is there and holds no scores; give another output"):
         run()
 
 
@@ -399,7 +399,7 @@ def test_mistakes(run, data, media, tmp_path):
         run("data.jsonl")
     with pytest.raises(LongtakeError, match="does not exist; make it first"):
         run("none/out.jsonl")
-    told = r"none of the 8 videos could be scored, the first: .*; is --media their folder\?"
+    told = r"none of the 8 videos could be scored, the first: .*; is media \(--media\) their folder\?"
     with pytest.raises(LongtakeError, match=told):
         prune(data, tmp_path, tmp_path / "lost.jsonl", HALF, make_scorer, pictures=False)
     data.write_text('{"id": 1}\n')
@@ -517,7 +517,7 @@ def test_the_command_says_what_it_did(command, data, media, tmp_path):
         ([], "nothing says where to cut caption, multiple-choice, open; give --keep 0.5"),
         (["--keep", "caption=0.5"], "nothing says where to cut multiple-choice, open"),
         (["--keep", "half"], "--keep half: 'half' is no number; give one"),
-        (["--keep", "2"], "--keep is 2; it must be a share above 0 and up to 1"),
+        (["--keep", "2"], "keep is 2; it must be a share above 0 and up to 1"),
         (["--threshold", "captions=0.9"], "'captions' is no subset; name one of caption, multiple-choice, open"),
         (["--keep", "0.5", "--threshold", "0.9"], "what has no cut of its own is cut twice"),
         (["--keep", "0.5", "--keep", "open=0.5", "--threshold", "open=0.9"], "open is cut twice"),

@@ -410,11 +410,11 @@ def test_the_commands_say_what_they_did(command, media, tmp_path):
     [
         (["--level", "L6"], "--level L6: there is no such level; name one of L1, L2, L3, L4, L5"),
         (["--frames", "8"], "frames is 8; level L5 needs 9, give more or leave the level out"),
-        (["--per-minute", "0"], "--per-minute is 0; it must be above 0"),
-        (["--quantile", "70"], "--quantile is 70; it must be a share, 0 to 1"),
+        (["--per-minute", "0"], "per_minute is 0; it must be above 0"),
+        (["--quantile", "70"], "quantile is 70; it must be a share, 0 to 1"),
         (["--kappa", "2"], "the kappa threshold is 2; it must be a cosine"),
         (["--tower", "eyes"], "--tower is eyes, but pixels compare frames"),
-        (["--engine", "ray"], "--engine ray needs Ray: pip install"),
+        (["--engine", "ray"], "the engine ray needs Ray: pip install"),
     ],
 )
 def test_bad_options_are_one_line(command, media, tmp_path, options, told):

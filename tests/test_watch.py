@@ -150,7 +150,7 @@ def test_group_seconds_is_not_moved_by_a_hole():
 
 
 def test_no_frames_is_the_users_error():
-    with pytest.raises(VideoError, match="a.mp4: no frame to watch in the chosen span; widen"):
+    with pytest.raises(VideoError, match="a.mp4: no frame to watch in the chosen span; widen start and stop"):
         watch_frames(FakeBackbone(), [], Sampling(fps=1.0), video="a.mp4")
 
 

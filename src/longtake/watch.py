@@ -124,7 +124,7 @@ def watch_frames(
             if progress is not None:
                 progress(kept.length.frames)
     if not kept.length.frames:
-        raise VideoError(f"{video or 'these frames'}: no frame to watch in the chosen span; widen --start and --stop")
+        raise VideoError(f"{video or 'these frames'}: no frame to watch in the chosen span; widen start and stop")
     whole = kept.since(_Length())
     spans, per_group = whole.frame_spans.numpy(), backbone.frames_per_group
     interval = _interval(spans[:, 0], sampling)

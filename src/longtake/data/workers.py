@@ -101,7 +101,7 @@ def _received(pipe: Any, worker: BaseProcess, item: Item) -> Any:
         how = f"was killed (signal {-code})" if code < 0 else f"ended with exit code {code}"
         raise LongtakeError(
             f"{item.path}: the process that worked on it {how}; what was done is kept, run again to go on, "
-            "with fewer --workers if memory ran out"
+            "with fewer workers if memory ran out"
         ) from gone
     if isinstance(received, LongtakeError):
         raise received
@@ -132,7 +132,7 @@ def work_on_ray(
         import ray
         import ray.data
     except ModuleNotFoundError as missing:
-        raise LongtakeError("--engine ray needs Ray: pip install -e '.[ray]' in longtake's checkout") from missing
+        raise LongtakeError("the engine ray needs Ray: pip install -e '.[ray]' in longtake's checkout") from missing
     if not items:
         return
     started_here = not ray.is_initialized()

@@ -36,7 +36,7 @@ def evaluate(
     """
     shown = [(clip, frames) for clip in clips if len(frames := stills(clip, fps)) >= FEWEST_FRAMES]
     if not shown:
-        raise LongtakeError(f"no clip has {FEWEST_FRAMES} frames at {fps:g} fps; give longer footage or a higher --fps")
+        raise LongtakeError(f"no clip has {FEWEST_FRAMES} frames at {fps:g} fps; give longer footage or a higher fps")
     sources = group_by_source([clip for clip, _ in shown])
     found: dict[str, dict[str, list[NDArray[np.float64]]]] = {name: {} for name in ("chance", *embedders)}
     for done, (clip, frames) in enumerate(shown, start=1):

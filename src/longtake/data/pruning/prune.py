@@ -113,7 +113,8 @@ def _check_some(parts: Sequence[VideoPart], scores: Mapping[Key, Scored]) -> Non
     problems = [scores[part.key].problem for part in parts if scores[part.key].score is None]
     if problems and len(problems) == len(parts):
         raise LongtakeError(
-            f"none of the {len(parts)} videos could be scored, the first: {problems[0]}; is --media their folder?"
+            f"none of the {len(parts)} videos could be scored, the first: {problems[0]}; "
+            "is media (--media) their folder?"
         )
 
 

@@ -35,7 +35,8 @@ def require_matplotlib() -> None:
         import matplotlib
     except ModuleNotFoundError as missing:
         raise LongtakeError(
-            "the pictures need matplotlib: pip install -e '.[plot]' in longtake's checkout, or give --no-pictures"
+            "the pictures need matplotlib: pip install -e '.[plot]' in longtake's checkout, "
+            "or leave them out (--no-pictures)"
         ) from missing
     matplotlib.use("Agg")
 

@@ -64,11 +64,11 @@ class Cut:
 
     def __post_init__(self) -> None:
         if (self.keep is None) == (self.threshold is None):
-            raise LongtakeError("give exactly one of --keep and --threshold for a subset")
+            raise LongtakeError("give exactly one of keep and threshold for a subset")
         if self.keep is not None and not 0 < self.keep <= 1:
-            raise LongtakeError(f"--keep is {self.keep:g}; it must be a share above 0 and up to 1, for example 0.5")
+            raise LongtakeError(f"keep is {self.keep:g}; it must be a share above 0 and up to 1, for example 0.5")
         if self.threshold is not None and not -1 <= self.threshold <= 1:
-            raise LongtakeError(f"--threshold is {self.threshold:g}; it must be a cosine, -1 to 1, for example 0.95")
+            raise LongtakeError(f"threshold is {self.threshold:g}; it must be a cosine, -1 to 1, for example 0.95")
 
     def kept(self, scores: Sequence[float], names: Sequence[str]) -> list[bool]:
         """Which samples stay. The most redundant go first; of equal ones those first whose names sort first."""

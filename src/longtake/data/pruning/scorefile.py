@@ -74,7 +74,7 @@ class ScoreFile:
         except (ValueError, TypeError, KeyError):
             known = False
         if not known:
-            raise LongtakeError(f"{self.path} is there and holds no scores; give another --output, or remove it")
+            raise LongtakeError(f"{self.path} is there and holds no scores; give another output, or remove it")
         if rows:
             self._check(rows[0], header)
         os.truncate(self.path, len(whole))
@@ -85,7 +85,7 @@ class ScoreFile:
             if found.get(name) != value:
                 raise LongtakeError(
                     f"{self.path} holds scores with {name} {found.get(name)}, but now it is {value}; "
-                    "give the former, another --output, or remove that file"
+                    "give the former, another output, or remove that file"
                 )
 
     def _write(self, row: Mapping[str, Any]) -> None:
@@ -98,4 +98,4 @@ class ScoreFile:
 
     def _unwritable(self, error: OSError) -> LongtakeError:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        return LongtakeError(f"could not write {self.path}: {reason}; free space or choose another --output")
+        return LongtakeError(f"could not write {self.path}: {reason}; free space or choose another output")

@@ -40,7 +40,7 @@ def chance(frames: int) -> float:
 def stills(clip: Clip, fps: float) -> Frames:
     """A clip's frames at ``fps``, the stored ones nearest in time. Raises LongtakeError above what is stored."""
     if not 0 < fps <= clip.fps:
-        raise LongtakeError(f"--fps is {fps:g}; it must be above 0 and at most {clip.fps:g}, at which footage is kept")
+        raise LongtakeError(f"fps is {fps:g}; it must be above 0 and at most {clip.fps:g}, at which footage is kept")
     rows = np.rint(np.arange(0, len(clip.pixels), clip.fps / fps)).astype(np.int64)
     rows = rows[rows < len(clip.pixels)]
     return Frames(pixels=np.ascontiguousarray(clip.pixels[rows].transpose(0, 3, 1, 2)), seconds=rows / clip.fps)

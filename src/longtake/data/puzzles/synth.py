@@ -59,10 +59,10 @@ class Synthesis:
     def __post_init__(self) -> None:
         if not 0 < self.per_minute <= MOST_PER_MINUTE:
             raise LongtakeError(
-                f"--per-minute is {self.per_minute:g}; it must be above 0 and up to {MOST_PER_MINUTE:g}, for example 6"
+                f"per_minute is {self.per_minute:g}; it must be above 0 and up to {MOST_PER_MINUTE:g}, for example 6"
             )
         if not 0 <= self.quantile <= 1:
-            raise LongtakeError(f"--quantile is {self.quantile:g}; it must be a share, 0 to 1, for example 0.7")
+            raise LongtakeError(f"quantile is {self.quantile:g}; it must be a share, 0 to 1, for example 0.7")
         for level in self.levels:
             self.rules(0.0).check(level)
 
@@ -208,12 +208,12 @@ def claimed(output: Path) -> Iterator[None]:
         frames_folder(output).mkdir(parents=True, exist_ok=True)
         lock = (output / LOCK).open("a")
     except OSError as error:
-        raise LongtakeError(f"{output}: {error.strerror}; give another --output") from error
+        raise LongtakeError(f"{output}: {error.strerror}; give another output folder") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the system, however a process ends
         except BlockingIOError as error:
-            told = f"{output} is written by another run now; wait for it, or give another --output"
+            told = f"{output} is written by another run now; wait for it, or give another output folder"
             raise LongtakeError(told) from error
         yield
 
@@ -227,9 +227,9 @@ def open_output(output: Path, settings: Mapping[str, Any]) -> None:
         for left in [*output.glob(".*.part"), *frames_folder(output).glob(".*.part")]:
             left.unlink()
     except OSError as error:
-        raise LongtakeError(f"{output}: {error.strerror}; give another --output") from error
+        raise LongtakeError(f"{output}: {error.strerror}; give another output folder") from error
     except ValueError as error:
-        raise LongtakeError(f"{file} is there and holds no settings; give another --output") from error
+        raise LongtakeError(f"{file} is there and holds no settings; give another output folder") from error
     if found is None:
         with replaced(file) as scratch:
             scratch.write_text(json.dumps(wanted, indent=1) + "\n")
@@ -239,7 +239,7 @@ def open_output(output: Path, settings: Mapping[str, Any]) -> None:
             held = found.get(name) if isinstance(found, dict) else found
             raise LongtakeError(
                 f"{output} holds frames with {name} {held}, but now it is {value}; "
-                "give the former, another --output, or remove that folder"
+                "give the former, another output folder, or remove that folder"
             )
 
 

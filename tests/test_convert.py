@@ -277,6 +277,14 @@ def test_what_does_not_fit_is_listed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["published"]
 
 
+def test_of_many_that_do_not_fit_ten_are_listed(tmp_path: Path) -> None:
+    unknown = {f"model.other.{n:02d}": torch.zeros(1) for n in range(12)}
+    source = write(tmp_path / "published", published_weights() | unknown)
+    with pytest.raises(LongtakeError, match=r"^12 weights do not fit: .*\.09 is unknown; and 2 more$") as caught:
+        convert(source, tmp_path / "ours", SiglipVisionConfig(**TOWER))
+    assert str(caught.value).count("is unknown") == 10
+
+
 def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
     tower = SiglipVisionConfig(**TOWER)
     first = published_weights() | {"model.layers.0.self_attn.beacon_q_proj.weight": torch.zeros(2, 2)}

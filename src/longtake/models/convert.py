@@ -27,6 +27,7 @@ from longtake.models.video_llm import VideoLLM, VideoLLMConfig
 from longtake.types import LongtakeError
 
 VIDEO_TOKEN = "<|vision_pad|>"
+MOST_NAMED = 10  # weights that do not fit
 DTS_PARTS = ("spatial", "temporal", "conv")
 RENAMES = (
     (r"model\.vision_tower\.vision_tower\.vision_model\.", "vision_tower."),
@@ -147,7 +148,7 @@ def converted_config(
 def load_renamed(model: VideoLLM, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Gives a model (on the meta device) the published weights, in their own dtype; returns the names left out.
 
-    Raises LongtakeError with every name that is unknown, missing or of another shape.
+    Raises LongtakeError with names that are unknown, missing or of another shape: of many the first ones.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     dropped = tuple(sorted(name for name in weights if any(re.fullmatch(pattern, name) for pattern in UNUSED)))
@@ -170,7 +171,8 @@ def load_renamed(model: VideoLLM, weights: Mapping[str, Tensor]) -> tuple[str, .
             misfits.append("lm_head.weight differs from the embedding it is tied to")
     misfits += [f"{name} is missing" for name in sorted(set(wanted) - set(renamed))]
     if misfits:
-        raise LongtakeError(f"{len(misfits)} weights do not fit: {'; '.join(misfits)}")
+        more = f"; and {len(misfits) - MOST_NAMED} more" if len(misfits) > MOST_NAMED else ""
+        raise LongtakeError(f"{len(misfits)} weights do not fit: {'; '.join(misfits[:MOST_NAMED])}{more}")
     model.load_state_dict(renamed, assign=True)
     model.tie_weights()
     model.config.dtype = model.dtype

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
+import without
 from longtake.backbones import language
 from longtake.recipes.video_xl_pro import video_xl_pro_3b
 
@@ -135,3 +136,11 @@ def test_whole_command_and_a_part_that_is_stopped(tmp_path: Path, monkeypatch: p
     full_size.main(["--small", "--only", "tower", "--out", str(out)])
     (row,) = json.loads(out.read_text())["rows"]
     assert "stopped at its time limit" in row["error"]
+
+
+@pytest.mark.slow
+def test_a_bare_machine_imports_what_is_measured():
+    measured = "import full_size, longtake.train.dialogues, longtake.train.recot, longtake.train.run\n"
+    missing = "from importlib.util import find_spec; assert find_spec('av') is None and 'av' not in sys.modules"
+    done = without.run_code(("av", "accelerate", "peft", "tensorboard"), measured + missing, FOLDER)
+    assert (done.returncode, done.stderr) == (0, "")

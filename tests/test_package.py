@@ -4,12 +4,14 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import longtake
 from longtake.cli.console import ModelOption
+from longtake.train.extra import PACKAGES
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "longtake"
@@ -150,6 +152,29 @@ def test_tables_are_imported_by_tables_alone():
     assert {f"longtake.tables.{family}.__main__" for family in ("ablations", "latent", "mvp")} <= tables
     users = {module: others & tables for module, others in graph.items() if module not in tables}
     assert {module: used for module, used in users.items() if used} == {}
+
+
+def extras() -> dict[str, set[str]]:
+    """The packages that each extra brings."""
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    return {extra: {re.split(r"[^\w-]", need)[0] for need in needs} - {"longtake"} for extra, needs in told.items()}
+
+
+def test_training_asks_for_the_packages_of_its_extra():
+    assert set(PACKAGES) == extras()["train"]
+
+
+def test_optional_packages_are_imported_where_they_are_used():
+    optional = {package for extra, packages in extras().items() if extra != "dev" for package in packages}
+    assert {"accelerate", "matplotlib", "ray"} <= optional
+    found = {}
+    for name, path in modules().items():
+        for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in statement.names] if isinstance(statement, ast.Import) else []
+            names += [str(statement.module)] if isinstance(statement, ast.ImportFrom) else []
+            if there := {each.split(".")[0] for each in names} & optional:
+                found[name] = there
+    assert found == {}
 
 
 def test_only_video_knows_pyav():

@@ -317,7 +317,7 @@ def test_processes_meet_for_what_any_stage_needs(monkeypatch):
         return Mock(num_processes=2)
 
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("longtake.train.run.Accelerator", meet)
+    monkeypatch.setattr("accelerate.Accelerator", meet)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     start_processes(fit())
     assert asked == []

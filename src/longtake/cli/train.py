@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from longtake.train.extra import require_extra
 from longtake.types import LongtakeError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def train(
         raise LongtakeError(f"the recipe {recipe} {rule}")
     if puzzles is not None and (data or media or held):
         raise LongtakeError("--data, --media and --held are of conversations; leave them out with puzzles")
+    require_extra()
     from transformers.utils.logging import disable_progress_bar
 
     from longtake.recipes.settings import changed

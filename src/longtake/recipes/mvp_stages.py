@@ -11,10 +11,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 
 from longtake.backbones import load_backbone
 from longtake.backbones.base import Backbone
@@ -36,6 +35,9 @@ from longtake.train.imitate import train_imitation
 from longtake.train.mvp import Control, MvpPuzzle, figures, under
 from longtake.train.run import start_processes
 from longtake.types import LongtakeError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from longtake.backbones.base import Backbone
@@ -42,6 +41,9 @@ from longtake.train.run import start_processes
 from longtake.train.saving import load_model, save_model
 from longtake.train.sft import train_sft
 from longtake.types import Frames, LongtakeError, Sampling
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 # settings that decide how a stage runs and not what it learns: a stopped run may go on with others
 FREE = ("shard", "zero", "offload", "checkpointing", "log_every", "save_every", "keep", "threads", "max_broken")

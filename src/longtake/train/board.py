@@ -8,31 +8,34 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
+from typing import Any
 
 
 class Board:
     """A new file in ``folder``; figures of earlier files from ``purge_step`` on are hidden. Raises OSError."""
 
     def __init__(self, folder: Path, purge_step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
         folder.mkdir(parents=True, exist_ok=True)
         seconds, rest = divmod(time.time_ns(), 10**9)  # files are read in the order of their names
         file = folder / f"events.out.tfevents.{seconds:010d}.{rest:09d}"
         self._sink = RecordWriter(file.open("xb", buffering=0))
-        self._write(Event(file_version="brain.Event:2"))
-        self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+        self._write(file_version="brain.Event:2")
+        self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, name: str, value: float, step: int) -> None:
         """One figure."""
-        self._write(Event(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)])))
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        self._write(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
 
     def close(self) -> None:
         """The end."""
         self._sink.close()
 
-    def _write(self, event: Event) -> None:
-        event.wall_time = time.time()
-        self._sink.write(event.SerializeToString())
+    def _write(self, **event: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._sink.write(Event(wall_time=time.time(), **event).SerializeToString())

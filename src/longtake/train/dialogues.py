@@ -6,8 +6,8 @@ import functools
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from accelerate import Accelerator
 from torch import Tensor
 
 from longtake.data.conversations.batches import Batch, Loader
@@ -19,6 +19,9 @@ from longtake.models.processor import VideoLLMProcessor, stamp_text
 from longtake.train.columns import Columns, columns_of, draw_kept
 from longtake.train.run import Fit, Run
 from longtake.types import LongtakeError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Inputs = tuple[Batch, Columns, Tensor | None]  # what ``AnswerLoss`` takes
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from accelerate import Accelerator
 
 from longtake.backbones.base import Backbone, Prompt
 from longtake.train.puzzles import Puzzle
 from longtake.train.rewards import total
 from longtake.train.rollouts import answered_each, shuffled
 from longtake.train.run import Run, gathered
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Control = Literal["blind", "shuffled"]
 Parts = Mapping[str, float]  # of one completion's reward

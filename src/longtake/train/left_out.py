@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from accelerate.utils import gather_object
-
 from longtake.data.left_out import Broken
 from longtake.train.checkpoint import room_in
 from longtake.train.run import Run
@@ -43,6 +41,8 @@ def share(run: Run, books: Books) -> None:
 
     What is new is written down before too much of it stops the run: LongtakeError, on every process.
     """
+    from accelerate.utils import gather_object
+
     fresh = [broken.take() for broken in books.values()]
     counts = run.total(*map(len, fresh))
     for (file, broken), count, own in zip(books.items(), counts, fresh, strict=True):

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from longtake.types import LongtakeError
@@ -24,6 +22,8 @@ def add(module: nn.Module, rank: int, alpha: float) -> None:
 
     alpha: their scale over the rank. Raises LongtakeError where it is not above 0.
     """
+    from peft import LoraConfig, inject_adapter_in_model
+
     if alpha <= 0:
         raise LongtakeError(f"lora_alpha is {alpha}; it must be above 0, or LoRA learns nothing")
     scale: Any = alpha  # peft says int, and divides it by the rank
@@ -36,7 +36,7 @@ def add(module: nn.Module, rank: int, alpha: float) -> None:
 @contextmanager
 def switched_off(module: nn.Module) -> Iterator[None]:
     """In here the module is as it was before: the reference policy of one that trains by LoRA."""
-    layers = [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
+    layers = _layers(module).values()
     assert layers, "there is no LoRA to switch off"
     for layer in layers:
         layer.enable_adapters(False)
@@ -49,7 +49,13 @@ def switched_off(module: nn.Module) -> Iterator[None]:
 
 def merge(module: nn.Module) -> None:
     """Add LoRA's weights to the decoder's, which is then as if it had none."""
-    for name, layer in list(module.named_modules()):
-        if isinstance(layer, LoraLayer):
-            layer.merge()
-            module.set_submodule(name, layer.get_base_layer())
+    for name, layer in _layers(module).items():
+        layer.merge()
+        module.set_submodule(name, layer.get_base_layer())
+
+
+def _layers(module: nn.Module) -> dict[str, Any]:
+    """Those with low-rank weights beside their own, by name."""
+    from peft.tuners.lora import LoraLayer
+
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer)}

@@ -17,13 +17,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -38,6 +35,9 @@ from torch.distributed.tensor import DTensor
 
 from longtake.train import checkpoint, zero
 from longtake.types import LongtakeError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Part = TypeVar("Part")
 
@@ -122,6 +122,10 @@ def start_processes(fit: Fit, *later: Fit) -> Accelerator:
 
     Raises LongtakeError for sharding with one process, for ZeRO-2 without DeepSpeed, and under accelerate's DeepSpeed.
     """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import InitProcessGroupKwargs
+
     handlers: list[Any] = []
     if any(each.shard and each.offload for each in (fit, *later)) and torch.cuda.is_available():
         handlers.append(InitProcessGroupKwargs(backend="cpu:gloo,cuda:nccl"))  # norms of gradients that wait on the CPU
@@ -150,6 +154,8 @@ def end_processes() -> None:
 
 def gathered(own: Mapping[int, Any]) -> list[Any]:
     """Values of all processes in the order of their places; the same everywhere. Every process must call it."""
+    from accelerate.utils import gather_object
+
     everyone: list[tuple[int, Any]] = gather_object(list(own.items()))
     return [value for _, value in sorted(everyone, key=lambda pair: pair[0])]
 
@@ -270,6 +276,8 @@ class Run:
 
         more: tensors and plain values of the stage's own, found in ``more`` when it resumes.
         """
+        from accelerate.utils import gather_object
+
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         state = {
             "weights": get_model_state_dict(self._bare, options=options),

@@ -88,8 +88,8 @@ def test_without_a_checkpoint_a_run_begins(tmp_path):
     modules, optimiser = parts()
     assert checkpoint.resume(tmp_path, modules, optimiser) == 0
     assert checkpoint.last_step(tmp_path / "nowhere") == 0
-    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
-        checkpoint.modules_of(tmp_path)
+    with pytest.raises(LongtakeError, match="school holds no checkpoint; run the stage school first"):
+        checkpoint.modules_of(tmp_path / "school")
 
 
 @pytest.mark.parametrize("room_bytes", [0, 700, 3000])  # the headers alone do not fit; the weights; the end

@@ -63,7 +63,7 @@ from longtake.train.embedded.rows import (
     states_of,
 )
 from longtake.train.embedded.tokenizer import train_tokenizer
-from longtake.types import IGNORE, VisualTokens
+from longtake.types import IGNORE, LongtakeError, VisualTokens
 
 PER_GROUP = 4
 X = IGNORE
@@ -505,6 +505,11 @@ def mixer() -> Mixer:
 
 
 PHASE = Phase(until_step=2, groups=(2, 5), cards=2, tasks=TASKS, tokens=400, questions=4)
+
+
+def test_phases_and_cycles_end_together():
+    with pytest.raises(LongtakeError, match="cycles end at step 3 and phases at 2; both must end at the same"):
+        DecoderRecipe(phases=(PHASE,), cycles=(Cycle(until_step=3),))
 
 
 def test_lessons_keep_to_their_phase(mixer):

@@ -111,10 +111,10 @@ def read(folder: Path, *, mmap: bool = False) -> State | None:
 
 
 def modules_of(folder: Path) -> dict[str, Any]:
-    """Weights of an earlier stage's parts, by name. Raises FileNotFoundError where that has left no checkpoint."""
+    """Weights of an earlier stage's parts, by name, from its folder. Raises LongtakeError without a checkpoint."""
     state = read(folder)
     if state is None:
-        raise FileNotFoundError(f"{folder} holds no checkpoint")
+        raise LongtakeError(f"{folder} holds no checkpoint; run the stage {folder.name} first")
     modules: dict[str, Any] = state["modules"]
     return modules
 

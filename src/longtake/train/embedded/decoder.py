@@ -29,7 +29,7 @@ from longtake.train.embedded.grounding import grounding_loss
 from longtake.train.embedded.ledger import Ledger, ledger_loss
 from longtake.train.embedded.optimiser import Optimiser
 from longtake.train.embedded.rows import Batch, Lesson, Text, event_groups, make_row, relevant_groups, states_of
-from longtake.types import IGNORE
+from longtake.types import IGNORE, LongtakeError
 
 STAMP_TOKENS = 4  # about
 QUESTION_TOKENS = 22  # with its answer, about
@@ -58,7 +58,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderRecipe:
-    """Hyper-parameters of stage 3. Raises ValueError where phases and cycles end at different steps."""
+    """Hyper-parameters of stage 3. Raises LongtakeError where phases and cycles end at different steps."""
 
     phases: tuple[Phase, ...]
     cycles: tuple[Cycle, ...]
@@ -81,7 +81,9 @@ class DecoderRecipe:
 
     def __post_init__(self) -> None:
         if self.steps != self.phases[-1].until_step:
-            raise ValueError(f"cycles end at step {self.steps}, phases at {self.phases[-1].until_step}")
+            raise LongtakeError(
+                f"cycles end at step {self.steps} and phases at {self.phases[-1].until_step}; both must end at the same"
+            )
 
     @property
     def steps(self) -> int:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
-from typing import NoReturn
+from functools import partial
 
 import typer
 
 from longtake.cli import ask, convert, evaluate, inspect, prune, samples, synth, train
 from longtake.cli.console import errors
-from longtake.types import LongtakeError
+from longtake.recipes.one_line import errors_in_one_line
 
 app = typer.Typer(
     help="Ask questions of hours of video.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -28,24 +27,9 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     errors.print(f"warning: {message}", style="yellow")
 
 
-def _refuse(told: str) -> NoReturn:
-    errors.print("error: " + " ".join(told.split()), style="red")
-    sys.exit(1)
-
-
 def main() -> None:
     """The console script: typer's commands, and one line for each mistake."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = _show_warning  # one line, without the place in our code
-            app(prog_name="longtake")
-    except LongtakeError as error:
-        _refuse(str(error))
-    except OSError as error:
-        if error.filename is None:  # of no path that somebody named
-            raise
-        _refuse(f"{error.filename}: {error.strerror}; check the path, its permissions and the space there")
-    except KeyboardInterrupt:
-        errors.print("interrupted", style="red")
-        sys.exit(130)
+    with errors_in_one_line(partial(errors.print, style="red")), warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = _show_warning  # one line, without the place in our code
+        app(prog_name="longtake")

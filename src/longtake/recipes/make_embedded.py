@@ -43,6 +43,12 @@ from longtake.train.embedded.tower import PATCHES, TowerRecipe, train_tower
 from longtake.types import LongtakeError
 
 SHIPPED_STEP = 10_300  # of the decoder, of the model in the package
+LEFT = {  # in the work folder by a stage, for those after it
+    "tower": "tower/config.json",
+    "bank": "bank/videos.jsonl",
+    "compressor": "dts.pt",
+    "tokens": "tokens.pt",
+}
 ALL_TASKS = ("what", "is_there", "order", "count", "when", "after", "direction")
 
 
@@ -175,16 +181,28 @@ def decoder() -> DecoderRecipe:
     )
 
 
+def left_by(stage: str, work: Path) -> Path:
+    """The file that a stage left. Raises LongtakeError where it has not."""
+    file = work / LEFT[stage]
+    if not file.exists():
+        raise LongtakeError(f"{file} does not exist; run the stage {stage} first")
+    return file
+
+
+def trained_tower(work: Path) -> SiglipVisionModel:
+    """In float32. Raises LongtakeError where there is none yet."""
+    return SiglipVisionModel.from_pretrained(left_by("tower", work).parent, dtype=torch.float32)
+
+
 def clips(split: Split, footage: Path | None, work: Path) -> list[Clip]:
     """Real footage and drawn scenes of one split."""
     real = footage_clips(split, footage, work / "haystack") if footage else []
     return real + load_clips(split, None, work)
 
 
-def frame_encoder(folder: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
+def frame_encoder(trained: SiglipVisionModel, device: torch.device) -> Callable[[Tensor], Tensor]:
     """uint8 frames to bf16 features of the trained tower, on the CPU."""
-    trained = SiglipVisionModel.from_pretrained(folder).eval()  # type: ignore[no-untyped-call]
-    trained.to(device)
+    trained.eval().to(device)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def encode(pixels: Tensor) -> Tensor:
@@ -204,6 +222,8 @@ def run_school(footage: Path | None, work: Path, device: torch.device) -> None:
 def run_tower(footage: Path | None, work: Path, device: torch.device) -> None:
     """Stage 1."""
     _on_cpu("tower", device)
+    if not checkpoint.last_step(work / "tower"):
+        checkpoint.modules_of(work / "school")  # before footage is decoded, which takes long
     train, test = (clips(split, footage, work) for split in ("train", "test"))
     print("train", describe(train), "test", describe(test), flush=True)
     train_tower(tower(), train, test, work / "tower", work / "school")
@@ -212,7 +232,7 @@ def run_tower(footage: Path | None, work: Path, device: torch.device) -> None:
 def run_sharpen(footage: Path | None, work: Path, device: torch.device) -> None:
     """Stage 1 once more, from the tower as it is."""
     _on_cpu("sharpen", device)
-    begin = SiglipVisionModel.from_pretrained(work / "tower", dtype=torch.float32)
+    begin = trained_tower(work)
     train, test = (clips(split, footage, work) for split in ("train", "test"))
     sharpen_tower(sharpen(), begin, train, test, work / "sharpen").save_pretrained(work / "tower")
 
@@ -234,14 +254,14 @@ def run_bank(
     footage: Path | None, work: Path, device: torch.device, recipe: BankRecipe | None = None, workers: int = 1
 ) -> None:
     """Render and encode the bank of training videos."""
-    encode = frame_encoder(work / "tower", device)
+    encode = frame_encoder(trained_tower(work), device)
     build_bank(recipe or bank(), clips("train", footage, work), encode, work / "bank", workers)
 
 
 def feature_bank(work: Path) -> FeatureBank:
     """The bank's features, for stages 2 and 3."""
     side = PATCHES // compressor().pool
-    return FeatureBank(work / "bank", PATCHES**2, vision_config().hidden_size, bank().frames, side)
+    return FeatureBank(left_by("bank", work).parent, PATCHES**2, vision_config().hidden_size, bank().frames, side)
 
 
 def run_compressor(footage: Path | None, work: Path, device: torch.device) -> None:
@@ -264,7 +284,7 @@ def run_follow(footage: Path | None, work: Path, device: torch.device) -> None:
 
 
 def _train_on(stage: str, recipe: CompressorRecipe, work: Path, device: torch.device) -> None:
-    begin = torch.load(work / "dts.pt", weights_only=True)
+    begin = torch.load(left_by("compressor", work), weights_only=True)
     trained = train_compressor(recipe, feature_bank(work), work / stage, device, begin)
     torch.save(trained.cpu().state_dict(), work / "dts.pt")
 
@@ -273,18 +293,19 @@ def run_tokens(footage: Path | None, work: Path, device: torch.device) -> None:
     """The bank's tokens, for stage 3."""
     del footage
     dts = DynamicTokenSynthesizer(vision_config().hidden_size)
-    dts.load_state_dict(torch.load(work / "dts.pt", weights_only=True))
+    dts.load_state_dict(torch.load(left_by("compressor", work), weights_only=True))
     torch.save(encode_groups(dts.to(device).eval(), feature_bank(work), compressor().pool).cpu(), work / "tokens.pt")
 
 
 def untrained_model(work: Path) -> tuple[VideoLLM, PreTrainedTokenizerFast]:
     """The model with its trained tower and DTS and everything else fresh."""
+    tower, dts = trained_tower(work), torch.load(left_by("compressor", work), weights_only=True)
     torch.manual_seed(decoder().seed)
     tokenizer = kept_tokenizer(work / "tokenizer.json")
     model = VideoLLM(model_config(tokenizer))
     look_back(model.language_model.model)
-    model.vision_tower.load_state_dict(SiglipVisionModel.from_pretrained(work / "tower").state_dict())
-    model.dts.load_state_dict(torch.load(work / "dts.pt", weights_only=True))
+    model.vision_tower.load_state_dict(tower.state_dict())
+    model.dts.load_state_dict(dts)
     return model, tokenizer
 
 
@@ -303,9 +324,10 @@ def run_unpack(footage: Path | None, work: Path, device: torch.device) -> None:
 def run_decoder(footage: Path | None, work: Path, device: torch.device) -> None:
     """Stage 3."""
     del footage
+    tokens = torch.load(left_by("tokens", work), weights_only=True).to(device)
+    events = read_events(left_by("bank", work).parent)
     model, tokenizer = untrained_model(work)
-    tokens = torch.load(work / "tokens.pt", weights_only=True).to(device)
-    mixer = Mixer(cut_units(read_events(work / "bank"), bank().frames // model.config.frames_per_group), "train")
+    mixer = Mixer(cut_units(events, bank().frames // model.config.frames_per_group), "train")
     model.to(device)  # type: ignore[arg-type]  # wrapped by transformers
     train_decoder(decoder(), model, tokenizer, tokens, mixer, work / "decoder")
 
@@ -313,8 +335,8 @@ def run_decoder(footage: Path | None, work: Path, device: torch.device) -> None:
 def run_export(footage: Path | None, work: Path, device: torch.device) -> None:
     """Write the model, whatever step its decoder is at, as bf16 into ``work/export``."""
     del footage, device
-    model, tokenizer = untrained_model(work)
     state = checkpoint.modules_of(work / "decoder")
+    model, tokenizer = untrained_model(work)
     model.projector.load_state_dict(state["projector"])
     model.language_model.load_state_dict(state["decoder"])
     assert model.scorer is not None
@@ -339,6 +361,7 @@ STAGES: dict[str, Callable[[Path | None, Path, torch.device], None]] = {
 }
 
 
+@errors_in_one_line()
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -353,13 +376,12 @@ def main() -> None:
     device = "not for school, tower, sharpen and eyes"
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help=device)
     options = parser.parse_args()
-    with errors_in_one_line():
-        use_threads(options.threads)
-        if options.stage == "bank":
-            recipe = bank(options.seed, options.videos, options.small)
-            run_bank(options.footage, options.work, options.device, recipe, options.workers)
-        else:
-            STAGES[options.stage](options.footage, options.work, options.device)
+    use_threads(options.threads)
+    if options.stage == "bank":
+        recipe = bank(options.seed, options.videos, options.small)
+        run_bank(options.footage, options.work, options.device, recipe, options.workers)
+    else:
+        STAGES[options.stage](options.footage, options.work, options.device)
 
 
 if __name__ == "__main__":

@@ -141,6 +141,7 @@ def run_heatmap(world: World, options: argparse.Namespace) -> None:
 OTHERS = {"selector": run_selector, "heatmap": run_heatmap}
 
 
+@errors_in_one_line()
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m longtake.tables.ablations", description=__doc__)
@@ -158,13 +159,12 @@ def main() -> None:
     options = parser.parse_args()
     size = SMALLEST if options.size == "smallest" else FULL
     world = World(options.work, options.footage, size, torch.device(options.device), options.model or EMBEDDED)
-    with errors_in_one_line():
-        use_threads(options.threads)
-        print(f"work folder: {world.work}", flush=True)
-        if options.table in OTHERS:
-            OTHERS[options.table](world, options)
-        else:
-            run_plans(world, options.table, options)
+    use_threads(options.threads)
+    print(f"work folder: {world.work}", flush=True)
+    if options.table in OTHERS:
+        OTHERS[options.table](world, options)
+    else:
+        run_plans(world, options.table, options)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from longtake.tables.latent.world import Part as Videos
 from longtake.tables.operations import Part
 from longtake.tables.table_command import estimate_text, finish, settings_of
 from longtake.tables.token_files import SHARD
+from longtake.train.extra import require_extra
 
 TABLES = ("setting", *PLANS, "controls")
 
@@ -118,6 +119,7 @@ def run_table(world: HopWorld, options: argparse.Namespace) -> AblationTable | N
     return with_settings(found, setting=dataclasses.asdict(setting), **more)
 
 
+@errors_in_one_line()
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m longtake.tables.latent", description=__doc__)
@@ -132,10 +134,10 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and stop")
     options = parser.parse_args()
     size = SMALLEST if options.size == "smallest" else FULL
-    with errors_in_one_line():
-        use_threads(options.threads)
-        world = HopWorld(options.work, options.footage, size, options.curve)
-        found = run_search(world, options) if options.table == "setting" else run_table(world, options)
+    require_extra()
+    use_threads(options.threads)
+    world = HopWorld(options.work, options.footage, size, options.curve)
+    found = run_search(world, options) if options.table == "setting" else run_table(world, options)
     if found is not None:
         settings = settings_of(options, "latent")
         settings["command"] += f" --curve {options.curve}"

@@ -236,6 +236,6 @@ class HopWorld:
         if not self.setting_file.exists():
             raise LongtakeError(
                 f"{self.work} holds no setting in which single hops reach {self.size.single:.0%} and traces beat "
-                f"answers alone by {self.size.gain:.0%}; find one first: latent_ablations setting"
+                f"answers alone by {self.size.gain:.0%}; find one first: python -m longtake.tables.latent setting"
             )
         return Setting(**json.loads(self.setting_file.read_text()))

@@ -25,6 +25,7 @@ from longtake.tables.mvp.transfer import run_transfer, transfer_parts
 from longtake.tables.mvp.transfer_arms import SIZE, SMALLEST, replay_warmed, transfer_costs
 from longtake.tables.operations import Cost, Part
 from longtake.tables.table_command import estimate_text, finish, settings_of
+from longtake.train.extra import require_extra
 
 TABLES = ("held", "transfer", "rewards")
 Costs = dict[str, Cost]
@@ -93,6 +94,7 @@ def recipe_of(options: argparse.Namespace) -> MvpRecipe:
     return drawn_evenly(replace(recipe, start=start, grpo=replace(recipe.grpo, fit=fit)))
 
 
+@errors_in_one_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m longtake.tables.mvp", description=__doc__)
@@ -107,11 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=None, help="of policy optimisation; the recipe's without it")
     parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and stop")
     options = parser.parse_args(arguments)
-    with errors_in_one_line():
-        recipe = recipe_of(options)
-        work = options.work / work_name(recipe, options.puzzles)
-        site = Site(puzzles=options.puzzles, work=work, recipe=recipe, footage=options.footage)
-        found = make(site, options)
+    require_extra()
+    recipe = recipe_of(options)
+    work = options.work / work_name(recipe, options.puzzles)
+    site = Site(puzzles=options.puzzles, work=work, recipe=recipe, footage=options.footage)
+    found = make(site, options)
     if found is not None:
         finish(found, options.results)
         picture(found, options.results, overall(found.measures))

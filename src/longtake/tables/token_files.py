@@ -11,7 +11,7 @@ from torch import Tensor
 
 from longtake.backbones.base import Backbone
 from longtake.data.probe_world.probe import ProbeVideo
-from longtake.tables.work_folder import kept
+from longtake.outputs import replaced
 from longtake.types import VisualTokens
 
 SHARD = 100  # videos in a file
@@ -45,7 +45,8 @@ def keep_tokens(tokens: Sequence[VisualTokens], file: Path) -> None:
         "weight": first.weight,
         "grid": first.grid,
     }
-    kept(file, lambda scratch: torch.save(state, scratch))
+    with replaced(file, make_folder=True) as scratch, scratch.open("wb") as sink:
+        torch.save(state, sink)
 
 
 def kept_tokens(file: Path) -> list[VisualTokens]:

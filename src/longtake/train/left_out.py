@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ from pathlib import Path
 from accelerate.utils import gather_object
 
 from longtake.data.left_out import Broken
+from longtake.outputs import write_json
 from longtake.train.checkpoint import room_in
 from longtake.train.run import Run
 from longtake.types import LongtakeError
@@ -76,8 +75,5 @@ def written(folder: Path, books: Books) -> Iterator[None]:
 
 def write(file: Path, broken: Broken) -> None:
     """Names and reasons, whole or not at all."""
-    scratch = file.with_suffix(f".{os.getpid()}.tmp")
     with room_in(file.parent, "the list of what was left out"):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(json.dumps(broken.all, indent=1) + "\n")
-    scratch.replace(file)
+        write_json(file, broken.all, indent=1)

@@ -19,13 +19,13 @@ from longtake.eval.ablation import figure
 from longtake.eval.ablation_report import AblationTable, Section
 from longtake.eval.equal_accuracy import Curve, Reached, equal_accuracy
 from longtake.eval.plot import curves
+from longtake.outputs import write_json
 from longtake.tables.latent.arms import folder_of
 from longtake.tables.latent.cost import LatentCosts
 from longtake.tables.latent.plans import LatentPlan
 from longtake.tables.latent.tables import SEVERAL, SINGLE
 from longtake.tables.latent.world import HopWorld, Setting
 from longtake.tables.operations import Cost
-from longtake.tables.work_folder import kept_json
 
 NAME = "samples to equal accuracy"
 ALL = "all questions"
@@ -87,7 +87,7 @@ def units_of(world: HopWorld, setting: Setting, plan: LatentPlan, seeds: Sequenc
 def kept_cost(file: Path, measure: Callable[[], Cost]) -> Cost:
     """A cost that is measured once."""
     if not file.exists():
-        kept_json(file, dataclasses.asdict(measure()))
+        write_json(file, dataclasses.asdict(measure()))
     return Cost(**json.loads(file.read_text()))
 
 
@@ -184,6 +184,5 @@ def curve_picture(table: AblationTable, folder: Path) -> None:
         }
         for asked in FIGURES
     }
-    scratch = folder / f"{table.name}-curves.tmp.png"
-    curves(section.title, panels, scratch, across="samples learned from", up="right answers", limits=(0, 1.02))
-    scratch.replace(folder / f"{table.name}-curves.png")
+    file = folder / f"{table.name}-curves.png"
+    curves(section.title, panels, file, across="samples learned from", up="right answers", limits=(0, 1.02))

@@ -20,10 +20,11 @@ from longtake.data.probe_world.haystack import Clip, load_clips
 from longtake.data.probe_world.probe import ProbeVideo, make_video
 from longtake.data.probe_world.questions import Question, ask_all
 from longtake.eval.probe import ANSWER_TOKENS
+from longtake.outputs import write_json
 from longtake.tables.mvp.site import Site
 from longtake.tables.replies import Replies
 from longtake.tables.token_files import encoded, keep_tokens, kept_tokens, token_files, videos_of
-from longtake.tables.work_folder import kept_json, named
+from longtake.tables.work_folder import named
 from longtake.train.puzzles import QuestionPuzzle
 
 TRANSFER = ("order", "after", "direction", "count")
@@ -100,7 +101,7 @@ def questions_about(video: ProbeVideo, number: int) -> list[Question]:
 def keep_questions(videos: Sequence[ProbeVideo], numbers: Iterable[int], file: Path) -> None:
     """Their questions as JSON, whole or not at all."""
     asked = [q for video, number in zip(videos, numbers, strict=True) for q in questions_about(video, number)]
-    kept_json(file, [dataclasses.asdict(question) for question in asked])
+    write_json(file, [dataclasses.asdict(question) for question in asked])
 
 
 @torch.no_grad()

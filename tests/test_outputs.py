@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from full_disk import full_disk
 from longtake.outputs import replaced, write_json
-from longtake.tables.token_files import keep_tokens
+from longtake.tables.token_files import write_tokens
 from longtake.types import LongtakeError, VisualTokens
 
 
@@ -22,7 +22,7 @@ def save_tokens(file: Path) -> None:
         features=torch.zeros(64, 500), position=position.view(64, 3), seconds=torch.zeros(64, dtype=torch.float64),
         weight=torch.ones(64), grid=(4, 4, 4),
     )  # fmt: skip
-    keep_tokens([made], file)
+    write_tokens([made], file)
 
 
 def save_tensors(file: Path) -> None:

@@ -26,15 +26,15 @@ def books_of(data: Broken, held: Broken | None) -> Books:
 def resume(run: Run, books: Books) -> int:
     """``Run.resume``, with what the run that is gone on with had left out."""
     step = run.resume()
-    kept = run.more.get("left_out", {})
-    for file in books.keys() & kept.keys():
-        books[file].put_back(kept[file])
+    states = run.more.get("left_out", {})
+    for file in books.keys() & states.keys():
+        books[file].load(states[file])
     return step
 
 
 def save(run: Run, step: int, books: Books) -> None:
     """``Run.save``, with what was left out so far."""
-    run.save(step, left_out={file: broken.kept() for file, broken in books.items()})
+    run.save(step, left_out={file: broken.state() for file, broken in books.items()})
 
 
 def share(run: Run, books: Books) -> None:

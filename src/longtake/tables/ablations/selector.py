@@ -83,11 +83,11 @@ def run_selector(world: World, size: SelectorSize, seeds: Sequence[int]) -> Abla
     folder = folder_of(world, size, model)
     rows: list[dict[str, Any]] = []
     for video, (seed, number) in enumerate(product(seeds, range(size.videos))):
-        rows += [row | {"video": video} for row in kept_asking(model, size, seed, number, clips, folder)]
+        rows += [row | {"video": video} for row in cached_answers(model, size, seed, number, clips, folder)]
     return table_of(size, gathered(rows))
 
 
-def kept_asking(
+def cached_answers(
     model: Model, size: SelectorSize, seed: int, number: int, clips: list[Clip], folder: Path
 ) -> list[dict[str, Any]]:
     """What was answered about a video, asked now where it has not been."""
@@ -113,7 +113,7 @@ def _model_at(site: Site) -> Model:
 
 def _ask(site: Site, size: SelectorSize, seed: int, number: int) -> None:
     world, model = world_at(site), _model_at(site)
-    kept_asking(model, size, seed, number, test_clips_at(site), folder_of(world, size, model))
+    cached_answers(model, size, seed, number, test_clips_at(site), folder_of(world, size, model))
 
 
 def folder_of(world: World, size: SelectorSize, model: Model) -> Path:

@@ -29,7 +29,7 @@ from longtake.data.probe_world.questions import Question
 from longtake.model import EMBEDDED
 from longtake.outputs import write_json
 from longtake.tables.ablations import world as ablation_world
-from longtake.tables.token_files import encoded, keep_tokens, kept_tokens, token_files, videos_of
+from longtake.tables.token_files import encoded, read_tokens, token_files, videos_of, write_tokens
 from longtake.tables.work_folder import named
 from longtake.train.embedded.compressor import CPU
 from longtake.train.puzzles import QuestionPuzzle
@@ -193,8 +193,8 @@ class HopWorld:
             for number in missing:
                 own = videos_of(number, self.count(part))
                 found = [encoded(backbone, self.video(part, frames, fps, n, clips)) for n in own]
-                keep_tokens(found, files[number])
-        return [tokens for file in files for tokens in kept_tokens(file)]
+                write_tokens(found, files[number])
+        return [tokens for file in files for tokens in read_tokens(file)]
 
     def video(self, part: Part, frames: int, fps: float, number: int, clips: list[Clip]) -> ProbeVideo:
         """The video of a question."""

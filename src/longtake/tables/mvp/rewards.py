@@ -27,8 +27,8 @@ from longtake.tables.mvp.site import (
     Lessons,
     Site,
     arm_model,
+    cached_costs,
     frozen,
-    kept_costs,
     missing,
     one_step,
     stage_model,
@@ -126,7 +126,7 @@ def reward_costs(site: Site) -> dict[str, Cost]:
         processes, longest = start_processes(recipe.grpo.fit), recipe.grpo.draw.max_new_tokens
         return found | {f"asked/{len(some)}": lambda folder: answers(processes, backbone, some, longest)}
 
-    return kept_costs(site, "costs-rewards.json", steps)
+    return cached_costs(site, "costs-rewards.json", steps)
 
 
 def recipe_of(site: Site, arm: RewardArm, seed: int, costs: Mapping[str, Cost]) -> GrpoRecipe:

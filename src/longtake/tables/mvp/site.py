@@ -133,7 +133,7 @@ def frozen(folder: Path, site: Site) -> Backbone:
     return backbone
 
 
-def kept_costs(
+def cached_costs(
     site: Site,
     file: str,
     steps: Callable[[Callable[[], Backbone]], Mapping[str, Callable[[Path], object]]],

@@ -36,7 +36,7 @@ def train_tokenizer(vocabulary: int = 768) -> PreTrainedTokenizerFast:
     return fast_tokenizer(tokenizer)
 
 
-def kept_tokenizer(file: Path) -> PreTrainedTokenizerFast:
+def cached_tokenizer(file: Path) -> PreTrainedTokenizerFast:
     """The tokenizer in a file, trained and written there first: wordings that are added later then change no id."""
     if not file.exists():
         with replaced(file, make_folder=True) as scratch:

@@ -47,6 +47,7 @@ from longtake.backbones.own import OwnVideoLLM
 from longtake.model import EMBEDDED
 from longtake.models import VideoLLM, VideoLLMConfig
 from longtake.models.processor import VideoLLMProcessor
+from longtake.outputs import replaced, write_json
 from longtake.tables.ablations.selector import made_up_memory
 from longtake.train.embedded.tokenizer import fast_tokenizer
 from longtake.train.estimate import Workload, answering_flops, parameters, recot_flops, total, training_flops
@@ -585,11 +586,9 @@ def part_in_own_process(part: str, arguments: list[str], limit_seconds: float) -
 
 def write_results(found: Row, out: Path) -> None:
     """JSON, and a Markdown table beside it; each appears whole."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for path, text in ((out, json.dumps(found, indent=1) + "\n"), (out.with_suffix(".md"), markdown(found))):
-        scratch = path.with_name(path.name + ".tmp")
-        scratch.write_text(text)
-        scratch.replace(path)
+    write_json(out, found, indent=1)
+    with replaced(out.with_suffix(".md")) as scratch:
+        scratch.write_text(markdown(found))
 
 
 def markdown(found: Row) -> str:

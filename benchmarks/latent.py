@@ -43,7 +43,7 @@ import numpy as np
 import torch
 from arms import add_options, in_own_process, peaks, run
 from grpo import FILE_FPS
-from latent_arms import ARMS, STAGES, Bench, Case, kept_tokens, spoken
+from latent_arms import ARMS, STAGES, Bench, Case, cached_tokens, spoken
 from latent_formula import GROUP, Decoder, asking_flops, at_video_r1s_lengths, passes_of
 from latent_lessons import LESSONS, School, train_in_turn
 
@@ -123,7 +123,7 @@ def counted(
 def throughput(bench: Bench, cases: list[Case], repeats: int) -> dict[str, float]:
     """Median seconds of each arm for a batch of these questions, their videos watched before."""
     batch = list(itertools.islice(itertools.cycle(cases), bench.options.batch))
-    tokens = [kept_tokens(bench.backbone, bench.options, case) for case in batch]
+    tokens = [cached_tokens(bench.backbone, bench.options, case) for case in batch]
     spent: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for number in range(repeats + 1):
         for arm in ARMS:
@@ -274,9 +274,9 @@ def memory(options: argparse.Namespace) -> dict[str, float]:
         batch = list(itertools.islice(itertools.cycle(own), options.batch))
     if options.one == "both":
         for case in bench.cases:
-            kept_tokens(bench.backbone, options, case)
+            cached_tokens(bench.backbone, options, case)
         return {}
-    tokens = [kept_tokens(bench.backbone, options, case) for case in batch] if what == "ask" else []
+    tokens = [cached_tokens(bench.backbone, options, case) for case in batch] if what == "ask" else []
     if options.device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     before = peaks()["peak_mb"]

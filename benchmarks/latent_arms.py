@@ -190,6 +190,6 @@ def cases_of(backbone: Backbone, options: argparse.Namespace, num_frames: int) -
     return cases
 
 
-def kept_tokens(backbone: Backbone, options: argparse.Namespace, case: Case) -> VisualTokens:
+def cached_tokens(backbone: Backbone, options: argparse.Namespace, case: Case) -> VisualTokens:
     """A file's tokens as a memory would hold them."""
     return tokens_of(backbone, case.read, case.file.with_suffix(f".{options.size}.pt"))

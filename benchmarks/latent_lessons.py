@@ -11,7 +11,7 @@ from typing import Any
 
 from arms import seconds_now
 from grpo import model_of
-from latent_arms import cases_of, kept_tokens, settings_of
+from latent_arms import cached_tokens, cases_of, settings_of
 from latent_formula import Decoder, grpo_flops, latent_flops, sft_flops
 
 from longtake.backbones.base import Prompt
@@ -44,7 +44,7 @@ class School:
         latent_recipe.prepare(self.recipe, self.backbone)
         every = cases_of(self.backbone, options, num_frames)
         self.cases = list(itertools.islice(itertools.cycle(every), options.batch))
-        self.tokens = [kept_tokens(self.backbone, options, case) for case in self.cases]
+        self.tokens = [cached_tokens(self.backbone, options, case) for case in self.cases]
         self.answers, self.traces = (
             [case.puzzle(own, text) for case, own, text in zip(self.cases, self.tokens, texts, strict=True)]
             for texts in ([case.hop.answer for case in self.cases], [case.hop.trace for case in self.cases])

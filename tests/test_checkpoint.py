@@ -1,6 +1,7 @@
 """Checkpoints: whole or not at all, the last few kept, a full disk and a damaged file survived."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -126,9 +127,31 @@ def test_other_failures_are_not_called_a_full_disk(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "no")
 
     monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(PermissionError):
+    with pytest.raises(LongtakeError, match="could not write .*checkpoint-00000002.pt: Permission denied"):
         checkpoint.save(tmp_path, 2, modules, optimiser)
     assert names(tmp_path) == []
+
+
+def test_a_disk_that_is_full_at_the_end_is_told_the_same(tmp_path, monkeypatch):
+    modules, optimiser = parts()
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "no")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(LongtakeError, match="disk is full: the checkpoint of step 2 does not fit"):
+        checkpoint.save(tmp_path, 2, modules, optimiser)
+    assert names(tmp_path) == []
+
+
+def test_what_a_killed_run_left_is_removed_when_it_is_old(tmp_path):
+    modules, optimiser = parts()
+    old, fresh = (tmp_path / f".checkpoint-00000001.pt.{letter * 12}.part" for letter in "ab")
+    for file in (old, fresh):
+        file.touch()
+    os.utime(old, (0, 0))
+    checkpoint.save(tmp_path, 2, modules, optimiser)
+    assert names(tmp_path) == [fresh.name, "checkpoint-00000002.pt"]
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda _: b"", lambda _: b"not a checkpoint"])

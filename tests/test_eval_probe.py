@@ -14,6 +14,7 @@ import longtake
 import longtake.model
 import tiny
 import world
+from full_disk import full_disk
 from longtake.backbones.base import Prompt
 from longtake.cli import app
 from longtake.data.probe_world.needles import Card
@@ -283,8 +284,13 @@ def test_the_plot_is_a_picture(tmp_path):
     pytest.importorskip("matplotlib")
     found = report(ProbeRun(num_frames=64), [asked(0, True), asked(1, False, depth=0.9)], world.clips(), [])
     depth_by_length([found, found | {"run": {"num_frames": 1024}}], tmp_path / "map.png")
-    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "map.png").stat().st_size > 5000
+    drawn = (tmp_path / "map.png").read_bytes()
+    assert drawn.startswith(b"\x89PNG")
+    assert len(drawn) > 5000
+    with full_disk(600), pytest.raises(LongtakeError, match="could not write .*map.png: File too large"):
+        depth_by_length([found], tmp_path / "map.png")
+    assert os.listdir(tmp_path) == ["map.png"]
+    assert (tmp_path / "map.png").read_bytes() == drawn
 
 
 @pytest.mark.parametrize("plot", ["none/map.png", "map.foo"])

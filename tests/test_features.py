@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 import fakes
 import make_videos
+from full_disk import full_disk
 from longtake.data.features import Features, FeatureStore
 from longtake.data.files import read_chunks, read_image
 from longtake.types import Frames, LongtakeError, Sampling, VideoError
@@ -188,15 +189,9 @@ def test_a_failing_tower_leaves_nothing_and_the_next_one_succeeds(tmp_path):
 
 def test_a_full_disk_is_told_and_is_no_broken_video(tmp_path):
     path = video(tmp_path)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write then fails like one to a full disk
-    resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))
-    try:
-        with pytest.raises(LongtakeError, match="could not store the features of .*a.mp4.*free space") as caught:
-            store(tmp_path / "store").get(path, FPS)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
+    told = "could not store the features of .*a.mp4.*free space"
+    with full_disk(600), pytest.raises(LongtakeError, match=told) as caught:
+        store(tmp_path / "store").get(path, FPS)
     assert not isinstance(caught.value, VideoError)
     assert [file for file in (tmp_path / "store").rglob("*") if file.is_file()] == []
 

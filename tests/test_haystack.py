@@ -128,7 +128,7 @@ def test_a_quarter_of_the_sources_is_the_tests():
 
 @pytest.fixture(scope="module")
 def footage(tmp_path_factory) -> Path:
-    """Five videos, a twin of one of them, a note, a table and a file that is no video."""
+    """Five videos, a twin of one of them, one that is still written, a note, a table and a file that is no video."""
     folder = tmp_path_factory.mktemp("footage")
     for number, clip in enumerate(world.clips(60, 5, 3.0)):
         pixels = clip.pixels.transpose(0, 3, 1, 2)
@@ -137,6 +137,7 @@ def footage(tmp_path_factory) -> Path:
             small = np.ascontiguousarray(pixels[:, :, ::2, ::2])
             chunk = Frames(pixels=small, seconds=np.arange(len(pixels)) / 3)
             video.write(folder / "zzz twin.mp4", [chunk], 3.0, quality=32)
+    shutil.copy(folder / "v0.mp4", folder / ".v5.mp4.0123456789ab.part")
     (folder / "note.txt").write_text("no video")
     (folder / "table.csv").write_text("a,b")
     (folder / "broken.mp4").write_bytes(b"no video either" * 100)
@@ -153,7 +154,7 @@ def test_a_folder_is_decoded_once_and_split_by_source(footage, tmp_path, monkeyp
         assert (clip in train) == (split_of_source(source) == "train"), clip.name
         assert clip.pixels.shape[0] == 9
         assert min(clip.pixels.shape[1:3]) == haystack.SHORT_SIDE_PIXELS
-    assert list(tmp_path.glob("*.tmp")) == []
+    assert list(tmp_path.glob(".*")) == []
     readable = haystack._decode
 
     def only_broken(path: Path) -> np.ndarray:

@@ -14,8 +14,8 @@ from longtake.tables.latent.curves import (
     FIGURES,
     NAME,
     SAMPLES,
+    cached_cost,
     curve_picture,
-    kept_cost,
     read_curve,
     with_curves,
 )
@@ -90,7 +90,8 @@ def test_a_beginning_that_was_told_twice(tmp_path):
 def test_a_cost_is_measured_once(tmp_path):
     file = tmp_path / "arm" / "cost.json"
     costs = iter([Cost(operations=3.0, seconds=2.0)])
-    assert kept_cost(file, lambda: next(costs)) == kept_cost(file, lambda: next(costs)) == Cost(operations=3, seconds=2)
+    first, again = (cached_cost(file, lambda: next(costs)) for _ in range(2))
+    assert first == again == Cost(operations=3, seconds=2)
 
 
 def arms() -> tuple[dict[str, dict[str, list[Curve]]], dict[str, dict[str, float]]]:

@@ -58,7 +58,7 @@ def test_what_was_counted_is_put_back():
     book, again = Broken(count=9, share=1.0), Broken(count=9, share=1.0)
     book.add(missing("a"))
     book.add(LeftOut(name="c", reason="long", too_long=True))
-    again.put_back(book.kept())
+    again.load(book.state())
     again.add(missing("a"))
     assert (again.names, again.too_long, again.take()) == (book.names, book.too_long, [])
 

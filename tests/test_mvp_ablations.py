@@ -27,7 +27,7 @@ from longtake.recipes.mvp import StartModel, mvp
 from longtake.tables.mvp import exam
 from longtake.tables.mvp.__main__ import TABLES, main
 from longtake.tables.mvp.held import equal_steps
-from longtake.tables.mvp.site import Site, kept_costs, measured, smallest, work_name
+from longtake.tables.mvp.site import Site, cached_costs, measured, smallest, work_name
 from longtake.tables.operations import Cost
 
 SOURCES = np.arange(40) // 4
@@ -179,14 +179,14 @@ def test_costs_are_kept_once_a_warmed_model_is_counted(tmp_path):
         return {"once/2": lambda folder: weight @ weight, "twice": lambda folder: weight @ weight @ weight}
 
     told: list[object] = []
-    found = kept_costs(site, "costs.json", steps)
+    found = cached_costs(site, "costs.json", steps)
     assert found["twice"].operations == 4 * found["once"].operations == 4 * 6**3
     assert not (site.work / "costs.json").exists()
     (site.folder(3) / "warm/model").mkdir(parents=True)
-    assert kept_costs(site, "costs.json", steps).keys() == found.keys()
+    assert cached_costs(site, "costs.json", steps).keys() == found.keys()
     assert told[0].__self__.folder == ""
     assert told[1].__self__.folder == str(site.folder(3) / "warm/model")
-    assert kept_costs(site, "costs.json", steps)["once"].operations == 6**3
+    assert cached_costs(site, "costs.json", steps)["once"].operations == 6**3
     assert len(told) == 2
 
 

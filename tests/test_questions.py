@@ -19,7 +19,7 @@ from longtake.data.probe_world.questions import (
     score,
     vocabulary_text,
 )
-from longtake.train.embedded.tokenizer import SPECIAL, kept_tokenizer, train_tokenizer
+from longtake.train.embedded.tokenizer import SPECIAL, cached_tokenizer, train_tokenizer
 
 
 def sentences(split: str) -> set[str]:
@@ -186,11 +186,11 @@ def test_the_tokenizer_says_everything_and_one_digit_at_a_time():
 
 def test_a_kept_tokenizer_stays_when_wordings_are_added(tmp_path, monkeypatch):
     file = tmp_path / "work" / "tokenizer.json"
-    first = kept_tokenizer(file)
+    first = cached_tokenizer(file)
     assert first.get_vocab() == train_tokenizer().get_vocab()
     more = {**WORDINGS["train"], "count": (*WORDINGS["train"]["count"], "How many cards does the wizard conjure up?")}
     monkeypatch.setitem(WORDINGS, "train", more)
-    again = kept_tokenizer(file)
+    again = cached_tokenizer(file)
     assert again.get_vocab() == first.get_vocab() != train_tokenizer().get_vocab()
     text = "<|im_start|>user\n927: How many wizards?<|im_end|>"
     assert again(text)["input_ids"] == first(text)["input_ids"]

@@ -230,7 +230,7 @@ def test_a_pass_too_many_is_found(asked, monkeypatch):
 
 def test_batches_say_all_that_they_are_given(asked):
     """Shorter rows wait for the longest; afterwards the model chooses by itself again."""
-    tokens = [latent_arms.kept_tokens(asked.backbone, asked.options, case) for case in asked.cases]
+    tokens = [latent_arms.cached_tokens(asked.backbone, asked.options, case) for case in asked.cases]
     choose = asked.backbone._choose
     for arm in THOUGHTS:
         asked.stages.start()

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 import tiny
+from full_disk import full_disk
 from longtake import Frames, video
+from longtake.types import LongtakeError
 
 
 def read_back(path) -> tuple[np.ndarray, list[float], dict[str, object]]:
@@ -82,6 +84,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_scrap(tmp_path):
         video.write(target, breaking(), 1.0)
     with pytest.raises(ValueError, match="no frame to write"):
         video.write(target, [], 1.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+    assert target.read_bytes() == b"old"
+    with full_disk(600), pytest.raises(LongtakeError, match="could not write .*a.mp4: File too large"):
+        video.write(target, [smooth_frames(3, 32, 32)], 1.0)
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
     assert target.read_bytes() == b"old"
     video.write(target, [smooth_frames(3, 32, 32)], 1.0)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longtake.outputs import check_output, check_plain, scratch_beside, unwritable
+from longtake.outputs import check_output, replaced
 from longtake.types import LongtakeError, Memory, Provenance, Sampling, VisualTokens
 
 if TYPE_CHECKING:
@@ -111,29 +111,11 @@ def tokens_of(tensors: Mapping[str, Tensor], grid: list[int]) -> VisualTokens:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], form: str, header: Mapping[str, Any]) -> None:
     """One versioned safetensors file, written beside ``path`` and renamed. Raises LongtakeError when it cannot be."""
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    check_plain(path)
     metadata = {"format": form, "version": str(VERSION), "header": json.dumps(header)}
-    part = scratch_beside(path)
-    try:
+    with replaced(path, sync=True) as part:
         save_file(dict(tensors), part, metadata)
-        _settle(part)
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        raise unwritable(path, error) from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _settle(part: Path) -> None:
-    """Bytes to disk before the name changes, with an ordinary new file's permissions (the writer's own is 0600)."""
-    umask = os.umask(0)
-    os.umask(umask)
-    with part.open("rb+") as file:
-        os.fchmod(file.fileno(), 0o666 & ~umask)
-        os.fsync(file.fileno())
 
 
 def read_tensors(path: Path, form: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from longtake.cli.console import PAGES
-from longtake.outputs import check_output
+from longtake.outputs import check_output, replaced
 
 
 def inspect(
@@ -20,7 +20,6 @@ def inspect(
 ) -> None:
     """One self-contained HTML page of puzzles: context, gap, candidates, truth."""
     from longtake.data.puzzles.sheets import contact_page
-    from longtake.data.whole import replaced
 
     if output is not None:
         check_output(output, endings=PAGES)

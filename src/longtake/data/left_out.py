@@ -65,14 +65,14 @@ class Broken:
                 f"{self.share:.1%} (first: {first}); mend or remove them, or raise max_broken"
             )
 
-    def kept(self) -> dict[str, dict[str, str]]:
-        """The names and reasons as plain values, for ``put_back``."""
+    def state(self) -> dict[str, dict[str, str]]:
+        """Plain values to go on from."""
         return {"names": dict(self.names), "too_long": dict(self.too_long)}
 
-    def put_back(self, kept: Mapping[str, Mapping[str, str]]) -> None:
+    def load(self, state: Mapping[str, Mapping[str, str]]) -> None:
         """Count what an earlier run has counted."""
-        self.names |= kept["names"]
-        self.too_long |= kept["too_long"]
+        self.names |= state["names"]
+        self.too_long |= state["too_long"]
 
     def _kind(self, left_out: LeftOut) -> dict[str, str]:
         return self.too_long if left_out.too_long else self.names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from longtake.eval.ablation import Estimate, Standing
+from longtake.outputs import replaced, write_json
 
 EXPLAINED = (
     "Intervals are 95%: Student's t over the variance between seeds plus that of resampling whole videos (clips, for "
@@ -133,10 +133,9 @@ def as_json(table: AblationTable) -> dict[str, Any]:
 def write(table: AblationTable, folder: Path) -> None:
     """Write ``folder/NAME.json`` and ``NAME.md``, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    for suffix, text in (("json", json.dumps(as_json(table), indent=1) + "\n"), ("md", as_markdown(table))):
-        scratch = folder / f"{table.name}.{suffix}.tmp"
-        scratch.write_text(text)
-        scratch.replace(folder / f"{table.name}.{suffix}")
+    write_json(folder / f"{table.name}.json", as_json(table), indent=1)
+    with replaced(folder / f"{table.name}.md") as scratch:
+        scratch.write_text(as_markdown(table))
 
 
 def _numbers(cell: Estimate) -> dict[str, Any]:

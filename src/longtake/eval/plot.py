@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longtake.eval.ablation import Estimate
+from longtake.outputs import replaced
 from longtake.types import LatentLooks, LongtakeError
 
 PANELS_A_ROW = 3
@@ -42,8 +43,7 @@ def depth_by_length(results: Sequence[dict[str, Any]], file: Path) -> None:
     axes.set_title("share found of what is asked\nby “what is on” and “is there”")
     figure.colorbar(shown, ax=axes)
     figure.tight_layout()
-    figure.savefig(file, dpi=130)
-    pyplot.close(figure)
+    _save(figure, file)
 
 
 def heat_maps(title: str, panels: Mapping[str, NDArray[np.float64]], lengths: Sequence[int], file: Path) -> None:
@@ -61,8 +61,14 @@ def heat_maps(title: str, panels: Mapping[str, NDArray[np.float64]], lengths: Se
         axes.label_outer()
     figure.suptitle(title)
     figure.colorbar(shown, ax=grid)
-    figure.savefig(file, dpi=130)
-    pyplot.close(figure)
+    _save(figure, file)
+
+
+def _save(figure: Any, file: Path) -> None:
+    """A finished picture, of the kind that the file's ending names."""
+    with replaced(file) as scratch:
+        figure.savefig(scratch, dpi=130, format=file.suffix[1:])
+    _pyplot().close(figure)
 
 
 def _heat(axes: Any, cells: NDArray[np.float64], lengths: Sequence[int]) -> Any:
@@ -103,8 +109,7 @@ def bars(title: str, panels: Mapping[str, Mapping[str, Estimate]], file: Path) -
         axes.set_title(measure, fontsize=10)
         axes.grid(axis="x", alpha=0.3)
     figure.suptitle(title)
-    figure.savefig(file, dpi=130)
-    pyplot.close(figure)
+    _save(figure, file)
 
 
 def curves(
@@ -151,8 +156,7 @@ def curves(
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=9)
     figure.suptitle(title, x=0.02, ha="left")
-    figure.savefig(file, dpi=130)
-    pyplot.close(figure)
+    _save(figure, file)
 
 
 def latent_looks(title: str, looks: LatentLooks, file: Path) -> None:
@@ -185,5 +189,4 @@ def latent_looks(title: str, looks: LatentLooks, file: Path) -> None:
     grid[-1, 0].set_xlabel("seconds", fontsize=9)
     head = f"{title}\nshare of the look at the video; gate open by {looks.openness:.2f}"
     figure.suptitle(head, fontsize=10, parse_math=False)
-    figure.savefig(file, dpi=130)
-    pyplot.close(figure)
+    _save(figure, file)

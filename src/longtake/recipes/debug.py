@@ -24,6 +24,7 @@ from longtake.data.probe_world.questions import ask_all
 from longtake.models.latent import LatentSettings, Thinking
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM, VideoLLMConfig
+from longtake.outputs import replaced
 from longtake.recipes.recipe import DataFiles, Recipe
 from longtake.train.align import AlignRecipe
 from longtake.train.dialogues import Reading
@@ -99,9 +100,8 @@ class DrawnScenes:
         for name, first, count in (("train", 0, self.videos), ("held", self.videos, self.held_videos)):
             if not files[name].exists():
                 rows = [row for number in range(first, first + count) for row in self._rows(folder, number)]
-                scratch = folder / f"{name}.tmp"
-                scratch.write_text("".join(json.dumps(row) + "\n" for row in rows))
-                scratch.replace(files[name])
+                with replaced(files[name]) as scratch:
+                    scratch.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return DataFiles(files=((files["train"], 1.0),), media=folder, held=files["held"])
 
     def _rows(self, folder: Path, number: int) -> Iterator[dict[str, Any]]:

@@ -38,7 +38,7 @@ from longtake.train.embedded.eyes import EyesRecipe, train_eyes
 from longtake.train.embedded.lookback import keep_looking_back, look_back
 from longtake.train.embedded.school import SchoolRecipe, train_school
 from longtake.train.embedded.sharpen import SharpenRecipe, sharpen_tower
-from longtake.train.embedded.tokenizer import VIDEO, kept_tokenizer
+from longtake.train.embedded.tokenizer import VIDEO, cached_tokenizer
 from longtake.train.embedded.tower import PATCHES, TowerRecipe, train_tower
 from longtake.types import LongtakeError
 
@@ -301,7 +301,7 @@ def untrained_model(work: Path) -> tuple[VideoLLM, PreTrainedTokenizerFast]:
     """The model with its trained tower and DTS and everything else fresh."""
     tower, dts = trained_tower(work), torch.load(left_by("compressor", work), weights_only=True)
     torch.manual_seed(decoder().seed)
-    tokenizer = kept_tokenizer(work / "tokenizer.json")
+    tokenizer = cached_tokenizer(work / "tokenizer.json")
     model = VideoLLM(model_config(tokenizer))
     look_back(model.language_model.model)
     model.vision_tower.load_state_dict(tower.state_dict())

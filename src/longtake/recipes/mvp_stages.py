@@ -21,9 +21,9 @@ from longtake.data.puzzles.dynamics import domain_of
 from longtake.data.puzzles.puzzle_file import PUZZLES, PuzzleRecord, read_records
 from longtake.data.puzzles.puzzle_split import Split, split_by_source
 from longtake.data.puzzles.sheets import choose
-from longtake.data.whole import replaced
 from longtake.eval.leaks import embedders_of
 from longtake.eval.mvp import Asked, baselines, report
+from longtake.outputs import replaced, write_json
 from longtake.recipes.mvp import PUZZLE_STAGES, MvpRecipe
 from longtake.recipes.mvp_replay import replay_beside
 from longtake.recipes.settings import flat
@@ -127,10 +127,7 @@ def split_of(folder: Path, records: Sequence[PuzzleRecord], digest: str, file: P
             return Split(sources=told["sources"], held=frozenset(told["held"]))
         raise LongtakeError(f"{file.parent} holds a run on other puzzles than {folder}; give another --output")
     split = split_by_source(folder, records)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(file) as scratch:
-        told = {"puzzles": digest, "held": sorted(split.held), "sources": split.sources}
-        scratch.write_text(json.dumps(told, indent=1) + "\n")
+    write_json(file, {"puzzles": digest, "held": sorted(split.held), "sources": split.sources}, indent=1)
     return split
 
 
@@ -186,8 +183,7 @@ def examine(recipe: MvpRecipe, material: Material, output: Path) -> dict[str, An
     told = [*baselines(material.folder, records, embedders_of(backbone)), *asked]
     rules = [one.row for one in told[1 : len(told) - len(asked)]]
     found = report(material.held, told, rules)
-    with replaced(output / "report.json") as scratch:
-        scratch.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(output / "report.json", found, indent=1)
     with replaced(output / "answers.jsonl") as scratch, scratch.open("w") as sink:
         sink.writelines(lines(told, records, material.sources))
     return found

@@ -26,6 +26,7 @@ from longtake.data.features import FeatureStore
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM
+from longtake.outputs import write_json
 from longtake.recipes.costs import estimate
 from longtake.recipes.recipe import STAGES, DataFiles, Recipe
 from longtake.recipes.settings import flat
@@ -185,10 +186,7 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
                 "give the same settings to go on, or another --output"
             )
     with room_in(folder, "the settings file"):
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = file.with_suffix(".tmp")
-        scratch.write_text(json.dumps(found, indent=1) + "\n")
-        scratch.replace(file)
+        write_json(file, found, indent=1)
 
 
 def feature_store(model: VideoLLM, folder: Path, precision: str) -> FeatureStore:

@@ -147,9 +147,7 @@ def picture(table: AblationTable, folder: Path, measures: Sequence[str] = ()) ->
         name: {row.arm: row.cells[name] for row in table.rows if name in row.cells}
         for name in (wanted or table.measures)
     }
-    scratch = folder / f"{table.name}.tmp.png"
-    bars(table.title, panels, scratch)
-    scratch.replace(folder / f"{table.name}.png")
+    bars(table.title, panels, folder / f"{table.name}.png")
 
 
 def _recalls() -> list[str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from longtake.data.probe_world.questions import Question, score
 from longtake.eval.measures import Span, overlap
-from longtake.tables.work_folder import kept_json
+from longtake.outputs import write_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Replies:
 
     def save(self, file: Path) -> None:
         """As JSON, whole or not at all."""
-        kept_json(file, dataclasses.asdict(self))
+        write_json(file, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, file: Path) -> Replies:

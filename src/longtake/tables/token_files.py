@@ -11,7 +11,7 @@ from torch import Tensor
 
 from longtake.backbones.base import Backbone
 from longtake.data.probe_world.probe import ProbeVideo
-from longtake.tables.work_folder import kept
+from longtake.outputs import replaced
 from longtake.types import VisualTokens
 
 SHARD = 100  # videos in a file
@@ -35,7 +35,7 @@ def encoded(backbone: Backbone, video: ProbeVideo) -> VisualTokens:
     return dataclasses.replace(made, features=made.features.bfloat16())
 
 
-def keep_tokens(tokens: Sequence[VisualTokens], file: Path) -> None:
+def write_tokens(tokens: Sequence[VisualTokens], file: Path) -> None:
     """Tokens of videos of one length as one file, whole or not at all."""
     first = tokens[0]
     state: dict[str, Tensor | tuple[int, int, int]] = {
@@ -45,11 +45,12 @@ def keep_tokens(tokens: Sequence[VisualTokens], file: Path) -> None:
         "weight": first.weight,
         "grid": first.grid,
     }
-    kept(file, lambda scratch: torch.save(state, scratch))
+    with replaced(file, make_folder=True) as scratch, scratch.open("wb") as sink:
+        torch.save(state, sink)
 
 
-def kept_tokens(file: Path) -> list[VisualTokens]:
-    """What ``keep_tokens`` wrote, as float32."""
+def read_tokens(file: Path) -> list[VisualTokens]:
+    """What ``write_tokens`` wrote, as float32."""
     state = torch.load(file, weights_only=True)
     features = state.pop("features").float()
     return [VisualTokens(features=own, **state) for own in features]

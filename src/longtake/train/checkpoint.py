@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import json
 import math
-import os
 import pickle
 import time
 import warnings
@@ -22,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from longtake.outputs import remove_abandoned, replaced, system_error
 from longtake.train.embedded.optimiser import Optimiser
 from longtake.types import LongtakeError
 
@@ -43,17 +43,12 @@ def write(folder: Path, step: int, state: State, *, keep: int = 2) -> None:
 
     Raises LongtakeError when the disk is full; the checkpoints written before stay as they are.
     """
+    file = folder / f"checkpoint-{step:08d}.pt"
     folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / "checkpoint.tmp"
+    remove_abandoned(folder / "checkpoint-", r"\d{8}\.pt")
     with room_in(folder, f"the checkpoint of step {step}"):
-        try:
-            with scratch.open("wb") as sink:
-                torch.save({"step": step, **state}, sink)
-                sink.flush()
-                os.fsync(sink.fileno())
-            scratch.replace(folder / f"checkpoint-{step:08d}.pt")
-        finally:
-            scratch.unlink(missing_ok=True)
+        with replaced(file, sync=True) as scratch, scratch.open("wb") as sink:
+            torch.save({"step": step, **state}, sink)
     for old in sorted(_steps(folder))[:-keep]:
         (folder / f"checkpoint-{old:08d}.pt").unlink()
 
@@ -63,25 +58,15 @@ def room_in(folder: Path, what: str) -> Iterator[None]:
     """A full disk met in here becomes a LongtakeError that says what did not fit and which checkpoint is intact."""
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if not _disk_is_full(error):
+    except (LongtakeError, OSError, RuntimeError, SafetensorError) as error:
+        cause = system_error(error)
+        if cause is None or cause.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         last = max(_steps(folder), default=None)
         kept = "there is no checkpoint" if last is None else f"the checkpoint of step {last} is intact"
         raise LongtakeError(
             f"the disk is full: {what} does not fit in {folder}; {kept}: make room and start the same command again"
         ) from error
-
-
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error comes from a disk without room; torch.save and safetensors hide it behind one of their own."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if isinstance(error, SafetensorError) and f"os error {errno.ENOSPC}" in str(error):
-            return True
-        error = error.__context__
-    return False
 
 
 def _steps(folder: Path) -> list[int]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from longtake.data.left_out import Broken
+from longtake.outputs import write_json
 from longtake.train.checkpoint import room_in
 from longtake.train.run import Run
 from longtake.types import LongtakeError
@@ -25,15 +24,15 @@ def books_of(data: Broken, held: Broken | None) -> Books:
 def resume(run: Run, books: Books) -> int:
     """``Run.resume``, with what the run that is gone on with had left out."""
     step = run.resume()
-    kept = run.more.get("left_out", {})
-    for file in books.keys() & kept.keys():
-        books[file].put_back(kept[file])
+    states = run.more.get("left_out", {})
+    for file in books.keys() & states.keys():
+        books[file].load(states[file])
     return step
 
 
 def save(run: Run, step: int, books: Books) -> None:
     """``Run.save``, with what was left out so far."""
-    run.save(step, left_out={file: broken.kept() for file, broken in books.items()})
+    run.save(step, left_out={file: broken.state() for file, broken in books.items()})
 
 
 def share(run: Run, books: Books) -> None:
@@ -76,8 +75,5 @@ def written(folder: Path, books: Books) -> Iterator[None]:
 
 def write(file: Path, broken: Broken) -> None:
     """Names and reasons, whole or not at all."""
-    scratch = file.with_suffix(f".{os.getpid()}.tmp")
     with room_in(file.parent, "the list of what was left out"):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(json.dumps(broken.all, indent=1) + "\n")
-    scratch.replace(file)
+        write_json(file, broken.all, indent=1)

@@ -25,6 +25,7 @@ from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.models.masking import Policy
 from longtake.models.recot import ReCoT, Target, Weight, mean_frames, target_tokens, token_errors
 from longtake.models.video_llm import VideoLLMConfig, resized
+from longtake.outputs import replaced
 from longtake.train import left_out
 from longtake.train.checkpoint import room_in
 from longtake.train.run import Fit, Run, micro_batches, start_processes
@@ -214,10 +215,8 @@ def write_dts(run: Run, folder: Path) -> None:
         if name.startswith(prefix)
     }
     if run.is_main:
-        scratch = folder / "dts.tmp"
-        with room_in(folder, "the trained compressor"):
+        with room_in(folder, "the trained compressor"), replaced(folder / WEIGHTS) as scratch:
             save_file(weights, scratch)
-        scratch.replace(folder / WEIGHTS)
     run.accelerator.wait_for_everyone()
 
 

@@ -9,6 +9,7 @@ from collections import deque
 from pathlib import Path
 from types import TracebackType
 
+from longtake.outputs import replaced
 from longtake.train.board import Board
 from longtake.train.checkpoint import room_in
 from longtake.types import LongtakeError
@@ -88,9 +89,8 @@ def keep_until(file: Path, start: int) -> None:
     for line in file.read_text().splitlines(keepends=True):
         if line.endswith("\n") and json.loads(line)["step"] <= start:
             kept.append(line)
-    scratch = file.with_suffix(".tmp")
-    scratch.write_text("".join(kept))
-    scratch.replace(file)
+    with replaced(file) as scratch:
+        scratch.write_text("".join(kept))
 
 
 def _shown(figures: dict[str, float]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from longtake.data.puzzles.puzzle_file import read_records
 from longtake.data.puzzles.sheets import SHEET_STYLE, sheets_of
-from longtake.data.whole import replaced
+from longtake.outputs import replaced
 from longtake.train.checkpoint import room_in
 from longtake.train.rollouts import Group
 from longtake.types import LongtakeError

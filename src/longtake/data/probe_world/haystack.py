@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from longtake import video
 from longtake.data.probe_world.needles import Split
-from longtake.data.whole import replaced
+from longtake.outputs import replaced
 from longtake.types import Sampling, VideoError
 
 SHORT_SIDE_PIXELS = 144
@@ -114,10 +114,10 @@ def footage_clips(split: Split, folder: Path, cache: Path) -> list[Clip]:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """What a folder of footage holds, by name. Raises VideoError where it is not a folder."""
+    """What a folder of footage holds but what is still written, by name. Raises VideoError where it is not a folder."""
     if not folder.is_dir():
         raise VideoError(f"{folder} is not a folder; name a folder of video files, or none for drawn scenes")
-    return sorted(folder.iterdir())
+    return [path for path in sorted(folder.iterdir()) if path.suffix != ".part"]
 
 
 def split_of_source(source: str) -> Split:
@@ -141,8 +141,7 @@ def _stored(path: Path, cache: Path) -> Clip | None:
     except VideoError:
         return None
     if pixels is not None:
-        cache.mkdir(parents=True, exist_ok=True)
-        with replaced(file) as scratch, scratch.open("wb") as sink:
+        with replaced(file, make_folder=True) as scratch, scratch.open("wb") as sink:
             np.save(sink, pixels)
     return Clip(name=path.name, pixels=np.load(file, mmap_mode="r"), fps=STORED_FPS)
 

@@ -20,9 +20,8 @@ from longtake.data.pruning.samples import Subset, is_list, join_samples, read_sa
 from longtake.data.pruning.scorefile import ScoreFile
 from longtake.data.pruning.scorer import Key, Scored, Scorer, VideoPart
 from longtake.data.pruning.verdict import Verdict, judge
-from longtake.data.whole import replaced
 from longtake.data.workers import Engine, work
-from longtake.outputs import check_output
+from longtake.outputs import check_output, replaced
 from longtake.types import LongtakeError
 
 ENDINGS = ("scores.jsonl", "videos.jsonl", "histogram.png", "examples.png")  # beside the output, by its stem

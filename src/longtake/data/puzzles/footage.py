@@ -24,7 +24,7 @@ from longtake.data.files import read_chunks
 from longtake.data.puzzles.framefile import Encoding, FrameFile, FrameIndex, FrameWriter
 from longtake.data.puzzles.likeness import apart_at, neighbour_cosines, rounded_units
 from longtake.data.threads import one_thread
-from longtake.data.whole import replaced
+from longtake.outputs import replaced
 from longtake.types import Frames, LongtakeError, Sampling, VideoError
 from longtake.video.timing import timed
 

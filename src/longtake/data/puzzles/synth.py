@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from longtake.data.puzzles.framefile import FrameFile
 from longtake.data.puzzles.likeness import Likeness, num_kept, threshold_at
 from longtake.data.puzzles.mvp import LEVELS, Level, Mask, Rules, make_puzzles
 from longtake.data.puzzles.puzzle_file import PUZZLES, records
-from longtake.data.whole import replaced
 from longtake.data.workers import Engine, work
+from longtake.outputs import replaced, write_json
 from longtake.types import LongtakeError
 
 SETTINGS, STATISTICS, LOCK = "settings.json", "statistics.json", ".lock"
@@ -186,8 +187,7 @@ def _make(
             sums.add(one)
             tell("making puzzles", number, len(sources))
     statistics = _statistics(settings, rules, sums, len(cosines), problems, duplicates, len(sources))
-    with replaced(output / STATISTICS) as scratch:
-        scratch.write_text(json.dumps(statistics, indent=1) + "\n")
+    write_json(output / STATISTICS, statistics, indent=1)
     stages = {stage: sum(one.seconds[stage] for one in gathered) for stage in ("read", "embed", "store")}
     return Outcome(
         statistics=statistics,
@@ -224,15 +224,15 @@ def open_output(output: Path, settings: Mapping[str, Any]) -> None:
     file = output / SETTINGS
     try:
         found = json.loads(file.read_text()) if file.exists() else None
-        for left in [*output.glob(".*.part"), *frames_folder(output).glob(".*.part")]:
+        own = [output.glob(f".{name}.*.part") for name in (SETTINGS, PUZZLES, STATISTICS)]
+        for left in chain(frames_folder(output).glob(".*.part"), *own):
             left.unlink()
     except OSError as error:
         raise LongtakeError(f"{output}: {error.strerror}; give another output folder") from error
     except ValueError as error:
         raise LongtakeError(f"{file} is there and holds no settings; give another output folder") from error
     if found is None:
-        with replaced(file) as scratch:
-            scratch.write_text(json.dumps(wanted, indent=1) + "\n")
+        write_json(file, wanted, indent=1)
         return
     for name, value in wanted.items():
         if not isinstance(found, dict) or found.get(name) != value:

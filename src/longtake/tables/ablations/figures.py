@@ -15,10 +15,10 @@ from longtake.eval.features import TASKS, FeatureRun, told_right
 from longtake.eval.features import Arm as Tokens
 from longtake.eval.measures import auroc
 from longtake.models.recot import target_tokens, token_errors
+from longtake.outputs import write_json
 from longtake.tables.ablations.arms import Arm, compressor_of, folder_of, pretrain, trained
 from longtake.tables.ablations.world import BLOCK, Exam, World, needle_patches
 from longtake.tables.compare import MASKED, Figures
-from longtake.tables.work_folder import kept_json
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 KEPT = "figures-by-clip.json"
@@ -38,7 +38,7 @@ def figures_of(world: World, arms: Sequence[tuple[Arm, int]]) -> list[Figures]:
     probed = probes(world, missing) if missing else {}
     for number, (arm, seed) in missing.items():
         rebuilt = reconstruction(world, arm, seed) if arm.pretraining and not arm.trainable else {}
-        kept_json(files[int(number)], probed[number] | rebuilt)
+        write_json(files[int(number)], probed[number] | rebuilt)
     return [json.loads(file.read_text()) for file in files]
 
 

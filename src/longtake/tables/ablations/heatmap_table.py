@@ -109,6 +109,4 @@ def depth_map(lengths: Sequence[int], rows: Sequence[dict[str, Any]], model: str
 def picture(table: AblationTable, lengths: Sequence[int], folder: Path) -> None:
     """A heat-map a model and kind of question."""
     panels = {name: np.array(cells, np.float64) for name, cells in table.settings["depth by length"].items()}
-    scratch = folder / f"{table.name}.tmp.png"
-    heat_maps(table.title, panels, lengths, scratch)
-    scratch.replace(folder / f"{table.name}.png")
+    heat_maps(table.title, panels, lengths, folder / f"{table.name}.png")

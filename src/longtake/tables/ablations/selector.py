@@ -26,12 +26,13 @@ from longtake.eval.plot import curves
 from longtake.eval.probe import QUESTIONS_A_VIDEO, ask_watched, watch_video
 from longtake.eval.report import Asked, ProbeRun
 from longtake.model import Model, load
+from longtake.outputs import write_json
 from longtake.tables.ablations.jobs import Site, follow, processes, test_clips_at, world_at
 from longtake.tables.ablations.tables import start_of
 from longtake.tables.ablations.world import World
 from longtake.tables.compare import open_tasks
 from longtake.tables.operations import Part
-from longtake.tables.work_folder import kept_json, named
+from longtake.tables.work_folder import named
 from longtake.types import Frames, Memory, Provenance, Sampling, VisualTokens
 
 SHARES = (0.75, 0.5, 0.25, 0.1, 0.05)
@@ -82,19 +83,21 @@ def run_selector(world: World, size: SelectorSize, seeds: Sequence[int]) -> Abla
     folder = folder_of(world, size, model)
     rows: list[dict[str, Any]] = []
     for video, (seed, number) in enumerate(product(seeds, range(size.videos))):
-        file = kept_asking(model, size, seed, number, clips, folder)
-        rows += [row | {"video": video} for row in json.loads(file.read_text())]
+        rows += [row | {"video": video} for row in cached_answers(model, size, seed, number, clips, folder)]
     return table_of(size, gathered(rows))
 
 
-def kept_asking(model: Model, size: SelectorSize, seed: int, number: int, clips: list[Clip], folder: Path) -> Path:
-    """The file of a video's answers, asked for now where it is missing."""
+def cached_answers(
+    model: Model, size: SelectorSize, seed: int, number: int, clips: list[Clip], folder: Path
+) -> list[dict[str, Any]]:
+    """What was answered about a video, asked now where it has not been."""
     file = folder / f"{seed}-{number}.json"
     if not file.exists():
         begun = time.perf_counter()
-        kept_json(file, ask_video(model, size, seed, number, clips))
+        write_json(file, ask_video(model, size, seed, number, clips))
         print(f"selector: video {number} of seed {seed} in {time.perf_counter() - begun:.0f} s", flush=True)
-    return file
+    rows: list[dict[str, Any]] = json.loads(file.read_text())
+    return rows
 
 
 def run_jobs(site: Site, size: SelectorSize, seeds: Sequence[int], jobs: int) -> None:
@@ -110,7 +113,7 @@ def _model_at(site: Site) -> Model:
 
 def _ask(site: Site, size: SelectorSize, seed: int, number: int) -> None:
     world, model = world_at(site), _model_at(site)
-    kept_asking(model, size, seed, number, test_clips_at(site), folder_of(world, size, model))
+    cached_answers(model, size, seed, number, test_clips_at(site), folder_of(world, size, model))
 
 
 def folder_of(world: World, size: SelectorSize, model: Model) -> Path:
@@ -273,7 +276,5 @@ def picture(table: AblationTable, folder: Path) -> None:
             ]
             for choice in CHOICES
         }
-    scratch = folder / f"{table.name}.tmp.png"
     axes: dict[str, Any] = {"across": "share of the visual tokens kept", "up": "right answers", "limits": (0, 1.02)}
-    curves(table.title, panels, scratch, log=True, **axes)
-    scratch.replace(folder / f"{table.name}.png")
+    curves(table.title, panels, folder / f"{table.name}.png", log=True, **axes)

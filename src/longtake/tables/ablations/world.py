@@ -30,7 +30,8 @@ from longtake.model import EMBEDDED, load
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM, VideoLLMConfig
-from longtake.tables.work_folder import kept, named
+from longtake.outputs import replaced
+from longtake.tables.work_folder import named
 from longtake.train.embedded.compressor import CPU
 from longtake.train.embedded.lookback import look_back
 from longtake.types import LongtakeError
@@ -218,7 +219,8 @@ class World:
         if not file.exists():
             print(f"exam: {len(videos)} videos of {frames} frames", flush=True)
             encoded = [torch.cat([self.encode(torch.from_numpy(f.pixels)) for f in v.frames()]) for v in videos]
-            kept(file, lambda scratch: torch.save(torch.stack(encoded), scratch))
+            with replaced(file, make_folder=True) as scratch, scratch.open("wb") as sink:
+                torch.save(torch.stack(encoded), sink)
         features = torch.load(file, weights_only=True)
         return Exam(features=features, videos=tuple(videos), questions=tuple(questions))
 

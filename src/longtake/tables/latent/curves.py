@@ -19,13 +19,13 @@ from longtake.eval.ablation import figure
 from longtake.eval.ablation_report import AblationTable, Section
 from longtake.eval.equal_accuracy import Curve, Reached, equal_accuracy
 from longtake.eval.plot import curves
+from longtake.outputs import write_json
 from longtake.tables.latent.arms import folder_of
 from longtake.tables.latent.cost import LatentCosts
 from longtake.tables.latent.plans import LatentPlan
 from longtake.tables.latent.tables import SEVERAL, SINGLE
 from longtake.tables.latent.world import HopWorld, Setting
 from longtake.tables.operations import Cost
-from longtake.tables.work_folder import kept_json
 
 NAME = "samples to equal accuracy"
 ALL = "all questions"
@@ -69,11 +69,11 @@ def curves_of(world: HopWorld, setting: Setting, plan: LatentPlan, seeds: Sequen
 
 def units_of(world: HopWorld, setting: Setting, plan: LatentPlan, seeds: Sequence[int], costs: LatentCosts) -> Units:
     """What a step of each arm takes, by all that may be meant; with encoding, every sample's video is encoded anew."""
-    encoding = kept_cost(world.folder("curve", setting.frames) / "cost.json", costs.encoding)
+    encoding = cached_cost(world.folder("curve", setting.frames) / "cost.json", costs.encoding)
     found, samples = {}, float(world.size.batch)
     for planned in plan.arms:
         file, arm = folder_of(world, setting, planned.arm, seeds[0]) / "cost.json", planned.arm
-        cost = kept_cost(file, lambda arm=arm: costs.arm(arm))  # type: ignore[misc]
+        cost = cached_cost(file, lambda arm=arm: costs.arm(arm))  # type: ignore[misc]
         found[planned.name] = {
             SAMPLES: samples,
             "operations": cost.operations,
@@ -84,10 +84,10 @@ def units_of(world: HopWorld, setting: Setting, plan: LatentPlan, seeds: Sequenc
     return found
 
 
-def kept_cost(file: Path, measure: Callable[[], Cost]) -> Cost:
+def cached_cost(file: Path, measure: Callable[[], Cost]) -> Cost:
     """A cost that is measured once."""
     if not file.exists():
-        kept_json(file, dataclasses.asdict(measure()))
+        write_json(file, dataclasses.asdict(measure()))
     return Cost(**json.loads(file.read_text()))
 
 
@@ -100,11 +100,11 @@ def with_curves(
     for name, against in pairs:
         seeds = min(len(found[name][ALL]), len(found[against][ALL]))
         reached = equal_accuracy(found[name][ALL][:seeds], found[against][ALL][:seeds])
-        own = [kept_level(name, against, each, units) for each in reached]
+        own = [level_row(name, against, each, units) for each in reached]
         rows += own
         lines += [level_line(row) for row in own] or [[name, against, "none"]]
-    kept_all = {arm: kept_curves(own, units[arm]) for arm, own in found.items()}
-    data = {"a step takes": units, "curves": kept_all, "levels": rows}
+    curves_by_arm = {arm: curve_data(own, units[arm]) for arm, own in found.items()}
+    data = {"a step takes": units, "curves": curves_by_arm, "levels": rows}
     head = ["arm", "against", "level", "right", "samples", "samples of the other", "times", "by seed", "over seeds"]
     head += [f"times, {unit}" for unit in next(iter(units.values())) if unit != SAMPLES]
     full = [head, *([*line, *["-"] * (len(head) - len(line))] for line in lines)]
@@ -124,13 +124,13 @@ NOTES = (
 )
 
 
-def kept_curves(own: Mapping[str, Sequence[Curve]], units: Mapping[str, float]) -> dict[str, Any]:
+def curve_data(own: Mapping[str, Sequence[Curve]], units: Mapping[str, float]) -> dict[str, Any]:
     """An arm's curves, JSON-ready, one list a seed."""
     samples = [step * units[SAMPLES] for step in own[ALL][0].steps]
     return {SAMPLES: samples, **{name: [[round(r, 5) for r in c.right] for c in each] for name, each in own.items()}}
 
 
-def kept_level(name: str, against: str, reached: Reached, units: Units) -> dict[str, Any]:
+def level_row(name: str, against: str, reached: Reached, units: Units) -> dict[str, Any]:
     """What both need, by denominator, JSON-ready; None: never, or not defined."""
     row: dict[str, Any] = {"arm": name, "against": against, "share": reached.share, "right": round(reached.level, 5)}
     for unit, own in units[name].items():
@@ -184,6 +184,5 @@ def curve_picture(table: AblationTable, folder: Path) -> None:
         }
         for asked in FIGURES
     }
-    scratch = folder / f"{table.name}-curves.tmp.png"
-    curves(section.title, panels, scratch, across="samples learned from", up="right answers", limits=(0, 1.02))
-    scratch.replace(folder / f"{table.name}-curves.png")
+    file = folder / f"{table.name}-curves.png"
+    curves(section.title, panels, file, across="samples learned from", up="right answers", limits=(0, 1.02))

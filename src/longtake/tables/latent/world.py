@@ -27,9 +27,10 @@ from longtake.data.probe_world.needles import Split
 from longtake.data.probe_world.probe import ProbeVideo
 from longtake.data.probe_world.questions import Question
 from longtake.model import EMBEDDED
+from longtake.outputs import write_json
 from longtake.tables.ablations import world as ablation_world
-from longtake.tables.token_files import encoded, keep_tokens, kept_tokens, token_files, videos_of
-from longtake.tables.work_folder import kept_json, named
+from longtake.tables.token_files import encoded, read_tokens, token_files, videos_of, write_tokens
+from longtake.tables.work_folder import named
 from longtake.train.embedded.compressor import CPU
 from longtake.train.puzzles import QuestionPuzzle
 from longtake.types import LongtakeError, VisualTokens
@@ -192,8 +193,8 @@ class HopWorld:
             for number in missing:
                 own = videos_of(number, self.count(part))
                 found = [encoded(backbone, self.video(part, frames, fps, n, clips)) for n in own]
-                keep_tokens(found, files[number])
-        return [tokens for file in files for tokens in kept_tokens(file)]
+                write_tokens(found, files[number])
+        return [tokens for file in files for tokens in read_tokens(file)]
 
     def video(self, part: Part, frames: int, fps: float, number: int, clips: list[Clip]) -> ProbeVideo:
         """The video of a question."""
@@ -229,7 +230,7 @@ class HopWorld:
 
     def keep_setting(self, setting: Setting) -> None:
         """Keep what the search found."""
-        kept_json(self.setting_file, dataclasses.asdict(setting))
+        write_json(self.setting_file, dataclasses.asdict(setting))
 
     def setting(self) -> Setting:
         """What the search found. Raises LongtakeError before it has found any."""

@@ -20,10 +20,11 @@ from longtake.data.probe_world.haystack import Clip, load_clips
 from longtake.data.probe_world.probe import ProbeVideo, make_video
 from longtake.data.probe_world.questions import Question, ask_all
 from longtake.eval.probe import ANSWER_TOKENS
+from longtake.outputs import write_json
 from longtake.tables.mvp.site import Site
 from longtake.tables.replies import Replies
-from longtake.tables.token_files import encoded, keep_tokens, kept_tokens, token_files, videos_of
-from longtake.tables.work_folder import kept_json, named
+from longtake.tables.token_files import encoded, read_tokens, token_files, videos_of, write_tokens
+from longtake.tables.work_folder import named
 from longtake.train.puzzles import QuestionPuzzle
 
 TRANSFER = ("order", "after", "direction", "count")
@@ -67,10 +68,10 @@ def transfer_exam(site: Site, items: int) -> TransferExam:
         for shard in absent:
             numbers = videos_of(shard, items)
             videos = [exam_video(number, clips) for number in numbers]
-            keep_questions(videos, numbers, files[shard].with_suffix(".json"))
-            keep_tokens([encoded(backbone, video) for video in videos], files[shard])
+            write_questions(videos, numbers, files[shard].with_suffix(".json"))
+            write_tokens([encoded(backbone, video) for video in videos], files[shard])
     asked = [Question(**row) for file in files for row in json.loads(file.with_suffix(".json").read_text())]
-    tokens = [own for file in files for own in kept_tokens(file)]
+    tokens = [own for file in files for own in read_tokens(file)]
     puzzles = tuple(
         QuestionPuzzle(
             name=f"transfer {number}",
@@ -97,10 +98,10 @@ def questions_about(video: ProbeVideo, number: int) -> list[Question]:
     return [dataclasses.replace(first[task], event=None) for task in TRANSFER]
 
 
-def keep_questions(videos: Sequence[ProbeVideo], numbers: Iterable[int], file: Path) -> None:
+def write_questions(videos: Sequence[ProbeVideo], numbers: Iterable[int], file: Path) -> None:
     """Their questions as JSON, whole or not at all."""
     asked = [q for video, number in zip(videos, numbers, strict=True) for q in questions_about(video, number)]
-    kept_json(file, [dataclasses.asdict(question) for question in asked])
+    write_json(file, [dataclasses.asdict(question) for question in asked])
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from longtake.eval.ablation_report import AblationTable
 from longtake.eval.puzzle_table import Answers, held_table
 from longtake.recipes.mvp import MvpRecipe
 from longtake.recipes.mvp_stages import run_on_puzzles
-from longtake.tables.mvp.site import Site, kept_costs, missing, one_step, seeded, training
+from longtake.tables.mvp.site import Site, cached_costs, missing, one_step, seeded, training
 from longtake.tables.operations import Cost, Part
 
 STAGES = ("warm", "grpo", "supervised")
@@ -30,7 +30,7 @@ def held_costs(site: Site) -> dict[str, Cost]:
         material = site.material()
         return {stage: one_step(getattr(site.recipe, stage), model(), material.train) for stage in STAGES}
 
-    return kept_costs(site, "costs-held.json", steps)
+    return cached_costs(site, "costs-held.json", steps)
 
 
 def equal_steps(recipe: MvpRecipe, costs: dict[str, Cost]) -> int:

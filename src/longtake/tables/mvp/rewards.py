@@ -20,14 +20,15 @@ from longtake.eval.ablation import Estimate, figure
 from longtake.eval.ablation_report import AblationTable, Row
 from longtake.eval.mvp import CHANCE, chance_parts
 from longtake.eval.puzzle_table import PARTS, Parts, cells, compared, notes_of, places_of, stands_of
+from longtake.outputs import write_json
 from longtake.recipes.mvp_stages import Material, split_of
 from longtake.recipes.settings import flat
 from longtake.tables.mvp.site import (
     Lessons,
     Site,
     arm_model,
+    cached_costs,
     frozen,
-    kept_costs,
     missing,
     one_step,
     stage_model,
@@ -35,7 +36,7 @@ from longtake.tables.mvp.site import (
 )
 from longtake.tables.mvp.variants import Variant, variant_records
 from longtake.tables.operations import Cost, Part
-from longtake.tables.work_folder import kept_json, named
+from longtake.tables.work_folder import named
 from longtake.train.exam import answers
 from longtake.train.grpo_recipe import GrpoRecipe
 from longtake.train.imitate import ImitateRecipe
@@ -125,7 +126,7 @@ def reward_costs(site: Site) -> dict[str, Cost]:
         processes, longest = start_processes(recipe.grpo.fit), recipe.grpo.draw.max_new_tokens
         return found | {f"asked/{len(some)}": lambda folder: answers(processes, backbone, some, longest)}
 
-    return kept_costs(site, "costs-rewards.json", steps)
+    return cached_costs(site, "costs-rewards.json", steps)
 
 
 def recipe_of(site: Site, arm: RewardArm, seed: int, costs: Mapping[str, Cost]) -> GrpoRecipe:
@@ -238,7 +239,7 @@ def held_parts(site: Site, model: Path, material: Material) -> Parts:
     if not file.exists():
         processes = start_processes(site.recipe.grpo.fit)
         longest = site.recipe.grpo.draw.max_new_tokens
-        kept_json(file, answers(processes, frozen(model, site), material.held, longest))
+        write_json(file, answers(processes, frozen(model, site), material.held, longest))
     return as_parts(json.loads(file.read_text()))
 
 

@@ -22,11 +22,11 @@ from longtake.backbones import load_backbone
 from longtake.backbones.base import Backbone
 from longtake.data.probe_world.haystack import files_in
 from longtake.data.puzzles.puzzle_file import PUZZLES
+from longtake.outputs import write_json
 from longtake.recipes.mvp import Choice, MvpRecipe, StartModel, mvp_debug
 from longtake.recipes.mvp_stages import Material, gather, run_stage
 from longtake.recipes.settings import flat
 from longtake.tables.operations import Cost, Operations, Part
-from longtake.tables.work_folder import kept_json
 from longtake.train.beside import Beside
 from longtake.train.curriculum import CurriculumRecipe
 from longtake.train.grpo import train_grpo
@@ -133,7 +133,7 @@ def frozen(folder: Path, site: Site) -> Backbone:
     return backbone
 
 
-def kept_costs(
+def cached_costs(
     site: Site,
     file: str,
     steps: Callable[[Callable[[], Backbone]], Mapping[str, Callable[[Path], object]]],
@@ -155,7 +155,7 @@ def kept_costs(
         plain, _, items = name.partition("/")
         found[plain] = measured(step, int(items or 1))
     if model is not None:
-        kept_json(target, {name: dataclasses.asdict(cost) for name, cost in found.items()})
+        write_json(target, {name: dataclasses.asdict(cost) for name, cost in found.items()})
     return found
 
 

@@ -88,10 +88,10 @@ def run_transfer(
     for arm in ARMS:
         models[arm] = {seed: trained(site, size, arm, seed, costs, material) for seed in seeds}
     measured = {}
-    for name, kept_models in models.items():
-        replies = {seed: kept_replies(site, size, model, exam) for seed, model in kept_models.items()}
+    for name, by_seed in models.items():
+        replies = {seed: cached_replies(site, size, model, exam) for seed, model in by_seed.items()}
         measured[name] = Measured(exam, replies, dict.fromkeys(replies, {}))
-    blind = {seed: kept_replies(site, size, model, exam, blind=True) for seed, model in warm.items()}
+    blind = {seed: cached_replies(site, size, model, exam, blind=True) for seed, model in warm.items()}
     found = table_of_answers(exam, measured, Measured(exam, blind, dict.fromkeys(blind, {})))
     batch = {arm: arm_recipe(site, size, arm, 0, costs).fit.batch for arm in (QUESTIONS, PUZZLES)}
     videos = {"replay": size.replay.videos, QUESTIONS: size.more_videos, "exam": size.items}
@@ -105,7 +105,7 @@ def replies_file(site: Site, size: TransferSize, model: Path | None, *, blind: b
     return (model.parent if model else site.work) / f"{exam}-{size.items}{'-blind' if blind else ''}.json"
 
 
-def kept_replies(
+def cached_replies(
     site: Site, size: TransferSize, model: Path | None, exam: TransferExam, *, blind: bool = False
 ) -> Replies:
     """What a model answers; kept answers are not asked for again."""

@@ -20,7 +20,7 @@ from longtake.recipes.mvp_replay import Replay, questions_of
 from longtake.recipes.mvp_stages import Material
 from longtake.recipes.settings import flat
 from longtake.tables.mvp.exam import FRAMES, ROWS, exam_video, replay_folder, replies_to
-from longtake.tables.mvp.site import EVENLY, Lessons, Site, arm_model, kept_costs, one_step, seeded
+from longtake.tables.mvp.site import EVENLY, Lessons, Site, arm_model, cached_costs, one_step, seeded
 from longtake.tables.operations import Cost
 from longtake.tables.token_files import encoded
 from longtake.tables.work_folder import named
@@ -65,7 +65,7 @@ def transfer_costs(site: Site, size: TransferSize) -> dict[str, Cost]:
             "video": lambda folder: encoded(backbone, exam_video(0, clips)),
         }
 
-    return kept_costs(site, "costs-transfer.json", steps, warm_folder(site, size, 0).name)
+    return cached_costs(site, "costs-transfer.json", steps, warm_folder(site, size, 0).name)
 
 
 def arm_recipe(

@@ -15,7 +15,7 @@ from longtake.data.puzzles.footage import Footage
 from longtake.data.puzzles.mvp import Level, Rules
 from longtake.data.puzzles.puzzle_file import PUZZLES, PuzzleRecord, read_records
 from longtake.data.puzzles.synth import STATISTICS, Source, Synthesis, make_of_source
-from longtake.data.whole import replaced
+from longtake.outputs import replaced
 from longtake.types import LongtakeError
 
 Variant = Literal["own", "random", "near", "kept"]
@@ -65,8 +65,7 @@ def variant_records(folder: Path, variant: Variant, output: Path) -> list[Puzzle
         else:
             rules = replace(rules, **change)
         videos = {record.frames: record for record in read_records(folder)}
-        target.mkdir(parents=True, exist_ok=True)
-        with replaced(target / PUZZLES) as scratch, scratch.open("w") as sink:
+        with replaced(target / PUZZLES, make_folder=True) as scratch, scratch.open("w") as sink:
             for file, record in videos.items():
                 footage = Footage(name=record.video, path=Path(record.path))
                 sink.write(make_of_source(settings, rules, Source(footage=footage, path=folder / file)).lines)

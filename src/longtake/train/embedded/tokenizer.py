@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from longtake.data.probe_world.needles import LETTERS, SYMBOLS
 from longtake.data.probe_world.questions import vocabulary_text
+from longtake.outputs import replaced
 
 PAD, START, END, VIDEO = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_pad|>"
 SPECIAL = (PAD, START, END, VIDEO, "<|lat_start|>", "<|lat_end|>")
@@ -35,13 +36,11 @@ def train_tokenizer(vocabulary: int = 768) -> PreTrainedTokenizerFast:
     return fast_tokenizer(tokenizer)
 
 
-def kept_tokenizer(file: Path) -> PreTrainedTokenizerFast:
+def cached_tokenizer(file: Path) -> PreTrainedTokenizerFast:
     """The tokenizer in a file, trained and written there first: wordings that are added later then change no id."""
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        scratch = file.with_suffix(".tmp")
-        train_tokenizer().backend_tokenizer.save(str(scratch))
-        scratch.replace(file)
+        with replaced(file, make_folder=True) as scratch:
+            scratch.write_text(train_tokenizer().backend_tokenizer.to_str(pretty=True), encoding="utf-8")
     return fast_tokenizer(Tokenizer.from_file(str(file)))
 
 

@@ -6,7 +6,8 @@
 
 ``optimiser`` trains the first stage (``school``) for some steps with AdamW alone and with Muon at two rates, and reads
 windows of the test split (other fonts, triples and footage). ``attention`` times forward and backward passes: the
-tower's, fused and written out, by patches; and one attention over a video's columns, with a mask and without.
+tower's, fused and written out, by patches; one attention over a video's columns, with a mask and without; and one over
+short rows, fused and as products.
 ``by-heart`` reads numbers from the groups of a bank with the compressor in a training's folder: groups of the videos
 that it was trained on, and of those held out, by the number of frames that show the card.
 """
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import SiglipVisionModel
 
+from longtake.backbones import products
 from longtake.data.probe_world.needles import Card
 from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.recipes import make_embedded as embedded
@@ -94,6 +96,16 @@ def compare_attention() -> None:
         masked = best_seconds(lambda q=q, k=k, v=v, mask=mask: F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
         causal = best_seconds(lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v, is_causal=True))
         print(f"attention, {batch} x {columns} columns: {masked:.3f} s with a mask, {causal:.3f} s without", flush=True)
+    for batch, queries, keys in ((8, 81, 81), (8, 166, 247), (1, 588, 588), (8, 512, 512), (1, 1024, 1024)):
+        q = torch.randn(batch, 4, queries, 64, dtype=torch.bfloat16, requires_grad=True)
+        k, v = (torch.randn(batch, 4, keys, 64, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
+        seen = None if queries == keys else torch.ones(1, 1, queries, keys, dtype=torch.bool).tril(keys - queries)
+        fused = best_seconds(
+            lambda q=q, k=k, v=v, m=seen: F.scaled_dot_product_attention(q, k, v, m, is_causal=m is None)
+        )
+        plain = best_seconds(lambda q=q, k=k, v=v, m=seen: products.attention(q, k, v, m, scaling=0.125))
+        shape = f"{batch} rows, {queries} queries of {keys} keys"
+        print(f"attention, {shape}: {fused:.4f} s fused, {plain:.4f} s as products", flush=True)
 
 
 def best_seconds(run: Callable[[], Tensor], times: int = 5) -> float:

@@ -19,6 +19,8 @@ from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from longtake.backbones import products
+
 NAME = "longtake_sdpa"
 BLOCK_QUERIES = 512  # a block's mask is BLOCK_QUERIES x keys; the block skips all keys after its last query
 
@@ -108,6 +110,10 @@ def causal_attention(
     queries, keys = query.shape[2], key.shape[2]
     groups = query.shape[1] // key.shape[1]
     attend = partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
+    if not dropout and products.pays(query, key):
+        plain = mask is None and veil is None
+        seen_by_all = None if plain else visible(range(queries), queries, keys, mask, veil, query.device)[:, None]
+        return products.attention(query, key, value, seen_by_all, scaling=scaling)
     if queries == 1 and veil is None:  # query heads that share a key head are rows of one product; keys are not copied
         rows = query.reshape(query.shape[0], key.shape[1], groups, query.shape[3])
         return attend(rows, key, value, attn_mask=None if mask is None else mask[:, None, None]).view_as(query)
@@ -121,17 +127,25 @@ def causal_attention(
     for start in range(0, queries, BLOCK_QUERIES):
         stop = min(start + BLOCK_QUERIES, queries)
         seen = keys - queries + stop
-        position = torch.arange(seen, device=query.device)
-        own = position[-(stop - start) :, None]
-        allowed = (position <= own)[None]
-        if mask is not None:
-            allowed = (allowed & mask[:, None, :seen]) | (position == own)
-        if veil is not None:
-            unseen = veil.blind[:, own] & veil.hidden[:, None, :seen]
-            allowed = (allowed & ~unseen) | (position == own)
+        allowed = visible(range(start, stop), queries, keys, mask, veil, query.device)
         block = (query[:, :, start:stop], key[:, :, :seen], value[:, :, :seen])
         outputs.append(attend(*block, attn_mask=allowed[:, None]))
     return torch.cat(outputs, dim=2)
+
+
+def visible(
+    block: range, queries: int, keys: int, mask: Tensor | None, veil: Veil | None, device: torch.device
+) -> Tensor:
+    """What a block of the queries sees of the keys up to its last one's: bool ``(batch or 1, block, keys so far)``."""
+    position = torch.arange(keys - queries + block.stop, device=device)
+    own = position[-len(block) :, None]
+    allowed = (position <= own)[None]
+    if mask is not None:
+        allowed = (allowed & mask[:, None, : len(position)]) | (position == own)
+    if veil is not None:
+        unseen = veil.blind[:, own] & veil.hidden[:, None, : len(position)]
+        allowed = (allowed & ~unseen) | (position == own)
+    return allowed
 
 
 def branched_attention(

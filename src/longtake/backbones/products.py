@@ -1,0 +1,79 @@
+"""Attention of short rows written out as products, which a CPU trains on faster than on the fused kernel.
+
+In bfloat16 the fused kernel's backward pass is slow on a CPU where rows are short; written out, a training step of the
+probe world's decoders takes three quarters of the time (``python benchmarks/training.py attention``). Scores are
+rounded to bfloat16 then, as in transformers' eager attention. Without a gradient nothing changes.
+"""
+
+# mypy: disable-error-code="no-untyped-call, no-any-return"
+# (PyTorch's own methods are only partly typed.)
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "longtake_products"
+MOST_SCORES = 1 << 20  # of a head; above, computing what a causal mask hides costs more than is gained
+SCORES_AT_ONCE = 1 << 20  # of some rows' heads together, so that they stay in the cache
+
+
+def pays(query: Tensor, key: Tensor) -> bool:
+    """Whether products are faster: bfloat16 rows of a thousand columns at most that are trained on, on a CPU."""
+    trained = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    short = query.shape[2] * key.shape[2] <= MOST_SCORES
+    return trained and short and dtype == torch.bfloat16 and query.device.type == "cpu"
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, *, scaling: float) -> Tensor:
+    """Softmax attention in bfloat16, a few rows at a time: ``(batch, heads, queries, dim)``.
+
+    allowed: bool ``(batch or 1, 1, queries, keys)``, of which every query has one; None is causal, queries being the
+    last of the keys. key, value: ``(batch, key heads, keys, dim)``; heads that share a key stand side by side.
+    """
+    batch, heads, queries, _ = query.shape
+    keys, groups = key.shape[2], heads // key.shape[1]
+    query, key, value = (states.bfloat16() for states in (query, key, value))
+    if allowed is None:
+        allowed = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    hidden = torch.zeros(allowed.shape, dtype=torch.bfloat16).masked_fill(~allowed, float("-inf"))
+    rows = max(1, SCORES_AT_ONCE // (heads * queries * keys))
+    outputs = []
+    for start in range(0, batch, rows):
+        own = slice(start, start + rows)
+        scores = (query[own] * scaling) @ key[own].transpose(-1, -2)
+        scores = scores + (hidden if len(hidden) == 1 else hidden[own])
+        outputs.append(scores.softmax(dim=-1) @ value[own])
+    return torch.cat(outputs)
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention signature: products where they pay, else its own fused attention."""
+    if dropout or not pays(query, key) or (attention_mask is not None and attention_mask.dtype != torch.bool):
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    output = attention(query, key, value, attention_mask, scaling=scaling)
+    return output.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -47,13 +47,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a model by a recipe; called again after an interruption, it continues."""
-    if recipe not in RECIPES | ON_PUZZLES:
-        raise LongtakeError(f"the recipe is {recipe!r}; it must be one of {', '.join(RECIPES | ON_PUZZLES)}")
-    if (recipe in ON_PUZZLES) != (puzzles is not None):
-        rule = "takes no puzzles" if puzzles else "needs puzzles; give the folder that longtake synth mvp wrote"
-        raise LongtakeError(f"the recipe {recipe} {rule}")
-    if puzzles is not None and (data or media or held):
-        raise LongtakeError("--data, --media and --held are of conversations; leave them out with puzzles")
+    check_given(recipe, puzzles, conversations=bool(data or media or held))
     require_extra()
     from transformers.utils.logging import disable_progress_bar
 
@@ -75,6 +69,17 @@ def train(
     if speaks:
         print(f"{target}: done; {closing_line(target, stages)}")
     end_processes()
+
+
+def check_given(recipe: str, puzzles: Path | None, *, conversations: bool) -> None:
+    """Raises LongtakeError for a recipe that is none, and for data that it does not take or lacks."""
+    if recipe not in RECIPES | ON_PUZZLES:
+        raise LongtakeError(f"the recipe is {recipe!r}; it must be one of {', '.join(RECIPES | ON_PUZZLES)}")
+    if (recipe in ON_PUZZLES) != (puzzles is not None):
+        rule = "takes no puzzles" if puzzles else "needs puzzles; give the folder that longtake synth mvp wrote"
+        raise LongtakeError(f"the recipe {recipe} {rule}")
+    if puzzles is not None and conversations:
+        raise LongtakeError("--data, --media and --held are of conversations; leave them out with puzzles")
 
 
 def closing_line(output: Path, stages: Sequence[str]) -> str:

@@ -94,22 +94,37 @@ def kinds_of(
     if len({kind.name for kind in beside}) < len(beside):
         raise LongtakeError(f"kinds beside are {', '.join(kind.name for kind in beside)}; give each its own name")
     weights = dict(recipe.weights) | ({TEMPORAL: recipe.contrast} if recipe.contrast else {})
-    settings: list[dict[str, Any]] = [
-        {"prefix": "", "puzzles": puzzles, "held": held, "count": recipe.fit.batch, "weights": weights}
-        | {"names": names, "success": recipe.success, "how": recipe.curriculum}
+
+    def curriculum(own: Sequence[Puzzle], how: CurriculumRecipe) -> Curriculum:
+        return Curriculum(recipe=how, levels=[puzzle.level for puzzle in own], seed=recipe.fit.seed)
+
+    found = [
+        Kind(
+            prefix="",
+            puzzles=puzzles,
+            held=held,
+            first=0,
+            count=recipe.fit.batch,
+            weights=weights,
+            names=names,
+            success=recipe.success,
+            curriculum=curriculum(puzzles, recipe.curriculum),
+        )
     ]
-    settings += [
-        {"prefix": f"{kind.name}_", "puzzles": kind.puzzles, "held": kind.held, "count": kind.count}
-        | {"weights": kind.weights, "names": names_of(kind.puzzles), "success": kind.success}
-        | {"how": kind.curriculum or recipe.curriculum}
-        for kind in beside
-    ]
-    found, first = [], 0
-    for own in settings:
-        levels = [puzzle.level for puzzle in own["puzzles"]]
-        curriculum = Curriculum(recipe=own.pop("how"), levels=levels, seed=recipe.fit.seed)
-        found.append(Kind(first=first, curriculum=curriculum, **own))
-        first += own["count"]
+    for kind in beside:
+        found.append(
+            Kind(
+                prefix=f"{kind.name}_",
+                puzzles=kind.puzzles,
+                held=kind.held,
+                first=found[-1].places.stop,
+                count=kind.count,
+                weights=kind.weights,
+                names=names_of(kind.puzzles),
+                success=kind.success,
+                curriculum=curriculum(kind.puzzles, kind.curriculum or recipe.curriculum),
+            )
+        )
     return found
 
 

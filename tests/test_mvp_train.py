@@ -16,7 +16,7 @@ from longtake.backbones.base import Part, Prompt
 from longtake.cli.samples import samples
 from longtake.data.puzzles.framefile import FrameFile
 from longtake.data.puzzles.puzzle_file import PuzzleRecord, read_records
-from longtake.data.puzzles.puzzle_split import Split, split_by_source
+from longtake.data.puzzles.puzzle_split import PuzzleSplit, split_by_source
 from longtake.eval.mvp import CHANCE, Asked, chance_parts, report, table
 from longtake.train import viewer
 from longtake.train.album import Album, Shelf, one_video
@@ -46,7 +46,7 @@ def records(folder) -> list[PuzzleRecord]:
 
 
 @pytest.fixture(scope="module")
-def split(folder, records) -> Split:
+def split(folder, records) -> PuzzleSplit:
     return split_by_source(folder, records)
 
 

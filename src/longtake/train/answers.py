@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longtake.data.conversations.batches import Batch
-from longtake.data.conversations.media import Clip
+from longtake.data.conversations.media import MediaClip
 from longtake.data.features import Features
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.scorer import LegacySelector, QueryScorer, straight_through
@@ -73,7 +73,7 @@ class AnswerLoss(nn.Module):
         unused = scored.float().sum() + states.last_hidden_state.float().sum() + idle
         return loss + 0.0 * unused
 
-    def visual_groups(self, clips: Sequence[Clip]) -> Tensor:
+    def visual_groups(self, clips: Sequence[MediaClip]) -> Tensor:
         """All clips' features, ``(groups, frames_per_group, rows, columns, dim)``; one group of zeros for none."""
         features = [clip.features.to(self.device) for clip in clips if isinstance(clip, Features)]
         assert len(features) in (0, len(clips)), "clips are frames or features, not both"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from longtake.data.conversations.batches import Batch
-from longtake.data.conversations.media import Clip
+from longtake.data.conversations.media import MediaClip
 from longtake.types import IGNORE
 
 
@@ -74,7 +74,7 @@ def columns_of(
 
 def draw_kept(
     names: Sequence[str],
-    clips: Sequence[Clip],
+    clips: Sequence[MediaClip],
     columns: Columns,
     per_group: int,
     share: tuple[float, float],

@@ -16,11 +16,11 @@ from typing import Literal, get_args
 from longtake.models.video_llm import VideoLLMConfig
 from longtake.types import LongtakeError
 
-Part = Literal["tower", "dts", "projector", "decoder"]
+ModelPart = Literal["tower", "dts", "projector", "decoder"]
 Precision = Literal["float32", "autocast", "mixed", "bfloat16"]
 
-PARTS: tuple[Part, ...] = get_args(Part)  # in the order that data flows
-RECOMPUTED: frozenset[Part] = frozenset({"tower", "dts", "decoder"})  # by checkpointing, layer by layer
+PARTS: tuple[ModelPart, ...] = get_args(ModelPart)  # in the order that data flows
+RECOMPUTED: frozenset[ModelPart] = frozenset({"tower", "dts", "decoder"})  # by checkpointing, layer by layer
 ATTENTION_BACKWARD = 2.5  # of its forward pass: four products, and the scores once more as fused kernels keep none
 
 
@@ -51,7 +51,7 @@ class Workload:
     batch: int = 1
     answer_tokens: int = 0
     logit_tokens: int | None = None
-    trainable: frozenset[Part] = frozenset()
+    trainable: frozenset[ModelPart] = frozenset()
     lora_rank: int = 0
     precision: Precision = "autocast"
     checkpointing: bool = False
@@ -67,7 +67,7 @@ class Workload:
             raise LongtakeError("LoRA's weights are float32 beside a frozen decoder; give that precision or autocast")
 
     @property
-    def reached(self) -> frozenset[Part]:
+    def reached(self) -> frozenset[ModelPart]:
         """The parts that gradients go through: the first that learns and all after it."""
         learning = self.trainable | ({"decoder"} if self.lora_rank else set())
         first = min((PARTS.index(part) for part in learning), default=len(PARTS))
@@ -244,7 +244,7 @@ def causal_pairs(positions: int, skips_masked: bool) -> int:
     return positions * (positions + 1) // 2 if skips_masked else positions * positions
 
 
-def _forward(config: VideoLLMConfig, work: Workload, pairs: int) -> dict[Part, _Products]:
+def _forward(config: VideoLLMConfig, work: Workload, pairs: int) -> dict[ModelPart, _Products]:
     """Forward products of each part; ``pairs`` of each prompt's attention."""
     columns = work.batch * work.positions(config)
     tower = _Products() if work.stored_features else _tower(config, work.batch * work.frames)

@@ -35,7 +35,7 @@ FULL, HALF = 4, 2  # bytes of a float32 and of a bfloat16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+class MemoryEstimate:
     """Bytes on one device at the fullest moment.
 
     activations_bytes: what waits for the backward pass, or for answering the visual tokens and the prompt's embeddings.
@@ -85,7 +85,9 @@ WIDTHS: dict[Precision, _Widths] = {
 }
 
 
-def training_memory(config: VideoLLMConfig, work: Workload, *, sharding: Sharding = "none", ranks: int = 1) -> Memory:
+def training_memory(
+    config: VideoLLMConfig, work: Workload, *, sharding: Sharding = "none", ranks: int = 1
+) -> MemoryEstimate:
     """One training step with AdamW on one of ``ranks`` devices.
 
     sharding: "zero2" splits gradients and states over the ranks (DeepSpeed's second stage, which keeps a rank's share
@@ -97,7 +99,7 @@ def training_memory(config: VideoLLMConfig, work: Workload, *, sharding: Shardin
     added = lora_parameters(config, work.lora_rank)
     learned = sum(counts[part] for part in work.trainable) + counts["head"] * ("decoder" in work.trainable) + added
     saved = activations_bytes(config, work)
-    return Memory(
+    return MemoryEstimate(
         weights_bytes=(sum(counts.values()) + added) * widths.weight * (split if sharding == "full" else 1.0),
         gradients_bytes=learned * widths.gradient * split,
         states_bytes=learned * _states(widths, sharding) * split,
@@ -114,7 +116,7 @@ def recot_memory(
     precision: Literal["float32", "autocast"] = "autocast",
     sharding: Sharding = "none",
     ranks: int = 1,
-) -> Memory:
+) -> MemoryEstimate:
     """One step of ReCoT pre-training with AdamW on one of ``ranks`` devices, ``clips`` of ``frames`` at a time.
 
     The weights are those of masking, DTS and reconstructor, and the whole tower's, which stands by for features that
@@ -124,7 +126,7 @@ def recot_memory(
     learned = sum(recot_parameters(config).values())
     saved = clips * _recot_saved(config, widths, frames)
     tables = relative_positions(config.vision_config.hidden_size, 3 * (config.frames_per_group.bit_length() - 1) // 2)
-    return Memory(
+    return MemoryEstimate(
         weights_bytes=(counts["tower"] + learned * (split if sharding == "full" else 1.0)) * widths.weight,
         gradients_bytes=learned * widths.gradient * split,
         states_bytes=learned * _states(widths, sharding) * split,
@@ -173,7 +175,7 @@ def kv_bytes(config: VideoLLMConfig, positions: int, number_bytes: int = 2) -> i
     return 2 * config.text_config.num_hidden_layers * kv_width(config) * number_bytes * positions
 
 
-def answering_memory(config: VideoLLMConfig, work: Workload) -> Memory:
+def answering_memory(config: VideoLLMConfig, work: Workload) -> MemoryEstimate:
     """Watching and asking once: weights, all visual tokens and the prompt's embeddings, keys and values, a pass."""
     width = WIDTHS[work.precision].product
     positions, text = work.positions(config), config.text_config
@@ -182,7 +184,7 @@ def answering_memory(config: VideoLLMConfig, work: Workload) -> Memory:
     if positions > run:  # grouped keys and values are written out for each query head, and grow by copying
         layer += 2 * positions * width * (query_width(config) + kv_width(config))
     tokens = work.groups(config) * config.tokens_per_group
-    return Memory(
+    return MemoryEstimate(
         weights_bytes=sum(parameters(config).values()) * WIDTHS[work.precision].weight,
         activations_bytes=work.batch * (tokens + positions) * text.hidden_size * width,
         working_bytes=max(work.batch * layer, _watching_bytes(config, work)),

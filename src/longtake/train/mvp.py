@@ -23,7 +23,7 @@ from longtake.train.puzzles import Puzzle
 from longtake.train.rewards import PuzzleReward
 from longtake.types import LongtakeError
 
-Control = Literal["none", "blind", "candidates", "foreign", "shuffled"]
+PuzzleControl = Literal["none", "blind", "candidates", "foreign", "shuffled"]
 
 FORMS = {
     "direct": "{list}, and nothing else",
@@ -46,7 +46,7 @@ class MvpPuzzle:
     album: Album
     shown: PuzzleRecord
     scoring: PuzzleReward = field(default_factory=PuzzleReward)
-    control: Control = "none"
+    control: PuzzleControl = "none"
     times: bool = True
 
     def __post_init__(self) -> None:
@@ -149,7 +149,7 @@ def foreign(
 
 
 def under(
-    puzzles: Sequence[MvpPuzzle], control: Control, pool: Sequence[PuzzleRecord], sources: Mapping[str, str]
+    puzzles: Sequence[MvpPuzzle], control: PuzzleControl, pool: Sequence[PuzzleRecord], sources: Mapping[str, str]
 ) -> list[MvpPuzzle]:
     """The same puzzles under a control. pool, sources: as in ``foreign``, which they are for."""
     records = [puzzle.record for puzzle in puzzles]

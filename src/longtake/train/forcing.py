@@ -91,7 +91,7 @@ class Forcing(nn.Module):
         within = losses.alike_within(made.content, recipe.margin)
         across = losses.alike_across(made.content, rows.others, rows.counts, recipe.margin_across)
         loss = answer + recipe.align * aligned + recipe.diverse * (within + recipe.across * across)
-        figures = [answer, aligned, within, across, *told(made)]
+        figures = [answer, aligned, within, across, *latent_figures(made)]
         sums = torch.stack([part.detach().sum() for part in figures])
         return loss.sum() + idle([module]), sums, made.content.detach()
 
@@ -150,7 +150,7 @@ class Forcing(nn.Module):
         return self.forced(inputs, none, None, layered=True)[1][:, :, -1]
 
 
-def told(made: Injected) -> tuple[Tensor, Tensor]:
+def latent_figures(made: Injected) -> tuple[Tensor, Tensor]:
     """Of each row: the mean cosine of its latents' contents by pairs, and their effective rank, ``(rows,)`` each."""
     content = made.content.detach()
     cosine = losses.pair_cosines(content).mean(dim=-1) if content.shape[1] > 1 else content.new_ones(len(content))

@@ -19,9 +19,9 @@ from longtake.backbones.base import Backbone
 from longtake.train import viewer
 from longtake.train.advantages import temporal_bonus
 from longtake.train.beside import Beside, Kind, draw, judge_each, kinds_of, learn_success, names_at, states
-from longtake.train.exam import Summary, changed, held_figures
+from longtake.train.exam import Summary, apply_control, held_figures
 from longtake.train.grpo_recipe import TEMPORAL, GrpoRecipe, check, prepare
-from longtake.train.judging import Verdict, experience, joined, taught
+from longtake.train.judging import Verdict, experience, joined, judge_by_teacher
 from longtake.train.losses import count
 from longtake.train.policy import Policy
 from longtake.train.puzzles import Puzzle
@@ -98,15 +98,15 @@ def sample(
         groups = dict(zip(seeds, rolled, strict=True))
         for place, seed in seeds.items():
             if recipe.contrast and place < recipe.fit.batch:
-                groups[place] = contrasted(recipe, backbone, groups[place], seed)
+                groups[place] = add_temporal_bonus(recipe, backbone, groups[place], seed)
     run.module.train()
     return groups
 
 
-def contrasted(recipe: GrpoRecipe, backbone: Backbone, group: Group, seed: tuple[int, int, int]) -> Group:
+def add_temporal_bonus(recipe: GrpoRecipe, backbone: Backbone, group: Group, seed: tuple[int, int, int]) -> Group:
     """With T-GRPO's bonus as a part of the rewards: 1 or 0."""
     half = dataclasses.replace(recipe.draw, group=max(1, recipe.draw.group // 2))
-    prompt = changed(group.puzzle.prompt(backbone), "shuffled", seed[1] * recipe.fit.batch + seed[2])
+    prompt = apply_control(group.puzzle.prompt(backbone), "shuffled", seed[1] * recipe.fit.batch + seed[2])
     other = roll(backbone, group.puzzle, half, (*seed, 1), prompt)
     right, right_shuffled = (
         torch.tensor([[rollout.rewards[recipe.success] for rollout in each.rollouts]]) for each in (group, other)
@@ -145,7 +145,7 @@ def experiences(
                 own = dataclasses.replace(own, reference=policy.reference_logprobs(group))
             made[place] = own
         if teacher is not None and method.teaching is not None:
-            made = taught(made, policy, teacher, method.teaching, recipe.weights)
+            made = judge_by_teacher(made, policy, teacher, method.teaching, recipe.weights)
     policy.train()
     return made
 

@@ -106,7 +106,7 @@ def train_imitation(
             numbers = curriculum.draw(step, fit.batch)
             places = range(accelerator.process_index, fit.batch, accelerator.num_processes)
             lessons = [
-                taught(recipe, backbone, puzzles[numbers[place]], (fit.seed, step, place)) for place in places
+                draw_target(recipe, backbone, puzzles[numbers[place]], (fit.seed, step, place)) for place in places
             ]
             log.step(step + 1, **learn(run, lessons, fit.rate(step, steps)))
             if held and fit.is_due(fit.eval_every, step + 1, steps):
@@ -132,7 +132,7 @@ class Imitation(nn.Module):
         return loss + idle(self.backbone.video_parts)
 
 
-def taught(recipe: ImitateRecipe, backbone: Backbone, puzzle: Lesson, seed: tuple[int, ...]) -> Taught:
+def draw_target(recipe: ImitateRecipe, backbone: Backbone, puzzle: Lesson, seed: tuple[int, ...]) -> Taught:
     """A puzzle and the tokens that it is taught with, the end token behind them."""
     said = puzzle.solution() if recipe.target == "truth" else puzzle.guess(np.random.default_rng(seed))
     ids = backbone.tokenizer(said, add_special_tokens=False)["input_ids"]

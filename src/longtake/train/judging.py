@@ -16,7 +16,7 @@ from longtake.train.distill import disagreement, kept_by_tvdf, teacher_advantage
 from longtake.train.methods import Method, Teaching
 from longtake.train.policy import Policy
 from longtake.train.rewards import total
-from longtake.train.rollouts import Experience, Group, answered, split_after
+from longtake.train.rollouts import Experience, Group, answer_greedily, split_after
 from longtake.train.run import gathered
 
 
@@ -97,7 +97,7 @@ def experience(
 
 
 @torch.no_grad()
-def taught(
+def judge_by_teacher(
     made: Mapping[int, Experience],
     policy: Policy,
     teacher: Backbone,
@@ -112,7 +112,7 @@ def taught(
         given = teacher.logprobs(inputs, own.ids, temperature=policy.draw.temperature).cpu()
         assert own.old is not None, "the student's log-probabilities come first"
         advantages = teacher_advantages(given, own.old.cpu(), own.mask)
-        answer = answered(teacher, own.group.puzzle, policy.draw.max_new_tokens) if teaching.share else None
+        answer = answer_greedily(teacher, own.group.puzzle, policy.draw.max_new_tokens) if teaching.share else None
         reliability = total(answer.rewards, weights) if answer else 0.0
         figures[place] = (reliability, disagreement(advantages, own.mask).tolist())
         drawn[place] = replace(own, advantages=advantages)

@@ -62,22 +62,22 @@ def train_latent(
     steps = fit.steps_for(len(puzzles))
     with RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main) as log:
         if exam is not None and not start:
-            log.tell(0, **examined(run, exam))
+            log.tell(0, **run_exam(run, exam))
         for step in range(start, steps):
-            chosen = [puzzles[number] for number in drawn(step, fit.batch, len(puzzles), fit.seed)]
+            chosen = [puzzles[number] for number in draw_questions(step, fit.batch, len(puzzles), fit.seed)]
             veiled = step < recipe.bottleneck * steps
             rate = fit.rate(step, steps)
             log.step(step + 1, **learn(recipe, run, backbone, chosen, queue, dense or {}, veiled=veiled, rate=rate))
             if held and fit.is_due(fit.eval_every, step + 1, steps):
                 log.tell(step + 1, **held_figures(run, backbone, held, thinking, LONGEST_ANSWER))
             if exam is not None and fit.is_due(fit.eval_every, step + 1, steps):
-                log.tell(step + 1, **examined(run, exam))
+                log.tell(step + 1, **run_exam(run, exam))
             if fit.is_due(fit.save_every, step + 1, steps):
                 run.save(step + 1, names=queue.names, contents=queue.contents)
     write_backbone(run, backbone, folder / "model")
 
 
-def examined(run: Run, exam: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
+def run_exam(run: Run, exam: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
     """An exam's figures, in eval mode."""
     run.module.eval()
     figures = exam()
@@ -109,7 +109,7 @@ class Queue:
         return kept, torch.tensor(rows, dtype=torch.bool).view(len(names), len(kept))
 
 
-def drawn(step: int, batch: int, count: int, seed: int) -> list[int]:
+def draw_questions(step: int, batch: int, count: int, seed: int) -> list[int]:
     """Which of ``count`` questions a step takes: all once in random order, then all again in another."""
     places = range(step * batch, (step + 1) * batch)
     orders = {epoch: np.random.default_rng((seed, epoch)).permutation(count) for epoch in {p // count for p in places}}

@@ -49,7 +49,7 @@ def partners(puzzles: Sequence[QuestionPuzzle]) -> list[Partner | None]:
 
 
 @torch.no_grad()
-def thought(backbone: Backbone, question: str, tokens: VisualTokens | None, thinking: Thinking) -> Tensor:
+def latents_of(backbone: Backbone, question: str, tokens: VisualTokens | None, thinking: Thinking) -> Tensor:
     """The latents of a question about a video, ``(latents, dim)``."""
     return think(backbone, backbone.prepare([Prompt(question=question, tokens=tokens)]), thinking=thinking).latents[0]
 
@@ -82,7 +82,7 @@ def held_figures(
             score = exact(backbone, own, thinking, longest)
             right += score
             if thinking.latents and partner is not None:
-                foreign = thought(backbone, own.question, held[partner.number].tokens, thinking)
+                foreign = latents_of(backbone, own.question, held[partner.number].tokens, thinking)
                 lost += score - exact(backbone, own, thinking, longest, foreign)
                 asked, strict = asked + 1, strict + partner.strict
     right, lost, swapped, pairs = run.total(right, lost, asked, strict)

@@ -91,19 +91,19 @@ def roll_each(
             generators=[generator_of(backbone, seed) for seed in seeds[first : first + len(batch)]],
         )
     return [
-        Group(puzzle=puzzle, rollouts=tuple(scored(puzzle, own) for own in rollouts[at : at + draw.group]))
+        Group(puzzle=puzzle, rollouts=tuple(with_rewards(puzzle, own) for own in rollouts[at : at + draw.group]))
         for puzzle, at in zip(puzzles, range(0, len(rollouts), draw.group), strict=True)
     ]
 
 
-def answered(backbone: Backbone, puzzle: Puzzle, max_new_tokens: int) -> Rollout:
+def answer_greedily(backbone: Backbone, puzzle: Puzzle, max_new_tokens: int) -> Rollout:
     """The likeliest completion, token by token, with its rewards."""
-    (found,) = answered_each(backbone, [puzzle], max_new_tokens)
+    (found,) = answer_each(backbone, [puzzle], max_new_tokens)
     return found
 
 
 @torch.no_grad()
-def answered_each(
+def answer_each(
     backbone: Backbone, puzzles: Sequence[Puzzle], max_new_tokens: int, prompts: Iterable[Prompt] | None = None
 ) -> list[Rollout]:
     """Each puzzle's likeliest completion, with its rewards; small prompts are run together.
@@ -114,7 +114,7 @@ def answered_each(
     asked = prompts or (puzzle.prompt(backbone) for puzzle in puzzles)
     for batch in batches(backbone, asked, max_new_tokens):
         said += backbone.generate(backbone.prepare(batch), max_new_tokens=max_new_tokens)
-    return [scored(puzzle, rollout) for puzzle, rollout in zip(puzzles, said, strict=True)]
+    return [with_rewards(puzzle, rollout) for puzzle, rollout in zip(puzzles, said, strict=True)]
 
 
 def batches(backbone: Backbone, prompts: Iterable[Prompt], further: int) -> Iterator[list[Prompt]]:
@@ -140,7 +140,7 @@ def generator_of(backbone: Backbone, seed: Sequence[int]) -> torch.Generator:
     return torch.Generator(backbone.device).manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
 
 
-def scored(puzzle: Puzzle, rollout: Rollout) -> Rollout:
+def with_rewards(puzzle: Puzzle, rollout: Rollout) -> Rollout:
     """With the parts of its reward."""
     return dataclasses.replace(rollout, rewards=dict(puzzle.reward(rollout.text)))
 

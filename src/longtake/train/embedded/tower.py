@@ -189,7 +189,7 @@ def train_tower(
                 states, telling = some_states(tower, pixels, telling, recipe.part_patches)
             else:
                 states = tower(normalise(pixels)).last_hidden_state
-            loss, logits = told(head, patch_head, states, targets, telling)
+            loss, logits = picture_loss(head, patch_head, states, targets, telling)
         optimiser.update(loss, peak * checkpoint.cosine(within, length, recipe.warmup))
         log.add(loss=loss.item(), **reading_accuracy(logits, targets))
         if (step + 1) % recipe.log_every == 0:
@@ -201,7 +201,7 @@ def train_tower(
     return tower
 
 
-def told(
+def picture_loss(
     head: ReadingHead, patch_head: AttributeHeads, states: Tensor, targets: Tensor, telling: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of what all patches together tell and of what some of those tell that are to; and the first's logits."""

@@ -34,7 +34,7 @@ synthesis = typer.Typer(help="Make training data from raw video.", no_args_is_he
 
 
 class MaskChoice(StrEnum):
-    """Which frames are missing."""
+    """Which frames of a puzzle are missing."""
 
     contiguous = "contiguous"
     scattered = "scattered"
@@ -140,7 +140,7 @@ def make_gatherer(
     encoding: Encoding,
     tower: Path | None = None,
 ) -> Gatherer:
-    """What reads videos, with a model's tower or one by itself; called once in each process."""
+    """A gatherer, which reads videos, with a model's tower or one by itself; called once in each process."""
     from longtake.data.puzzles.footage import PLACES, Gatherer, frames_folder, pixel_features
 
     seen: dict[str, Any] = {"model": "pixels", "device": "cpu"}

@@ -83,7 +83,7 @@ def check_given(recipe: str, puzzles: Path | None, *, conversations: bool) -> No
 
 
 def closing_line(output: Path, stages: Sequence[str]) -> str:
-    """What can be done now with what these stages left."""
+    """A line for the user: how to go on with what these stages left in ``output``."""
     models = [folder for stage in stages if (folder := output / stage / "model").exists()]
     if not models:
         return "what was trained is a part of a model; the stages after it begin with it"
@@ -92,7 +92,7 @@ def closing_line(output: Path, stages: Sequence[str]) -> str:
 
 
 def train_on_puzzles(recipe: MvpRecipe, stages: Sequence[str], puzzles: Path, output: Path) -> bool:
-    """Runs the stages and prints the report; whether this process is the one that speaks for all."""
+    """Run the stages and print the report; returns whether this process is the one that speaks for all."""
     from longtake.eval.mvp import table
     from longtake.recipes.mvp_stages import run_on_puzzles
 

@@ -60,7 +60,7 @@ def answers(
 
 
 def means(puzzles: Sequence[Puzzle], parts: Sequence[Parts]) -> dict[str, float]:
-    """The mean of each part."""
+    """The mean of each part of the rewards over all puzzles."""
     return {name: sum(each[name] for each in parts) / len(puzzles) for name in parts[0]}
 
 

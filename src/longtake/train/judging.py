@@ -1,4 +1,4 @@
-"""From the groups of one step, spread over processes, to what each process learns from."""
+"""Groups of one step, spread over processes, to the experiences that each process learns from."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def judge(parts: Sequence[Any], names: Sequence[str], weights: Mapping[str, floa
 
 
 def joined(verdicts: Sequence[Verdict]) -> Verdict:
-    """Verdicts on several kinds of puzzles as one, in their order. A part that a kind's reward lacks is NaN there."""
+    """Verdicts on several kinds of puzzles made one, in their order. A part that a kind's reward lacks is NaN there."""
     if len(verdicts) == 1:
         return verdicts[0]
     names = tuple(dict.fromkeys(name for verdict in verdicts for name in verdict.names))
@@ -83,7 +83,7 @@ def joined(verdicts: Sequence[Verdict]) -> Verdict:
 def experience(
     group: Group, verdict: Verdict, place: int, method: Method, backbone: Backbone, *, old: Tensor | None
 ) -> Experience:
-    """What is learned from one group, the ``place``-th of the step."""
+    """The experience that one group gives, the ``place``-th of the step."""
     mask, advantages = group.mask, verdict.advantages[place].float()
     if method.mask_truncated:
         mask = mask & torch.tensor([rollout.finished for rollout in group.rollouts])[:, None]

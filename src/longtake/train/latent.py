@@ -78,7 +78,7 @@ def train_latent(
 
 
 def run_exam(run: Run, exam: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
-    """An exam's figures, in eval mode."""
+    """Run an exam in eval mode; returns its figures."""
     run.module.eval()
     figures = exam()
     run.module.train()
@@ -93,16 +93,16 @@ class Queue:
         self.size, self.names, self.contents = size, list(names), contents
 
     def put(self, name: str, content: Tensor) -> None:
-        """One sample's ``(latents, dim)``."""
+        """Add one sample's contents ``(latents, dim)``; the oldest goes where there are more than ``size``."""
         row = content[None].float().cpu()
         whole = row if self.contents is None else torch.cat([self.contents, row])
         self.names = [*self.names, name][len(whole) - min(len(whole), self.size) :]
         self.contents = whole[len(whole) - min(len(whole), self.size) :].clone()
 
     def beside(self, names: Sequence[str], like: Tensor) -> tuple[Tensor, Tensor]:
-        """What is kept, or none of it in the shape of ``like``, and bool ``(names, samples)``: whether it is another's.
+        """The contents kept, and bool ``(names, samples)``: whether each is another puzzle's than the named one.
 
-        like: ``(any, latents, dim)``.
+        like: ``(any, latents, dim)``, whose shape the contents have while nothing is kept.
         """
         kept = like[:0].float() if self.contents is None else self.contents
         rows = [[other != name for other in self.names] for name in names]
@@ -110,7 +110,7 @@ class Queue:
 
 
 def draw_questions(step: int, batch: int, count: int, seed: int) -> list[int]:
-    """Which of ``count`` questions a step takes: all once in random order, then all again in another."""
+    """Draw the numbers of a step's questions out of ``count``: all once in random order, then again in another."""
     places = range(step * batch, (step + 1) * batch)
     orders = {epoch: np.random.default_rng((seed, epoch)).permutation(count) for epoch in {p // count for p in places}}
     return [int(orders[place // count][place % count]) for place in places]
@@ -127,7 +127,7 @@ def learn(
     veiled: bool,
     rate: float,
 ) -> dict[str, float]:
-    """One optimiser step; figures for the log. Every process must call it.
+    """Do one optimiser step on the chosen puzzles; returns figures for the log. Every process must call it.
 
     What is learned does not depend on the number of processes: samples are compared with those of earlier steps only.
     """
@@ -164,7 +164,7 @@ def rows_of(
     dense: Mapping[str, VisualTokens],
     veiled: bool,
 ) -> Rows:
-    """A micro-batch of these."""
+    """A micro-batch of these puzzles, with the contents of earlier samples beside it."""
     slots = backbone.latent.slots if backbone.latent is not None else torch.zeros(0, 0)
     others, counts = queue.beside([puzzle.name for puzzle in puzzles], slots.detach()[None])
     return Rows(

@@ -29,9 +29,9 @@ class Partner:
 
 
 def partners(puzzles: Sequence[QuestionPuzzle]) -> list[Partner | None]:
-    """For each the next one, around the end, with the same question and no answer in common, else with another video.
+    """Partners of the puzzles: the next, around the end, with the same question and no answer in common.
 
-    None where there is neither, and for a puzzle without a video.
+    Where there is none, the next one with another video. None where there is neither, and for a puzzle without a video.
     """
     found: list[Partner | None] = []
     for number, own in enumerate(puzzles):
@@ -68,7 +68,7 @@ def exact(
 def held_figures(
     run: Run, backbone: Backbone, held: Sequence[QuestionPuzzle], thinking: Thinking, longest: int
 ) -> dict[str, float]:
-    """Over all held questions the share right; over those with a partner the share lost with latents of its video.
+    """The share right of all held questions, and of those with a partner the share lost with latents of its video.
 
     held_pairs: how many partners are strict; without them, other videos may have the same answer, and less is lost.
     Every process must call it. Without latents there is the first figure only.

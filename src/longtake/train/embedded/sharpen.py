@@ -52,7 +52,7 @@ class SharpenRecipe:
 
     @property
     def steps(self) -> int:
-        """All cycles together."""
+        """How many steps all cycles take together."""
         return self.cycles[-1].until_step
 
 

@@ -53,10 +53,10 @@ from longtake.models import VideoLLMConfig
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.recot import ReCoT
 from longtake.models.video_llm import FRAMES_PER_PASS, resized
-from longtake.train.estimate import PARTS, Part, Workload, total, training_flops
+from longtake.train.estimate import PARTS, ModelPart, Workload, total, training_flops
 from longtake.types import Frames, Sampling
 
-MODULES: dict[Part, str] = {"dts": "dts", "projector": "projector", "decoder": "language_model"}
+MODULES: dict[ModelPart, str] = {"dts": "dts", "projector": "projector", "decoder": "language_model"}
 TEXT, STAMP, ANSWER = 40, 5, 16  # tokens: of the question and its frame, of each stamp, learned
 CLIP = Sampling(count=16)
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ CLIP_SECONDS, CLIP_FPS = 16, 30
 class Trainer:
     """A model with a frozen tower, and AdamW on the parts that learn."""
 
-    def __init__(self, size: str, device: str, learns: list[Part], checkpointing: bool) -> None:
+    def __init__(self, size: str, device: str, learns: list[ModelPart], checkpointing: bool) -> None:
         """At real size weights are bfloat16, as nothing else fits one device; else float32 under autocast."""
         self.device = device
         whole = size == "3b"

@@ -18,12 +18,12 @@ from longtake.data.puzzles.draws import another_order
 from longtake.train import checkpoint, lora, viewer
 from longtake.train.grpo import train_grpo
 from longtake.train.grpo_recipe import prepare
-from longtake.train.judging import experience, judge, taught
+from longtake.train.judging import experience, judge, judge_by_teacher
 from longtake.train.losses import Objective, policy_loss
 from longtake.train.methods import METHODS, Method, Segments, Teaching
 from longtake.train.policy import Policy
 from longtake.train.puzzles import QuestionPuzzle
-from longtake.train.rollouts import Draw, Experience, Group, answered, roll, shuffled, split_after
+from longtake.train.rollouts import Draw, Experience, Group, answer_greedily, roll, shuffled, split_after
 from longtake.train.run import gathered
 from longtake.types import LongtakeError, Rollout
 from stage_runs import fit, logged
@@ -199,7 +199,7 @@ def test_a_nucleus_is_sampled_from():
     backbone = own()
     (puzzle,) = puzzles(backbone, 1)
     group = roll(backbone, puzzle, Draw(group=6, top_p=1e-6, max_new_tokens=4), (1,))
-    greedy = answered(backbone, puzzle, 4)
+    greedy = answer_greedily(backbone, puzzle, 4)
     assert all(rollout.ids == greedy.ids for rollout in group.rollouts)
     assert group.rollouts[0].logprobs == pytest.approx([0.0] * len(greedy.ids))
 
@@ -305,9 +305,9 @@ def test_tvdf_masks_what_teaches_little():
         with torch.no_grad():
             old = policy.logprobs(group)
         made[place] = Experience(group=group, advantages=torch.zeros(3), mask=group.mask, old=old)
-    every = taught(made, policy, teacher, Teaching(share=0.0), {"letters": 1.0})
-    half = taught(made, policy, teacher, Teaching(least=0.0, share=0.5), {"letters": 1.0})
-    none = taught(made, policy, teacher, Teaching(least=2.0, share=0.5), {"letters": 1.0})
+    every = judge_by_teacher(made, policy, teacher, Teaching(share=0.0), {"letters": 1.0})
+    half = judge_by_teacher(made, policy, teacher, Teaching(least=0.0, share=0.5), {"letters": 1.0})
+    none = judge_by_teacher(made, policy, teacher, Teaching(least=2.0, share=0.5), {"letters": 1.0})
     assert all(torch.equal(every[place].mask, made[place].mask) for place in made)
     assert sum(int(half[place].mask.any(1).sum()) for place in made) == 3
     assert not any(none[place].mask.any() for place in made)
@@ -328,7 +328,7 @@ def test_the_reward_rises(tmp_path):
     assert set(logged(tmp_path / "run", "clipped").values()) == {0.0}  # one update: on policy
     loaded = load_backbone(str(tmp_path / "run" / "model"))
     (puzzle,) = puzzles(loaded, 1)
-    assert answered(loaded, puzzle, 6).rewards["letters"] > 0.6
+    assert answer_greedily(loaded, puzzle, 6).rewards["letters"] > 0.6
 
 
 MANY = {

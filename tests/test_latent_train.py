@@ -14,8 +14,8 @@ from longtake.backbones.base import Prompt
 from longtake.backbones.thinking import think, visual_columns, with_latents
 from longtake.train import checkpoint, latent_exam
 from longtake.train.forcing import FIGURES, Forcing, bottleneck
-from longtake.train.latent import Queue, drawn, rows_of, train_latent
-from longtake.train.latent_exam import Partner, partners, thought
+from longtake.train.latent import Queue, draw_questions, rows_of, train_latent
+from longtake.train.latent_exam import Partner, latents_of, partners
 from longtake.train.latent_losses import alike_within, disagreement
 from longtake.train.latent_recipe import prepare
 from longtake.train.puzzles import QuestionPuzzle
@@ -263,12 +263,12 @@ def test_the_bottleneck_by_hand():
 
 
 def test_questions_come_in_a_new_order_each_time():
-    steps = [drawn(step, 4, 6, seed=1) for step in range(6)]
+    steps = [draw_questions(step, 4, 6, seed=1) for step in range(6)]
     flat = [number for step in steps for number in step]
     for epoch in range(4):
         assert sorted(flat[6 * epoch : 6 * epoch + 6]) == list(range(6))
     assert flat[:6] != flat[6:12]
-    assert steps == [drawn(step, 4, 6, seed=1) for step in range(6)]
+    assert steps == [draw_questions(step, 4, 6, seed=1) for step in range(6)]
 
 
 def test_the_queue_keeps_the_last_and_leaves_a_sample_out():
@@ -304,7 +304,7 @@ def test_what_a_swap_costs(monkeypatch, tmp_path):
     backbone = module.backbone
     held = questions(backbone, 2)
     thinking = backbone.latent.settings.thinking
-    own, foreign = (thought(backbone, "Which?", puzzle.tokens, thinking) for puzzle in held)
+    own, foreign = (latents_of(backbone, "Which?", puzzle.tokens, thinking) for puzzle in held)
     assert not torch.allclose(own, foreign)
     seen = []
 
@@ -347,7 +347,7 @@ def test_a_trained_model_is_loaded_and_thinks(tmp_path, changes):
     (puzzle,) = questions(loaded, 1)
     thinking = loaded.latent.settings.thinking
     torch.testing.assert_close(
-        *(thought(each, "Which?", puzzle.tokens, thinking) for each in (loaded, trained)), atol=1e-4, rtol=1e-3
+        *(latents_of(each, "Which?", puzzle.tokens, thinking) for each in (loaded, trained)), atol=1e-4, rtol=1e-3
     )
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert {"loss", *FIGURES, "gate", "veiled", "norm", "rate"} <= set(rows[0])

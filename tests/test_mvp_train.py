@@ -16,14 +16,14 @@ from longtake.backbones.base import Part, Prompt
 from longtake.cli.samples import samples
 from longtake.data.puzzles.framefile import FrameFile
 from longtake.data.puzzles.puzzle_file import PuzzleRecord, read_records
-from longtake.data.puzzles.puzzle_split import Split, split_by_source
+from longtake.data.puzzles.puzzle_split import PuzzleSplit, split_by_source
 from longtake.eval.mvp import CHANCE, Asked, chance_parts, report, table
 from longtake.train import viewer
 from longtake.train.album import Album, Shelf, one_video
-from longtake.train.exam import changed
+from longtake.train.exam import apply_control
 from longtake.train.grpo import train_grpo
 from longtake.train.grpo_recipe import GrpoRecipe, prepare
-from longtake.train.imitate import ImitateRecipe, Imitation, taught, train_imitation
+from longtake.train.imitate import ImitateRecipe, Imitation, draw_target, train_imitation
 from longtake.train.mvp import MvpPuzzle, figures, foreign, under
 from longtake.train.rewards import PuzzleReward
 from longtake.train.rollouts import Draw
@@ -46,7 +46,7 @@ def records(folder) -> list[PuzzleRecord]:
 
 
 @pytest.fixture(scope="module")
-def split(folder, records) -> Split:
+def split(folder, records) -> PuzzleSplit:
     return split_by_source(folder, records)
 
 
@@ -165,7 +165,7 @@ def test_the_parts_behind_the_tower_learn_from_pictures(folder, records):
     prepare(GrpoRecipe(fit=fit(micro_batch=1), train_video=True), backbone)
     puzzle = puzzle_of(folder, records[0])
     for _ in range(2):  # what is kept are features of the tower, so that it works again
-        said = taught(ImitateRecipe(fit=fit()), backbone, puzzle, (0,))
+        said = draw_target(ImitateRecipe(fit=fit()), backbone, puzzle, (0,))
         Imitation(backbone)([said]).backward()
         assert float(backbone.model.projector[0].weight.grad.abs().max()) > 0
         assert float(backbone.model.dts.stages[0].conv.weight.grad.abs().max()) > 0
@@ -228,12 +228,12 @@ def test_another_level_s_context_stands_in_where_there_is_no_other(records, spli
 def test_general_controls_know_parts():
     tokens = one_video([own().encode(tiny.frames(1, 32, 32, seed=n)) for n in range(3)], [0.0, 1.0, 2.0])
     prompt = Prompt(question="q", parts=(Part(text="a", tokens=tokens), Part(text="b", tokens=tokens[:4], timed=False)))
-    blind = changed(prompt, "blind", 0)
+    blind = apply_control(prompt, "blind", 0)
     assert [part.text for part in blind.parts] == ["a", "b"]
     assert blind.visuals == ()
-    assert changed(prompt, "held", 0) is prompt
+    assert apply_control(prompt, "held", 0) is prompt
     alone = dataclasses.replace(tokens[:4], grid=(1, *tokens.grid[1:]))
-    mixed = changed(Prompt(question="q", parts=(Part(tokens=tokens), Part(tokens=alone))), "shuffled", 0)
+    mixed = apply_control(Prompt(question="q", parts=(Part(tokens=tokens), Part(tokens=alone))), "shuffled", 0)
     assert not torch.equal(mixed.visuals[0].features, tokens.features)
     assert torch.equal(mixed.visuals[1].features, alone.features)
 
@@ -326,7 +326,7 @@ def test_each_side_has_a_source(folder, records, monkeypatch, side):
 def test_the_supervised_loss_is_that_of_the_answer_alone(backbone, folder, records):
     """Against each puzzle by itself, all columns run at once, softmax by hand."""
     recipe = ImitateRecipe(fit=fit())
-    lessons = [taught(recipe, backbone, puzzle_of(folder, record), (0,)) for record in (records[0], records[-1])]
+    lessons = [draw_target(recipe, backbone, puzzle_of(folder, record), (0,)) for record in (records[0], records[-1])]
     assert backbone.tokenizer.decode(lessons[0][1][:-1]) == lessons[0][0].solution()
     found = float(Imitation(backbone)(lessons))
     expected = 0.0
@@ -345,8 +345,8 @@ def test_the_supervised_loss_is_that_of_the_answer_alone(backbone, folder, recor
 def test_the_form_alone_teaches_no_answer(folder, records):
     backbone, puzzle = own(), puzzle_of(folder, records[0])
     recipe = ImitateRecipe(fit=fit(), target="form")
-    said = [taught(recipe, backbone, puzzle, (0, step, 0))[1] for step in range(40)]
-    assert said[0] == taught(recipe, backbone, puzzle, (0, 0, 0))[1]
+    said = [draw_target(recipe, backbone, puzzle, (0, step, 0))[1] for step in range(40)]
+    assert said[0] == draw_target(recipe, backbone, puzzle, (0, 0, 0))[1]
     assert len(set(said)) > 8
 
 

@@ -191,6 +191,18 @@ def test_source_files_stay_short():
     assert long == {}
 
 
+def test_functions_stay_short():
+    long = {
+        f"{module}.{node.name}": lines
+        for module, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and (lines := node.end_lineno - node.lineno + 1) >= 60
+    }
+    assert long == {}
+
+
 def test_agents_file_fits_a_screen_or_two():
     assert len((ROOT / "AGENTS.md").read_text("utf-8").splitlines()) <= 80
 

@@ -11,7 +11,7 @@ from longtake.backbones.attention import Abreast, abreast_attention, causal_atte
 from longtake.backbones.keys import with_room
 from longtake.train import rollouts
 from longtake.train.puzzles import QuestionPuzzle
-from longtake.train.rollouts import Draw, answered, answered_each, roll, roll_each
+from longtake.train.rollouts import Draw, answer_each, answer_greedily, roll, roll_each
 
 DRAW = Draw(group=3, max_new_tokens=6)
 
@@ -31,8 +31,8 @@ def test_groups_and_answers_are_the_same_beside_others(family):
         assert group.puzzle is puzzle
         assert [r.ids for r in group.rollouts] == [r.ids for r in alone.rollouts]
         torch.testing.assert_close(sampled_logprobs(group), sampled_logprobs(alone), atol=1e-4, rtol=1e-4)
-    said = answered_each(backbone, asked, 4)
-    assert [rollout.ids for rollout in said] == [answered(backbone, puzzle, 4).ids for puzzle in asked]
+    said = answer_each(backbone, asked, 4)
+    assert [rollout.ids for rollout in said] == [answer_greedily(backbone, puzzle, 4).ids for puzzle in asked]
 
 
 def test_branches_abreast_see_the_stem_and_themselves():

@@ -20,6 +20,8 @@ from longtake.select import Selector, TopK
 from longtake.types import Answer, Evidence, LatentLooks, LongtakeError, Memory, Query, Usage, VideoError, VisualTokens
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from longtake.backbones.base import Backbone
@@ -111,12 +113,7 @@ def ask(
     return Answer(
         text=rollout.text.strip(),
         evidence=evidence_spans(scores, memory, backbone.evidence_threshold),
-        usage=Usage(
-            frames=memory.provenance.frames,
-            visual_tokens=len(tokens),
-            prompt_tokens=prompt_tokens,
-            seconds={"read": 0.0, "encode": 0.0, "compress": 0.0, **memory.provenance.seconds, **clock.laps},
-        ),
+        usage=_usage(memory, len(tokens), prompt_tokens, clock.laps),
         latents=_looks(backbone, thought, tokens, memory) if thought is not None and show_latents else None,
     )
 
@@ -127,6 +124,16 @@ def thinking_for(backbone: Backbone, latents: int | None, shown: bool) -> Thinki
     if shown and thinking is None:
         raise LongtakeError(f"there are no latents to show: {backbone.name} answers without; leave show_latents out")
     return thinking
+
+
+def _usage(memory: Memory, visual_tokens: int, prompt_tokens: int, laps: Mapping[str, float]) -> Usage:
+    provenance = memory.provenance
+    return Usage(
+        frames=provenance.frames,
+        visual_tokens=visual_tokens,
+        prompt_tokens=prompt_tokens,
+        seconds={"read": 0.0, "encode": 0.0, "compress": 0.0, **provenance.seconds, **laps},
+    )
 
 
 def _looks(backbone: Backbone, thought: Thought, tokens: VisualTokens, memory: Memory) -> LatentLooks:

@@ -111,18 +111,7 @@ def watch_frames(
     spent = {"read": 0.0, "encode": 0.0, "compress": 0.0}  # compress stays 0 where it is a part of encoding
     kept = _Kept(num_planned)
     _continue(kept, shards)
-    written = kept.length
-    groups = _whole_groups(_skip(timed(chunks, spent), written.frames), backbone.frames_per_group)
-    with closing(_read_ahead(groups, READ_AHEAD_CHUNKS)) as waiting:
-        for frames in waiting:
-            start = time.perf_counter()
-            kept.add(_encode(backbone, frames, kept.length.groups))
-            spent["encode"] += time.perf_counter() - start
-            if shards is not None and kept.length.frames - written.frames >= SHARD_FRAMES:
-                shards.write(kept.since(written))
-                written = kept.length
-            if progress is not None:
-                progress(kept.length.frames)
+    _encode_rest(backbone, chunks, kept, spent, shards, progress)
     if not kept.length.frames:
         raise VideoError(f"{video or 'these frames'}: no frame to watch in the chosen span; widen start and stop")
     whole = kept.since(_Length())
@@ -164,6 +153,29 @@ def _continue(kept: _Kept, shards: Shards | None) -> None:
     if shards.remove_rest():
         line = f"{shards.target}: shards of another or a broken watch stood beside it; they are watched again"
         warnings.warn(line, stacklevel=4)
+
+
+def _encode_rest(
+    backbone: Backbone,
+    chunks: Iterable[Frames],
+    kept: _Kept,
+    spent: dict[str, float],
+    shards: Shards | None,
+    progress: Progress | None,
+) -> None:
+    """Encode the frames behind those that are kept, and keep them; add the seconds to ``spent``."""
+    written = kept.length
+    groups = _whole_groups(_skip(timed(chunks, spent), written.frames), backbone.frames_per_group)
+    with closing(_read_ahead(groups, READ_AHEAD_CHUNKS)) as waiting:
+        for frames in waiting:
+            start = time.perf_counter()
+            kept.add(_encode(backbone, frames, kept.length.groups))
+            spent["encode"] += time.perf_counter() - start
+            if shards is not None and kept.length.frames - written.frames >= SHARD_FRAMES:
+                shards.write(kept.since(written))
+                written = kept.length
+            if progress is not None:
+                progress(kept.length.frames)
 
 
 @torch.no_grad()

@@ -124,7 +124,7 @@ def info(video: Annotated[str, typer.Argument(help="A video file.")], as_json: J
 def _sampling(
     video: str, fps: float | None, max_frames: int | None, start: float | None, stop: float | None
 ) -> Sampling:
-    """What to read, with the options and the file checked before a model takes its time to load."""
+    """The sampling that the options ask for; they and the file are checked before a model takes its time to load."""
     import longtake.video
     from longtake.types import Sampling
 

@@ -1,4 +1,4 @@
-"""What all commands share: options, a model, progress on stderr."""
+"""Options, a model and progress on stderr: what all commands share."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def stages_progress(*labels: str) -> Iterator[Callable[[str, int, int], None]]:
 
 
 def show_named(word: str, told: Mapping[str, str], file: str) -> None:
-    """What is to be said of some files, a line each, on stderr; of many the first ones, the rest are in ``file``."""
+    """Print what is to be said of some files to stderr, a line each; of many only the first, ``file`` has the rest."""
     for name, line in list(told.items())[:MOST_NAMED]:
         errors.print(f"{word}: {name}: {line}", style="yellow")
     if len(told) > MOST_NAMED:

@@ -157,7 +157,7 @@ def neighbours(
 
 
 def compared(model: str | None, tower: Path | None, device: str | None) -> dict[str, Embed]:
-    """What frames are compared by: pixels, random weights, a model's own tower, and one that is given."""
+    """The ways to compare frames, by name: pixels, random weights, a model's own tower, and a tower that is given."""
     from longtake.eval.leaks import embedders_of
 
     embedders = embedders_of(load_model(model, device).backbone)

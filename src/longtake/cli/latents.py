@@ -22,7 +22,7 @@ def check_latents(model: Model, latents: int | None, picture: Path | None) -> No
 
 
 def looks_fields(looks: LatentLooks) -> dict[str, Any]:
-    """For JSON: of each latent the times and the cells of the grid that it looked at most, best first."""
+    """The times and the cells of the grid that each latent looked at most, best first, JSON-ready."""
     kinds = {"attended": looks.attended} | ({} if looks.reread is None else {"reread": looks.reread})
     each = [
         {name: _best(shares[number], looks.times) for name, shares in kinds.items()}
@@ -32,7 +32,10 @@ def looks_fields(looks: LatentLooks) -> dict[str, Any]:
 
 
 def _best(shares: Tensor, times: tuple[tuple[float, float], ...]) -> dict[str, list[dict[str, float]]]:
-    """shares: ``(groups, rows, columns)``. What has no share at all is not named."""
+    """The times and the cells that a latent looked at most, best first; those without any share are left out.
+
+    shares: ``(groups, rows, columns)``.
+    """
     _, rows, columns = shares.shape
 
     def moment(group: int) -> dict[str, float]:

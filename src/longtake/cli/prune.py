@@ -38,7 +38,7 @@ class PairsChoice(StrEnum):
 
 
 class FeatureChoice(StrEnum):
-    """What of a frame is compared: the mean of its patches, or each patch with itself."""
+    """Which features of two frames are compared: the mean of their patches, or each patch with the one at its place."""
 
     pooled = "pooled"
     patch = "patch"
@@ -177,6 +177,6 @@ def as_text(summary: dict[str, Any]) -> str:
 
 
 def show_problems(done: Pruning) -> None:
-    """Which videos could not be scored or are odd, on stderr; when there are many, the first ones."""
+    """Print which videos could not be scored or are odd to stderr; when there are many, the first ones."""
     show_named("left out", done.problems, ".videos.jsonl")
     show_named("odd", done.warnings, ".videos.jsonl")

@@ -34,7 +34,7 @@ synthesis = typer.Typer(help="Make training data from raw video.", no_args_is_he
 
 
 class MaskChoice(StrEnum):
-    """Which frames are missing."""
+    """Which frames of a puzzle are missing."""
 
     contiguous = "contiguous"
     scattered = "scattered"
@@ -110,12 +110,7 @@ def mvp(
         done = synthesise(
             find_footage(videos), output, settings, make, engine=engine.value, workers=workers, progress=report
         )
-    summary = {
-        **done.statistics,
-        "frames_reused_of": done.reused,
-        "seconds": {stage: round(spent, 2) for stage, spent in done.seconds.items()},
-    }
-    print(json.dumps(summary) if as_json else as_text(done))
+    print(json.dumps(as_fields(done)) if as_json else as_text(done))
     show_named("left out", done.problems, "statistics.json")
     show_named("copy", done.duplicates, "statistics.json")
 
@@ -145,7 +140,7 @@ def make_gatherer(
     encoding: Encoding,
     tower: Path | None = None,
 ) -> Gatherer:
-    """What reads videos, with a model's tower or one by itself; called once in each process."""
+    """A gatherer, which reads videos, with a model's tower or one by itself; called once in each process."""
     from longtake.data.puzzles.footage import PLACES, Gatherer, frames_folder, pixel_features
 
     seen: dict[str, Any] = {"model": "pixels", "device": "cpu"}
@@ -172,6 +167,12 @@ def read_levels(names: list[str]) -> tuple[Level, ...]:
         if name not in known:
             raise LongtakeError(f"--level {name}: there is no such level; name one of {', '.join(known)}")
     return tuple(level for level in LEVELS if not names or level.name in names)
+
+
+def as_fields(done: Outcome) -> dict[str, Any]:
+    """The figures, JSON-ready."""
+    spent = {stage: round(seconds, 2) for stage, seconds in done.seconds.items()}
+    return {**done.statistics, "frames_reused_of": done.reused, "seconds": spent}
 
 
 def as_text(done: Outcome) -> str:

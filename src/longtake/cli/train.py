@@ -47,13 +47,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a model by a recipe; called again after an interruption, it continues."""
-    if recipe not in RECIPES | ON_PUZZLES:
-        raise LongtakeError(f"the recipe is {recipe!r}; it must be one of {', '.join(RECIPES | ON_PUZZLES)}")
-    if (recipe in ON_PUZZLES) != (puzzles is not None):
-        rule = "takes no puzzles" if puzzles else "needs puzzles; give the folder that longtake synth mvp wrote"
-        raise LongtakeError(f"the recipe {recipe} {rule}")
-    if puzzles is not None and (data or media or held):
-        raise LongtakeError("--data, --media and --held are of conversations; leave them out with puzzles")
+    check_given(recipe, puzzles, conversations=bool(data or media or held))
     require_extra()
     from transformers.utils.logging import disable_progress_bar
 
@@ -77,8 +71,19 @@ def train(
     end_processes()
 
 
+def check_given(recipe: str, puzzles: Path | None, *, conversations: bool) -> None:
+    """Raises LongtakeError for a recipe that is none, and for data that it does not take or lacks."""
+    if recipe not in RECIPES | ON_PUZZLES:
+        raise LongtakeError(f"the recipe is {recipe!r}; it must be one of {', '.join(RECIPES | ON_PUZZLES)}")
+    if (recipe in ON_PUZZLES) != (puzzles is not None):
+        rule = "takes no puzzles" if puzzles else "needs puzzles; give the folder that longtake synth mvp wrote"
+        raise LongtakeError(f"the recipe {recipe} {rule}")
+    if puzzles is not None and conversations:
+        raise LongtakeError("--data, --media and --held are of conversations; leave them out with puzzles")
+
+
 def closing_line(output: Path, stages: Sequence[str]) -> str:
-    """What can be done now with what these stages left."""
+    """A line for the user: how to go on with what these stages left in ``output``."""
     models = [folder for stage in stages if (folder := output / stage / "model").exists()]
     if not models:
         return "what was trained is a part of a model; the stages after it begin with it"
@@ -87,7 +92,7 @@ def closing_line(output: Path, stages: Sequence[str]) -> str:
 
 
 def train_on_puzzles(recipe: MvpRecipe, stages: Sequence[str], puzzles: Path, output: Path) -> bool:
-    """Runs the stages and prints the report; whether this process is the one that speaks for all."""
+    """Run the stages and print the report; returns whether this process is the one that speaks for all."""
     from longtake.eval.mvp import table
     from longtake.recipes.mvp_stages import run_on_puzzles
 

@@ -205,12 +205,12 @@ def group_norm(x_BLD: Tensor, norm: nn.GroupNorm) -> Tensor:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision as float32; wider types as they are."""
+    """The tensor in float32 if it is in half precision; a wider type stays as it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def scramble(features: Tensor) -> Tensor:
-    """The released code's layout: ``(groups, frames, rows, columns, dim)`` re-read as if channels came first.
+    """``(groups, frames, rows, columns, dim)`` re-read as if channels came first: the released code's layout.
 
     It views ``(groups * T, D, rows, columns)`` as ``(groups, D, T, rows, columns)`` without a permute, so that
     channel c of frame slot t is source channel n % D of source frame n // D, with n = T c + t. Weights trained

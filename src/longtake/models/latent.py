@@ -70,15 +70,15 @@ class LatentSettings:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> LatentSettings:
-        """The settings that ``as_config`` gave."""
+        """Settings read back from the plain values that ``as_config`` gave."""
         return cls(**{**config, "thinking": Thinking(**config["thinking"])})
 
     def as_config(self) -> dict[str, Any]:
-        """Plain values, for a model's config.json."""
+        """The settings as plain values, for a model's config.json."""
         return dataclasses.asdict(self)
 
     def asked(self, latents: int | None) -> Thinking:
-        """How to think in ``latents`` latents; None: as trained. Raises LongtakeError for more than have slots."""
+        """Settings to think in ``latents`` latents; None: as trained. Raises LongtakeError for more than have slots."""
         if latents is None:
             return self.thinking
         if latents > self.thinking.latents:
@@ -102,7 +102,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Injected:
-    """What goes into the language model at some slots.
+    """Latents, as they go into the language model at some slots.
 
     latents: ``(batch, slots, dim)``, each of the embedding table's RMS. content: the same before its slot's own vector
     is added, RMS 1. looks: float32 ``(batch, slots, tokens)``, where each read the video again, each row adding to one

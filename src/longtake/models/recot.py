@@ -28,7 +28,7 @@ Weight = Literal["all", "masked"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReCoTOutput:
-    """What a pass gives.
+    """A pass's loss, its reconstruction, and the errors of masked and visible tokens.
 
     loss: scalar, differentiable. reconstruction: ``(clips, frames, rows, columns, dim)``, in the target's space.
     mask: bool ``(clips, frames, rows, columns)``, True where the DTS did not see a token. scores: the masking's, same
@@ -141,7 +141,7 @@ class ReCoT(nn.Module):
 
 
 def target_tokens(features: Tensor, target: Target) -> Tensor:
-    """What is to be reconstructed of tower features, at least float32: them as they are, or layer-normed."""
+    """Targets of the reconstruction, at least float32: tower features as they are, or layer-normed."""
     features = at_least_float32(features)
     return features if target == "raw" else F.layer_norm(features, features.shape[-1:])
 

@@ -55,7 +55,7 @@ class LegacySelector(nn.Module):
         self.out_proj = nn.Linear(hidden, hidden)
 
     def forward(self, block: Tensor, is_visual: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """What stands in the prompt for a video, and the scores in [0, 1] of its visual tokens, ``(tokens,)``.
+        """A video's embeddings in the prompt, and the scores in [0, 1] of its visual tokens, ``(tokens,)``.
 
         block: ``(length, hidden)``, for each group the embeddings of its time text, then its visual tokens.
         is_visual: bool ``(length,)``. query: embeddings of all prompt text outside the block (system text and

@@ -12,7 +12,7 @@ import torch
 from longtake.data.conversations.order import Source
 from longtake.models.video_llm import VideoLLMConfig
 from longtake.train.align import AlignRecipe
-from longtake.train.estimate import Device, Part, Workload, recot_flops, seconds, total, training_flops
+from longtake.train.estimate import Device, ModelPart, Workload, recot_flops, seconds, total, training_flops
 from longtake.train.footprint import Sharding, recot_memory, training_memory
 from longtake.train.recot import ReCoTRecipe
 from longtake.train.sft import SftRecipe
@@ -78,7 +78,7 @@ def estimate(
 
 def workload(recipe: AlignRecipe | SftRecipe, config: VideoLLMConfig) -> Workload:
     """One micro-batch of the longest rows that the recipe allows."""
-    parts: set[Part] = {"projector"}
+    parts: set[ModelPart] = {"projector"}
     stored = True
     if isinstance(recipe, SftRecipe):
         parts |= {"dts"} if recipe.lora_rank else {"dts", "decoder"}

@@ -19,7 +19,7 @@ from longtake.model import EMBEDDED
 from longtake.recipes.mvp_replay import Replay
 from longtake.train.grpo_recipe import GrpoRecipe
 from longtake.train.imitate import ImitateRecipe
-from longtake.train.mvp import Control
+from longtake.train.mvp import PuzzleControl
 from longtake.train.rewards import Form, PuzzleReward
 from longtake.train.rollouts import Draw
 from longtake.train.run import Fit
@@ -39,13 +39,13 @@ class Choice:
     """
 
     levels: tuple[str, ...] = ()
-    control: Control = "none"
+    control: PuzzleControl = "none"
     times: bool = True
     form: Form = "answer"
     order: Order = "pairs"
     watched: int = 60
     most_held: int = 300
-    controls: tuple[Control, ...] = ("blind", "candidates", "foreign", "shuffled")
+    controls: tuple[PuzzleControl, ...] = ("blind", "candidates", "foreign", "shuffled")
 
     def __post_init__(self) -> None:
         if self.watched < 1 or self.most_held < 1:

@@ -19,7 +19,7 @@ from longtake.backbones import load_backbone
 from longtake.backbones.base import Backbone
 from longtake.data.puzzles.dynamics import domain_of
 from longtake.data.puzzles.puzzle_file import PUZZLES, PuzzleRecord, read_records
-from longtake.data.puzzles.puzzle_split import Split, split_by_source
+from longtake.data.puzzles.puzzle_split import PuzzleSplit, split_by_source
 from longtake.data.puzzles.sheets import choose
 from longtake.eval.leaks import embedders_of
 from longtake.eval.mvp import Asked, baselines, report
@@ -32,7 +32,7 @@ from longtake.train.album import Album
 from longtake.train.exam import answers
 from longtake.train.grpo import train_grpo
 from longtake.train.imitate import train_imitation
-from longtake.train.mvp import Control, MvpPuzzle, figures, under
+from longtake.train.mvp import MvpPuzzle, PuzzleControl, figures, under
 from longtake.train.run import start_processes
 from longtake.types import LongtakeError
 
@@ -52,7 +52,7 @@ class Material:
     train: list[MvpPuzzle]
     watched: list[MvpPuzzle]
     held: list[MvpPuzzle]
-    controls: dict[Control, list[MvpPuzzle]]
+    controls: dict[PuzzleControl, list[MvpPuzzle]]
     sources: dict[str, str]
 
 
@@ -119,12 +119,12 @@ def gather(recipe: MvpRecipe, folder: Path, output: Path) -> Material:
     )
 
 
-def split_of(folder: Path, records: Sequence[PuzzleRecord], digest: str, file: Path) -> Split:
+def split_of(folder: Path, records: Sequence[PuzzleRecord], digest: str, file: Path) -> PuzzleSplit:
     """The split of all puzzles in the folder, of whatever level; kept in ``file``."""
     if file.exists():
         told = json.loads(file.read_text())
         if told["puzzles"] == digest:
-            return Split(sources=told["sources"], held=frozenset(told["held"]))
+            return PuzzleSplit(sources=told["sources"], held=frozenset(told["held"]))
         raise LongtakeError(f"{file.parent} holds a run on other puzzles than {folder}; give another --output")
     split = split_by_source(folder, records)
     write_json(file, {"puzzles": digest, "held": sorted(split.held), "sources": split.sources}, indent=1)

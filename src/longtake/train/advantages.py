@@ -82,7 +82,7 @@ def segment_advantages(before: Tensor, after: Tensor, split: Tensor, length: int
 def temporal_bonus(
     ordered: Tensor, shuffled: Tensor, *, bonus: float = 0.3, ratio: float = 0.8, above: float = 0.1
 ) -> Tensor:
-    """What T-GRPO adds to the rewards: ``bonus`` for right answers of a prompt that frames in order answer better.
+    """T-GRPO's bonus on the rewards: ``bonus`` for right answers of a prompt that frames in order answer better.
 
     ordered: rewards of correctness ``(prompts, group)``. shuffled: of the same prompts with shuffled frames,
     ``(prompts, shuffled group)``. A prompt earns it where mean(ordered) >= ratio x mean(shuffled), and its answers

@@ -54,20 +54,20 @@ class Album:
 
 @dataclass(slots=True, kw_only=True)
 class Shelf:
-    """What was used last, up to so many bytes."""
+    """A cache of pictures of at most ``room_bytes`` bytes; what was used longest ago makes room."""
 
     room_bytes: int
     taken_bytes: int = field(default=0, init=False)
     held: OrderedDict[Key, Tensor | VisualTokens] = field(default_factory=OrderedDict, init=False)
 
     def get(self, key: Key) -> Tensor | VisualTokens | None:
-        """What was put there, unless it had to make room."""
+        """The picture's tokens or features; None if it was never put there, or had to make room."""
         if key in self.held:
             self.held.move_to_end(key)
         return self.held.get(key)
 
     def put(self, key: Key, value: Tensor | VisualTokens) -> None:
-        """Keep it; what was used longest ago goes where there is no room."""
+        """Keep a picture's tokens or features; what was used longest ago is dropped until they fit."""
         self.held[key] = value
         self.taken_bytes += _bytes(value)
         while self.taken_bytes > self.room_bytes:

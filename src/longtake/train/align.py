@@ -62,5 +62,5 @@ def train_align(
 
 
 def only_projector(model: VideoLLM) -> None:
-    """Everything else is frozen."""
+    """Freeze everything but the projector."""
     train_only(model, ["projector"])

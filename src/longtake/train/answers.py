@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longtake.data.conversations.batches import Batch
-from longtake.data.conversations.media import Clip
+from longtake.data.conversations.media import MediaClip
 from longtake.data.features import Features
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.scorer import LegacySelector, QueryScorer, straight_through
@@ -47,7 +47,7 @@ class AnswerLoss(nn.Module):
         return any(parameter.requires_grad for parameter in self.model.vision_tower.parameters())
 
     def forward(self, batch: Batch, columns: Columns, kept: Tensor | None = None) -> Tensor:
-        """A scalar. kept: bool ``(groups x per_group,)``, the visual tokens that stay; None: all.
+        """The summed loss, a scalar. kept: bool ``(groups x per_group,)``, the visual tokens that stay; None: all.
 
         Every trained weight has a gradient afterwards, zero where the batch does not use it.
         """
@@ -73,7 +73,7 @@ class AnswerLoss(nn.Module):
         unused = scored.float().sum() + states.last_hidden_state.float().sum() + idle
         return loss + 0.0 * unused
 
-    def visual_groups(self, clips: Sequence[Clip]) -> Tensor:
+    def visual_groups(self, clips: Sequence[MediaClip]) -> Tensor:
         """All clips' features, ``(groups, frames_per_group, rows, columns, dim)``; one group of zeros for none."""
         features = [clip.features.to(self.device) for clip in clips if isinstance(clip, Features)]
         assert len(features) in (0, len(clips)), "clips are frames or features, not both"
@@ -97,7 +97,7 @@ class AnswerLoss(nn.Module):
 
     @torch.no_grad()
     def question_states(self, questions: Sequence[Tensor]) -> list[Tensor]:
-        """What the faithful scorer reads of each row's question, ``(tokens, hidden)``, without gradient."""
+        """States of each row's question, which the faithful scorer reads: ``(tokens, hidden)``, without gradient."""
         if not isinstance(self.model.scorer, QueryScorer):
             return []
         asked = [row if len(row) else row.new_zeros(1) for row in questions] or [torch.zeros(1, dtype=torch.int64)]
@@ -125,7 +125,9 @@ class AnswerLoss(nn.Module):
         return torch.cat(clips)
 
     def as_released(self, embeddings: Tensor, columns: Columns) -> tuple[Tensor, Tensor]:
-        """Under the legacy selector each clip's columns turned, with their scores added; and 0 with its weights in it.
+        """Embeddings as the legacy selector changes them, clip by clip, and a scalar that its weights are in.
+
+        A clip's columns are turned and their scores added; without that selector nothing changes.
 
         The released code scores with all text of a conversation, its answers included, which are not there when it is
         asked; here with all text that is not learned (ours).
@@ -150,7 +152,7 @@ class AnswerLoss(nn.Module):
         return changed, idle
 
     def _real(self, columns: Columns, row: int) -> Tensor:
-        """Which of a row's columns stand before its last learned token: the rest is its end and padding."""
+        """Bool ``(length,)``, True up to a row's last learned token's column: the rest is its end and padding."""
         learned = (columns.labels[row] != IGNORE).nonzero().flatten()
         stop = int(learned[-1]) if len(learned) else columns.ids.shape[1]
         return (torch.arange(columns.ids.shape[1]) < stop).to(self.device)

@@ -65,16 +65,16 @@ class Kind:
 
     @property
     def places(self) -> range:
-        """Of this kind's puzzles in a step."""
+        """The places in a step at which this kind's puzzles are asked."""
         return range(self.first, self.first + self.count)
 
     @property
     def held_weights(self) -> dict[str, float]:
-        """Of what a single answer earns."""
+        """Weights of the parts that a single answer earns: all but T-GRPO's, which needs a group."""
         return {name: weight for name, weight in self.weights.items() if name != TEMPORAL}
 
     def named(self, figures: Mapping[str, float]) -> dict[str, float]:
-        """With the kind before their names."""
+        """The figures with this kind's prefix before their names."""
         return {f"{self.prefix}{name}": value for name, value in figures.items()}
 
 
@@ -85,7 +85,7 @@ def kinds_of(
     held: Sequence[Puzzle],
     beside: Sequence[Beside],
 ) -> list[Kind]:
-    """The run's own kind first. names: of its reward's parts.
+    """All kinds of a run, its own first. names: of its reward's parts.
 
     Raises LongtakeError for two kinds of one name, and for kinds beside where a teacher judges the run's own alone.
     """
@@ -94,32 +94,47 @@ def kinds_of(
     if len({kind.name for kind in beside}) < len(beside):
         raise LongtakeError(f"kinds beside are {', '.join(kind.name for kind in beside)}; give each its own name")
     weights = dict(recipe.weights) | ({TEMPORAL: recipe.contrast} if recipe.contrast else {})
-    settings: list[dict[str, Any]] = [
-        {"prefix": "", "puzzles": puzzles, "held": held, "count": recipe.fit.batch, "weights": weights}
-        | {"names": names, "success": recipe.success, "how": recipe.curriculum}
+
+    def curriculum(own: Sequence[Puzzle], how: CurriculumRecipe) -> Curriculum:
+        return Curriculum(recipe=how, levels=[puzzle.level for puzzle in own], seed=recipe.fit.seed)
+
+    found = [
+        Kind(
+            prefix="",
+            puzzles=puzzles,
+            held=held,
+            first=0,
+            count=recipe.fit.batch,
+            weights=weights,
+            names=names,
+            success=recipe.success,
+            curriculum=curriculum(puzzles, recipe.curriculum),
+        )
     ]
-    settings += [
-        {"prefix": f"{kind.name}_", "puzzles": kind.puzzles, "held": kind.held, "count": kind.count}
-        | {"weights": kind.weights, "names": names_of(kind.puzzles), "success": kind.success}
-        | {"how": kind.curriculum or recipe.curriculum}
-        for kind in beside
-    ]
-    found, first = [], 0
-    for own in settings:
-        levels = [puzzle.level for puzzle in own["puzzles"]]
-        curriculum = Curriculum(recipe=own.pop("how"), levels=levels, seed=recipe.fit.seed)
-        found.append(Kind(first=first, curriculum=curriculum, **own))
-        first += own["count"]
+    for kind in beside:
+        found.append(
+            Kind(
+                prefix=f"{kind.name}_",
+                puzzles=kind.puzzles,
+                held=kind.held,
+                first=found[-1].places.stop,
+                count=kind.count,
+                weights=kind.weights,
+                names=names_of(kind.puzzles),
+                success=kind.success,
+                curriculum=curriculum(kind.puzzles, kind.curriculum or recipe.curriculum),
+            )
+        )
     return found
 
 
 def draw(kinds: Sequence[Kind], step: int) -> list[Puzzle]:
-    """A step's puzzles by their places."""
+    """Draw a step's puzzles, in the order of their places."""
     return [kind.puzzles[number] for kind in kinds for number in kind.curriculum.draw(step, kind.count)]
 
 
 def names_at(kinds: Sequence[Kind], place: int) -> tuple[str, ...]:
-    """The parts of the reward of what is asked at a place."""
+    """Names of the reward's parts of the puzzle at a place."""
     return next(kind.names for kind in kinds if place in kind.places)
 
 
@@ -136,5 +151,5 @@ def learn_success(kinds: Sequence[Kind], verdicts: Sequence[Verdict], puzzles: S
 
 
 def states(kinds: Sequence[Kind]) -> dict[str, Any]:
-    """Of all curricula, by prefix, to go on from."""
+    """The states of all curricula by prefix, to go on from."""
     return {kind.prefix: kind.curriculum.state() for kind in kinds}

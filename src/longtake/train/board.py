@@ -26,13 +26,13 @@ class Board:
         self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, name: str, value: float, step: int) -> None:
-        """One figure."""
+        """Write one figure."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         self._write(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)]))
 
     def close(self) -> None:
-        """The end."""
+        """Close the file."""
         self._sink.close()
 
     def _write(self, **event: Any) -> None:

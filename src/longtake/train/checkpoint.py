@@ -55,7 +55,7 @@ def write(folder: Path, step: int, state: State, *, keep: int = 2) -> None:
 
 @contextmanager
 def room_in(folder: Path, what: str) -> Iterator[None]:
-    """A full disk met in here becomes a LongtakeError that says what did not fit and which checkpoint is intact."""
+    """Turn a full disk in the block into a LongtakeError that says what did not fit and which checkpoint is intact."""
     try:
         yield
     except (LongtakeError, OSError, RuntimeError, SafetensorError) as error:
@@ -70,7 +70,7 @@ def room_in(folder: Path, what: str) -> Iterator[None]:
 
 
 def _steps(folder: Path) -> list[int]:
-    """Steps that have a checkpoint, in no order."""
+    """The steps that have a checkpoint, in no order."""
     return [int(file.stem.removeprefix("checkpoint-")) for file in folder.glob("checkpoint-" + "[0-9]" * 8 + ".pt")]
 
 
@@ -134,7 +134,7 @@ class Cycle:
 
 
 def in_cycle(cycles: Sequence[Cycle], step: int) -> tuple[int, int, float]:
-    """How many steps a step is into its cycle, how many that has, and its peak.
+    """The steps that come before a step in its cycle, how many that cycle has, and its peak.
 
     Raises ValueError for a step behind the last cycle.
     """

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from longtake.data.conversations.batches import Batch
-from longtake.data.conversations.media import Clip
+from longtake.data.conversations.media import MediaClip
 from longtake.types import IGNORE
 
 
@@ -38,7 +38,7 @@ class Columns:
 
     @property
     def num_groups(self) -> int:
-        """Of all clips together."""
+        """Groups of all clips together."""
         return sum(self.clip_groups)
 
 
@@ -74,13 +74,13 @@ def columns_of(
 
 def draw_kept(
     names: Sequence[str],
-    clips: Sequence[Clip],
+    clips: Sequence[MediaClip],
     columns: Columns,
     per_group: int,
     share: tuple[float, float],
     seed: Sequence[int],
 ) -> Tensor:
-    """Which visual tokens stay, bool ``(groups x per_group,)``: of each video all but a share of [least, most].
+    """Draw the visual tokens that stay, bool ``(groups x per_group,)``: of each video all but a share [least, most].
 
     names: of the rows; the draw depends on a row's name and ``seed`` alone, so that it is the same on any process.
     """
@@ -104,7 +104,7 @@ def _first(columns: Columns, row: int) -> int:
 
 
 def kept_columns(columns: Columns, kept: Tensor | None) -> Tensor:
-    """Which columns stay of each row, int64 ``(rows, longest)``, -1 behind a shorter row's last.
+    """The columns of each row that stay, int64 ``(rows, longest)``, -1 behind a shorter row's last.
 
     kept: bool, one a visual token; None keeps all. A stamp stays while its group has a token. A row's padding behind
     its last learned token, which nothing looks at, goes first.

@@ -13,7 +13,7 @@ from longtake.types import LongtakeError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurriculumRecipe:
-    """by_success: False draws every puzzle equally often.
+    """How puzzles are drawn. by_success: False draws every puzzle equally often.
 
     memory: of the running mean of a level's success, a step. least: share of the largest p (1 - p), 1/4, that a level
     keeps, so that none is ever given up. A level begins at 1/2.
@@ -64,7 +64,7 @@ class Curriculum:
         return {level: weight / whole for level, weight in weights.items()}
 
     def draw(self, step: int, count: int) -> list[int]:
-        """The puzzles of a step."""
+        """Draw the numbers of the puzzles that a step takes."""
         shares = self.shares()
         rng = np.random.default_rng((self.seed, step))
         chosen = rng.choice(len(shares), size=count, p=list(shares.values()))
@@ -84,7 +84,7 @@ class Curriculum:
             self.success[level] += (1 - self.recipe.memory) * (sum(own) / len(own) - self.success[level])
 
     def state(self) -> dict[str, Any]:
-        """Plain values to go on from."""
+        """The state as plain values, to go on from."""
         return {"success": dict(self.success), "drawn": dict(self.drawn)}
 
     def load(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What align and sft share: conversations to batches, a batch to what the model takes."""
+"""Conversations to batches, and batches to what the model takes: what align and sft share."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
-    """What a stage learns from.
+    """The conversations that a stage learns from and is measured on.
 
     sources: conversations by weight. held: those it is measured on; None: it is not measured. store: where a frozen
     tower's features are; None: frames are encoded whenever they are met.
@@ -69,7 +69,7 @@ def loader(
     store: FeatureStore | None,
     accelerator: Accelerator,
 ) -> Loader:
-    """This process's part of every step's rows."""
+    """A loader of this process's part of every step's rows."""
     size = (processor.frame_height, processor.frame_width)
     reader = MediaReader(reading.sampling, seed=fit.seed, frame_size=None if store else size, store=store)
     maker = ExampleMaker(processor=processor, reader=reader, max_tokens=reading.max_tokens)
@@ -93,7 +93,7 @@ class Desk:
         self._stamp_tokens = functools.cache(lambda text: len(processor.text_ids(text)))
 
     def whole(self, batch: Batch) -> Inputs:
-        """With all visual tokens."""
+        """A batch as ``AnswerLoss`` takes it, with all visual tokens."""
         made_by = self.processor
         return batch, columns_of(
             batch,
@@ -104,7 +104,7 @@ class Desk:
         ), None
 
     def thinned(self, batch: Batch, share: tuple[float, float], seed: Sequence[int]) -> Inputs:
-        """With some of each video's tokens dropped; see ``draw_kept``."""
+        """A batch as ``AnswerLoss`` takes it, with some of each video's tokens dropped; see ``draw_kept``."""
         _, columns, _ = self.whole(batch)
         kept = draw_kept(batch.names, batch.clips, columns, self.processor.tokens_per_group, share, seed)
         return batch, columns, kept

@@ -1,4 +1,4 @@
-"""What a ``VideoLLM`` costs, from its config alone: parameters, floating-point operations and time of each part.
+"""The cost of a ``VideoLLM``, from its config alone: parameters, floating-point operations and time of each part.
 
 An operation is a multiplication or an addition, counted as PyTorch's own counter does (``torch.utils.flop_counter``):
 those of matrix products, convolutions and attention; norms, pools, activation functions, the optimiser and the query
@@ -16,17 +16,17 @@ from typing import Literal, get_args
 from longtake.models.video_llm import VideoLLMConfig
 from longtake.types import LongtakeError
 
-Part = Literal["tower", "dts", "projector", "decoder"]
+ModelPart = Literal["tower", "dts", "projector", "decoder"]
 Precision = Literal["float32", "autocast", "mixed", "bfloat16"]
 
-PARTS: tuple[Part, ...] = get_args(Part)  # in the order that data flows
-RECOMPUTED: frozenset[Part] = frozenset({"tower", "dts", "decoder"})  # by checkpointing, layer by layer
+PARTS: tuple[ModelPart, ...] = get_args(ModelPart)  # in the order that data flows
+RECOMPUTED: frozenset[ModelPart] = frozenset({"tower", "dts", "decoder"})  # by checkpointing, layer by layer
 ATTENTION_BACKWARD = 2.5  # of its forward pass: four products, and the scores once more as fused kernels keep none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What one device gets at a time: ``batch`` prompts of equal length, each with one video.
+    """The work that one device gets at a time: ``batch`` prompts of equal length, each with one video.
 
     frames: of each video; 0 for a prompt without one.
     text_tokens: of each prompt beside the video's stamps and visual tokens, a learned answer included.
@@ -51,7 +51,7 @@ class Workload:
     batch: int = 1
     answer_tokens: int = 0
     logit_tokens: int | None = None
-    trainable: frozenset[Part] = frozenset()
+    trainable: frozenset[ModelPart] = frozenset()
     lora_rank: int = 0
     precision: Precision = "autocast"
     checkpointing: bool = False
@@ -67,7 +67,7 @@ class Workload:
             raise LongtakeError("LoRA's weights are float32 beside a frozen decoder; give that precision or autocast")
 
     @property
-    def reached(self) -> frozenset[Part]:
+    def reached(self) -> frozenset[ModelPart]:
         """The parts that gradients go through: the first that learns and all after it."""
         learning = self.trainable | ({"decoder"} if self.lora_rank else set())
         first = min((PARTS.index(part) for part in learning), default=len(PARTS))
@@ -105,7 +105,7 @@ class PartFlops:
 
     @property
     def total(self) -> float:
-        """All three."""
+        """Forward, backward and recomputed operations together."""
         return self.forward + self.backward + self.recompute
 
 
@@ -124,7 +124,7 @@ class _Products:
     attention: float = 0.0
 
     def flops(self, learns: bool, fed: bool, checkpointed: bool) -> PartFlops:
-        """fed: whether gradients are wanted of the part's input, for something before it learns."""
+        """The part's operations in a step. fed: whether its input needs a gradient, for something before it learns."""
         forward = self.first + self.inner + self.attention
         if not (learns or fed):
             return PartFlops(forward=forward)
@@ -176,12 +176,12 @@ def lora_parameters(config: VideoLLMConfig, rank: int) -> int:
 
 
 def relative_positions(dim: int, stages: int) -> int:
-    """Those of so many stages' parameters that are tables of relative positions, two a stage."""
+    """Parameters in the tables of relative positions of so many stages, two tables a stage."""
     return stages * 2 * 129 * dim
 
 
 def _stage_parameters(dim: int) -> int:
-    """Of two attentions with their norms, tables of relative positions, and a convolution."""
+    """Parameters of two attentions with their norms, of tables of relative positions, and of a convolution."""
     spatial = 4 * (dim * dim + dim) + 2 * dim
     temporal = 4 * dim * dim + 4 * dim + 2 * dim
     return spatial + temporal + 27 * dim * dim + dim + relative_positions(dim, 1)
@@ -244,7 +244,7 @@ def causal_pairs(positions: int, skips_masked: bool) -> int:
     return positions * (positions + 1) // 2 if skips_masked else positions * positions
 
 
-def _forward(config: VideoLLMConfig, work: Workload, pairs: int) -> dict[Part, _Products]:
+def _forward(config: VideoLLMConfig, work: Workload, pairs: int) -> dict[ModelPart, _Products]:
     """Forward products of each part; ``pairs`` of each prompt's attention."""
     columns = work.batch * work.positions(config)
     tower = _Products() if work.stored_features else _tower(config, work.batch * work.frames)
@@ -271,7 +271,7 @@ def _tower(config: VideoLLMConfig, frames: int) -> _Products:
 
 
 def _dts(config: VideoLLMConfig, groups: int) -> _Products:
-    """Each stage ends in its convolution, which is therefore not computed again."""
+    """Operations of the DTS. Each stage ends in its convolution, which is therefore not computed again."""
     (rows, columns), dim = config.grid, config.vision_config.hidden_size
     frames, inner, last, attention = config.frames_per_group, 0.0, 0.0, 0.0
     while frames > 1:
@@ -285,7 +285,7 @@ def _dts(config: VideoLLMConfig, groups: int) -> _Products:
 
 
 def _reconstructor(config: VideoLLMConfig, groups: int) -> _Products:
-    """Transposed convolutions run over the border too: one place on every side, one frame more."""
+    """Operations of the reconstructor; its convolutions run over the border: a place on each side, a frame more."""
     (rows, columns), dim = config.grid, config.vision_config.hidden_size
     frames, inner, attention, bordered = 1, 0.0, 0.0, (rows + 2) * (columns + 2)
     if config.frames_per_group.bit_length() % 2 == 0:  # an odd number of doublings begins with a lone one
@@ -299,7 +299,7 @@ def _reconstructor(config: VideoLLMConfig, groups: int) -> _Products:
 
 
 def _attentions(dim: int, places: int, frames: int, window: int) -> _Products:
-    """Spatial and temporal attention on so many frames of all groups together, ``window`` of which see each other.
+    """Operations of both attentions on so many frames of all groups together, ``window`` of which see each other.
 
     The products between frames in time are counted with the weights': there are few frames.
     """

@@ -11,7 +11,7 @@ import torch
 from longtake.backbones.base import Backbone, Prompt
 from longtake.train.puzzles import Puzzle
 from longtake.train.rewards import total
-from longtake.train.rollouts import answered_each, shuffled
+from longtake.train.rollouts import answer_each, shuffled
 from longtake.train.run import Run, gathered
 
 if TYPE_CHECKING:
@@ -53,18 +53,18 @@ def answers(
 ) -> list[Parts]:
     """The parts of each puzzle's greedy answer, spread over the processes. All of them must call it, in eval mode."""
     numbers = range(processes.process_index, len(puzzles), processes.num_processes)
-    prompts = (changed(puzzles[number].prompt(backbone), control, number) for number in numbers)
+    prompts = (apply_control(puzzles[number].prompt(backbone), control, number) for number in numbers)
     with processes.autocast():
-        said = answered_each(backbone, [puzzles[number] for number in numbers], max_new_tokens, prompts)
+        said = answer_each(backbone, [puzzles[number] for number in numbers], max_new_tokens, prompts)
     return gathered({number: rollout.rewards for number, rollout in zip(numbers, said, strict=True)})
 
 
 def means(puzzles: Sequence[Puzzle], parts: Sequence[Parts]) -> dict[str, float]:
-    """The mean of each part."""
+    """The mean of each part of the rewards over all puzzles."""
     return {name: sum(each[name] for each in parts) / len(puzzles) for name in parts[0]}
 
 
-def changed(prompt: Prompt, control: str, seed: int) -> Prompt:
+def apply_control(prompt: Prompt, control: str, seed: int) -> Prompt:
     """A prompt under a control; "held" leaves it as it is."""
     if control == "blind":
         return prompt.unseen()

@@ -35,7 +35,7 @@ FULL, HALF = 4, 2  # bytes of a float32 and of a bfloat16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+class MemoryEstimate:
     """Bytes on one device at the fullest moment.
 
     activations_bytes: what waits for the backward pass, or for answering the visual tokens and the prompt's embeddings.
@@ -53,14 +53,14 @@ class Memory:
 
     @property
     def total_bytes(self) -> float:
-        """All of it."""
+        """All bytes together."""
         fixed = self.weights_bytes + self.gradients_bytes + self.states_bytes
         return fixed + self.activations_bytes + self.working_bytes + self.kv_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Widths:
-    """Bytes of a number: in weights, products, the residual stream, gradients, and AdamW's states of a weight.
+    """Bytes of one number in weights, products, residual stream and gradients, and of a weight's AdamW states.
 
     copies: of a weight cast anew for its product, which lives until the backward pass.
     """
@@ -73,7 +73,7 @@ class _Widths:
     copies: int = 0
 
     def normed(self, dim: int, consumers: int) -> int:
-        """What products keep of one norm's outcome: its cast, one for each of them, or the outcome itself."""
+        """Bytes that products keep of one norm's outcome: its cast, one for each of them, or the outcome itself."""
         return self.product * dim * (1 if self.stream == self.product else consumers)
 
 
@@ -85,8 +85,10 @@ WIDTHS: dict[Precision, _Widths] = {
 }
 
 
-def training_memory(config: VideoLLMConfig, work: Workload, *, sharding: Sharding = "none", ranks: int = 1) -> Memory:
-    """One training step with AdamW on one of ``ranks`` devices.
+def training_memory(
+    config: VideoLLMConfig, work: Workload, *, sharding: Sharding = "none", ranks: int = 1
+) -> MemoryEstimate:
+    """Memory of one training step with AdamW on one of ``ranks`` devices.
 
     sharding: "zero2" splits gradients and states over the ranks (DeepSpeed's second stage, which keeps a rank's share
         of float32 weights a second time; offloaded, all of these stand in host memory instead); "full" the weights too
@@ -97,7 +99,7 @@ def training_memory(config: VideoLLMConfig, work: Workload, *, sharding: Shardin
     added = lora_parameters(config, work.lora_rank)
     learned = sum(counts[part] for part in work.trainable) + counts["head"] * ("decoder" in work.trainable) + added
     saved = activations_bytes(config, work)
-    return Memory(
+    return MemoryEstimate(
         weights_bytes=(sum(counts.values()) + added) * widths.weight * (split if sharding == "full" else 1.0),
         gradients_bytes=learned * widths.gradient * split,
         states_bytes=learned * _states(widths, sharding) * split,
@@ -114,8 +116,8 @@ def recot_memory(
     precision: Literal["float32", "autocast"] = "autocast",
     sharding: Sharding = "none",
     ranks: int = 1,
-) -> Memory:
-    """One step of ReCoT pre-training with AdamW on one of ``ranks`` devices, ``clips`` of ``frames`` at a time.
+) -> MemoryEstimate:
+    """Memory of one ReCoT step with AdamW on one of ``ranks`` devices, ``clips`` of ``frames`` at a time.
 
     The weights are those of masking, DTS and reconstructor, and the whole tower's, which stands by for features that
     are not stored yet; what passes while it computes them is left out. sharding: as in ``training_memory``.
@@ -124,7 +126,7 @@ def recot_memory(
     learned = sum(recot_parameters(config).values())
     saved = clips * _recot_saved(config, widths, frames)
     tables = relative_positions(config.vision_config.hidden_size, 3 * (config.frames_per_group.bit_length() - 1) // 2)
-    return Memory(
+    return MemoryEstimate(
         weights_bytes=(counts["tower"] + learned * (split if sharding == "full" else 1.0)) * widths.weight,
         gradients_bytes=learned * widths.gradient * split,
         states_bytes=learned * _states(widths, sharding) * split,
@@ -141,12 +143,12 @@ def _split(sharding: Sharding, ranks: int) -> float:
 
 
 def _states(widths: _Widths, sharding: Sharding) -> int:
-    """Bytes of what the optimiser holds of a weight; DeepSpeed adds the weight itself where it is a float32 one."""
+    """Bytes that the optimiser holds for a weight; DeepSpeed adds the weight itself where it is a float32 one."""
     return widths.states + (FULL if sharding == "zero2" and widths.weight == FULL else 0)
 
 
 def activations_bytes(config: VideoLLMConfig, work: Workload) -> float:
-    """What a forward pass saves for the backward pass, all parts together, the loss's own left out.
+    """Bytes that a forward pass saves for the backward pass, all parts together, the loss's own left out.
 
     With checkpointing the layers of tower and decoder and the DTS's stages leave their inputs only.
     """
@@ -169,12 +171,12 @@ def activations_bytes(config: VideoLLMConfig, work: Workload) -> float:
 
 
 def kv_bytes(config: VideoLLMConfig, positions: int, number_bytes: int = 2) -> int:
-    """Keys and values of so many positions: 36 KiB a position in bfloat16 at Qwen2.5-3B's shape."""
+    """Bytes of keys and values of so many positions: 36 KiB a position in bfloat16 at Qwen2.5-3B's shape."""
     return 2 * config.text_config.num_hidden_layers * kv_width(config) * number_bytes * positions
 
 
-def answering_memory(config: VideoLLMConfig, work: Workload) -> Memory:
-    """Watching and asking once: weights, all visual tokens and the prompt's embeddings, keys and values, a pass."""
+def answering_memory(config: VideoLLMConfig, work: Workload) -> MemoryEstimate:
+    """Memory of watching and asking once: weights, visual tokens, the prompt's embeddings, keys and values, a pass."""
     width = WIDTHS[work.precision].product
     positions, text = work.positions(config), config.text_config
     run = min(positions, PREFILL_COLUMNS)
@@ -182,7 +184,7 @@ def answering_memory(config: VideoLLMConfig, work: Workload) -> Memory:
     if positions > run:  # grouped keys and values are written out for each query head, and grow by copying
         layer += 2 * positions * width * (query_width(config) + kv_width(config))
     tokens = work.groups(config) * config.tokens_per_group
-    return Memory(
+    return MemoryEstimate(
         weights_bytes=sum(parameters(config).values()) * WIDTHS[work.precision].weight,
         activations_bytes=work.batch * (tokens + positions) * text.hidden_size * width,
         working_bytes=max(work.batch * layer, _watching_bytes(config, work)),
@@ -191,7 +193,7 @@ def answering_memory(config: VideoLLMConfig, work: Workload) -> Memory:
 
 
 def _tower_saved(config: VideoLLMConfig, work: Workload) -> float:
-    """Of each frame: every layer's share, and the outcome that a last norm keeps."""
+    """Bytes that the tower saves of each frame: every layer's share, and the outcome that a last norm keeps."""
     seen, widths = config.vision_config, WIDTHS[work.precision]
     patches, d = config.tower_grid[0] * config.tower_grid[1], seen.hidden_size
     layer = d * widths.stream if work.checkpointing else _tower_layer(config, widths)
@@ -200,7 +202,10 @@ def _tower_saved(config: VideoLLMConfig, work: Workload) -> float:
 
 
 def _tower_layer(config: VideoLLMConfig, widths: _Widths) -> float:
-    """Of each patch: two norms' inputs, what the products read, queries, keys, values and outcome, both GELU sides."""
+    """Bytes that a tower layer saves of each patch.
+
+    Two norms' inputs, what the products read, queries, keys, values and outcome, and both sides of the GELU.
+    """
     seen = config.vision_config
     d = seen.hidden_size
     norms = 2 * (widths.stream * d + 2 * widths.stream) + widths.normed(d, 3) + widths.normed(d, 1)
@@ -209,7 +214,10 @@ def _tower_layer(config: VideoLLMConfig, widths: _Widths) -> float:
 
 
 def _decoder_layer(config: VideoLLMConfig, work: Workload) -> float:
-    """Of each column. A frozen layer that gradients go through keeps no input of its products; LoRA's keep theirs."""
+    """Bytes that a decoder layer saves of each column.
+
+    A frozen layer that gradients go through keeps no input of its products; LoRA's keep theirs.
+    """
     text, widths, learns = config.text_config, WIDTHS[work.precision], "decoder" in work.trainable
     d, query, f = text.hidden_size, query_width(config), text.intermediate_size
     norms = 2 * (FULL * d + FULL)
@@ -225,7 +233,7 @@ def _decoder_layer(config: VideoLLMConfig, work: Workload) -> float:
 
 
 def _dts_saved(config: VideoLLMConfig, widths: _Widths, checkpointing: bool) -> float:
-    """Of each group: every stage's share. A later stage's stream is the outcome of a convolution."""
+    """Bytes that the DTS saves of each group, stage by stage. A later stage's stream comes out of a convolution."""
     (rows, columns), d = config.grid, config.vision_config.hidden_size
     frames, total = config.frames_per_group, 0.0
     while frames > 1:
@@ -235,7 +243,10 @@ def _dts_saved(config: VideoLLMConfig, widths: _Widths, checkpointing: bool) -> 
 
 
 def _dts_stage(config: VideoLLMConfig, widths: _Widths, frames: int) -> float:
-    """Of each group of ``frames``: norms (in float32), attentions, the convolution's input with and without border."""
+    """Bytes that a DTS stage saves of each group of ``frames``.
+
+    Norms (in float32), attentions, and the convolution's input with and without border.
+    """
     (rows, columns), d = config.grid, config.vision_config.hidden_size
     norms = 2 * 2 * FULL * d + widths.normed(d, 3) + widths.normed(d, 1)
     statistics = FULL * NUM_NORM_GROUPS * (1 + rows * columns)  # of the group, and of every place
@@ -246,7 +257,7 @@ def _dts_stage(config: VideoLLMConfig, widths: _Widths, frames: int) -> float:
 
 
 def _recot_saved(config: VideoLLMConfig, widths: _Widths, frames: int) -> float:
-    """Of each clip: what masking, DTS, reconstructor and error keep.
+    """Bytes that masking, DTS, reconstructor and error save of each clip.
 
     Masking keeps its input, that layer-normed, the same a frame later, each frame's mean, and scores; the error keeps
     the difference from the target.
@@ -263,9 +274,10 @@ def _recot_saved(config: VideoLLMConfig, widths: _Widths, frames: int) -> float:
 
 
 def _reconstructor_saved(config: VideoLLMConfig, widths: _Widths) -> float:
-    """Of each group: a lone doubling's input with and without border; what gains multiply, and a stage as the DTS's.
+    """Bytes that the reconstructor saves of each group.
 
-    The gains are float32, so that a stage's stream is as wide as the DTS's first.
+    A lone doubling's input with and without border; what gains multiply, and a stage as the DTS's. The gains are
+    float32, so that a stage's stream is as wide as the DTS's first.
     """
     (rows, columns), number = config.grid, widths.product * config.vision_config.hidden_size
     frames, total = 1, 0.0
@@ -278,7 +290,7 @@ def _reconstructor_saved(config: VideoLLMConfig, widths: _Widths) -> float:
 
 
 def _recot_working(config: VideoLLMConfig, widths: _Widths, clips: int, frames: int) -> float:
-    """The larger of two moments, the backward pass of the error and that of the last convolution.
+    """Passing bytes at the larger of two moments: the backward pass of the error or of the last convolution.
 
     The first has beside what is saved the gradient, three numbers on the way to the next one, and the clips in
     bfloat16; as much stands there when the error is computed. The second has the clips, the gradients of the
@@ -297,7 +309,7 @@ def _projector_saved(config: VideoLLMConfig, widths: _Widths) -> float:
 
 
 def _copies(config: VideoLLMConfig, work: Workload) -> float:
-    """Weights cast for their products; of the embedding only as a head, the DTS's relative positions not at all.
+    """Bytes of weights cast for their products; the embedding only as a head, relative positions not at all.
 
     Those that learn are cast once and kept for the whole forward pass, others for as long as a product is saved.
     """
@@ -311,13 +323,13 @@ def _copies(config: VideoLLMConfig, work: Workload) -> float:
 
 
 def _loss_bytes(config: VideoLLMConfig, work: Workload) -> float:
-    """Logits, their log-softmax in float32, and its gradient."""
+    """Bytes of the logits, their log-softmax in float32, and its gradient."""
     numbers = work.batch * work.logits(config) * config.text_config.vocab_size
     return numbers * (WIDTHS[work.precision].product + 2 * FULL) if work.reached else 0.0
 
 
 def _again_bytes(config: VideoLLMConfig, work: Workload) -> float:
-    """The largest layer or DTS stage that checkpointing computes again, while its backward pass runs."""
+    """Bytes of the largest layer or DTS stage that checkpointing computes again, while its backward pass runs."""
     widths = WIDTHS[work.precision]
     if not work.checkpointing or not work.reached:
         return 0.0
@@ -331,7 +343,7 @@ def _again_bytes(config: VideoLLMConfig, work: Workload) -> float:
 
 
 def _frozen_bytes(config: VideoLLMConfig, work: Workload) -> float:
-    """Passing tensors of a tower and a DTS that no gradient reaches, in training; gone when the decoder runs."""
+    """Passing bytes of a tower and a DTS that no gradient reaches, in training; gone when the decoder runs."""
     frames = work.batch * work.groups(config) * config.frames_per_group  # the DTS sees all at once
     ways = [0.0]
     if "tower" not in work.reached and not work.stored_features:
@@ -342,7 +354,7 @@ def _frozen_bytes(config: VideoLLMConfig, work: Workload) -> float:
 
 
 def _watching_bytes(config: VideoLLMConfig, work: Workload) -> float:
-    """Passing tensors of tower and DTS on the frames that are watched at once.
+    """Passing bytes of tower and DTS on the frames that are watched at once.
 
     Pixels and, where the grid is another, the tower's features stand beside the DTS.
     """
@@ -353,12 +365,12 @@ def _watching_bytes(config: VideoLLMConfig, work: Workload) -> float:
 
 
 def _pixels(config: VideoLLMConfig, work: Workload) -> float:
-    """Of each frame."""
+    """Bytes of one frame's pixels."""
     return config.vision_config.num_channels * config.vision_config.image_size**2 * WIDTHS[work.precision].stream
 
 
 def _tower_passing(config: VideoLLMConfig, work: Workload) -> float:
-    """Of each frame, in a layer: at the GELU, or at the attention's end. The embeddings stand beside both."""
+    """Passing bytes of a tower layer for each frame, at the GELU or at the attention's end; embeddings are in both."""
     seen, widths = config.vision_config, WIDTHS[work.precision]
     gelu = 4 * widths.stream * seen.hidden_size + 2 * widths.product * seen.intermediate_size
     attention = (3 * widths.stream + 5 * widths.product) * seen.hidden_size
@@ -366,7 +378,7 @@ def _tower_passing(config: VideoLLMConfig, work: Workload) -> float:
 
 
 def _dts_passing(config: VideoLLMConfig, work: Workload) -> float:
-    """Of each frame, in temporal attention: at its norm, in float32, or at its end.
+    """Passing bytes of the DTS for each frame, in temporal attention: at its norm, in float32, or at its end.
 
     Beside both stand the DTS's input, the stage's, that of the attention, and the same in another order.
     """

@@ -34,7 +34,7 @@ FIGURES = ("answer", "align", "within", "across", "cosine", "rank")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """A micro-batch.
+    """A micro-batch of questions with their answers, and what their latents are compared with.
 
     others: contents of earlier samples, float32 ``(others, latents, dim)``; counts: bool ``(rows, others)``, False
     where one is of the row's own sample. veiled: the answer sees the video through the latents alone. dense: denser
@@ -91,12 +91,12 @@ class Forcing(nn.Module):
         within = losses.alike_within(made.content, recipe.margin)
         across = losses.alike_across(made.content, rows.others, rows.counts, recipe.margin_across)
         loss = answer + recipe.align * aligned + recipe.diverse * (within + recipe.across * across)
-        figures = [answer, aligned, within, across, *told(made)]
+        figures = [answer, aligned, within, across, *latent_figures(made)]
         sums = torch.stack([part.detach().sum() for part in figures])
         return loss.sum() + idle([module]), sums, made.content.detach()
 
     def aligns(self, rows: Rows) -> bool:
-        """Whether alignment counts now."""
+        """Whether alignment is a part of these rows' loss."""
         return bool(self.recipe.align) and not rows.veiled
 
     def forced(
@@ -125,7 +125,7 @@ class Forcing(nn.Module):
         return torch.stack([part.mean() for part in each.split([len(ids) for ids in answers])])
 
     def alignment(self, inputs: Inputs, states: Tensor, made: Injected) -> Tensor:
-        """How far what the forced pass would make next is from the teacher, ``(rows,)``; 0 of videos without tokens."""
+        """Distance from the teacher of what the forced pass would make next, ``(rows,)``; 0 without visual tokens."""
         module = self.backbone.latent
         assert module is not None
         count = made.content.shape[1]
@@ -150,15 +150,15 @@ class Forcing(nn.Module):
         return self.forced(inputs, none, None, layered=True)[1][:, :, -1]
 
 
-def told(made: Injected) -> tuple[Tensor, Tensor]:
-    """Of each row: the mean cosine of its latents' contents by pairs, and their effective rank, ``(rows,)`` each."""
+def latent_figures(made: Injected) -> tuple[Tensor, Tensor]:
+    """Two figures of each row's latents, ``(rows,)`` each: the mean cosine of their pairs, and their effective rank."""
     content = made.content.detach()
     cosine = losses.pair_cosines(content).mean(dim=-1) if content.shape[1] > 1 else content.new_ones(len(content))
     return cosine, losses.effective_rank(content)
 
 
 def bottleneck(inputs: Inputs, latents: int, answer: int) -> Veil:
-    """What hides the video from all columns behind it but the latents: from the question, the markers and the answer.
+    """A veil that hides the video from the question, the markers and the answer behind it, but not from the latents.
 
     Hidden are all columns from a row's first visual token to its last: the times between them have read what is before.
     """
@@ -172,7 +172,7 @@ def bottleneck(inputs: Inputs, latents: int, answer: int) -> Veil:
 
 @contextmanager
 def uncheckpointed(model: nn.Module) -> Iterator[None]:
-    """Eval mode in here: layers that are computed again keep no cache."""
+    """Keep the model in eval mode for a block: layers that are computed again in training keep no cache."""
     training = model.training
     model.eval()
     try:

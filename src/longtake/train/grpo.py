@@ -19,9 +19,9 @@ from longtake.backbones.base import Backbone
 from longtake.train import viewer
 from longtake.train.advantages import temporal_bonus
 from longtake.train.beside import Beside, Kind, draw, judge_each, kinds_of, learn_success, names_at, states
-from longtake.train.exam import Summary, changed, held_figures
+from longtake.train.exam import Summary, apply_control, held_figures
 from longtake.train.grpo_recipe import TEMPORAL, GrpoRecipe, check, prepare
-from longtake.train.judging import Verdict, experience, joined, taught
+from longtake.train.judging import Verdict, experience, joined, judge_by_teacher
 from longtake.train.losses import count
 from longtake.train.policy import Policy
 from longtake.train.puzzles import Puzzle
@@ -98,15 +98,15 @@ def sample(
         groups = dict(zip(seeds, rolled, strict=True))
         for place, seed in seeds.items():
             if recipe.contrast and place < recipe.fit.batch:
-                groups[place] = contrasted(recipe, backbone, groups[place], seed)
+                groups[place] = add_temporal_bonus(recipe, backbone, groups[place], seed)
     run.module.train()
     return groups
 
 
-def contrasted(recipe: GrpoRecipe, backbone: Backbone, group: Group, seed: tuple[int, int, int]) -> Group:
-    """With T-GRPO's bonus as a part of the rewards: 1 or 0."""
+def add_temporal_bonus(recipe: GrpoRecipe, backbone: Backbone, group: Group, seed: tuple[int, int, int]) -> Group:
+    """The group with T-GRPO's bonus, 1 or 0, as one more part of its rewards."""
     half = dataclasses.replace(recipe.draw, group=max(1, recipe.draw.group // 2))
-    prompt = changed(group.puzzle.prompt(backbone), "shuffled", seed[1] * recipe.fit.batch + seed[2])
+    prompt = apply_control(group.puzzle.prompt(backbone), "shuffled", seed[1] * recipe.fit.batch + seed[2])
     other = roll(backbone, group.puzzle, half, (*seed, 1), prompt)
     right, right_shuffled = (
         torch.tensor([[rollout.rewards[recipe.success] for rollout in each.rollouts]]) for each in (group, other)
@@ -120,7 +120,7 @@ def contrasted(recipe: GrpoRecipe, backbone: Backbone, group: Group, seed: tuple
 
 
 def parts_of(groups: Mapping[int, Group], kinds: Sequence[Kind]) -> dict[int, list[list[float]]]:
-    """Rewards by place, completion and part."""
+    """This process's rewards by place, completion and part."""
     return {place: group.parts(names_at(kinds, place)) for place, group in groups.items()}
 
 
@@ -132,7 +132,7 @@ def experiences(
     groups: Mapping[int, Group],
     verdict: Verdict,
 ) -> dict[int, Experience]:
-    """What this process learns from, with log-probabilities under older and other policies where they are needed."""
+    """This process's experiences by place, with log-probabilities under older and other policies where needed."""
     method, policy = recipe.method, run.accelerator.unwrap_model(run.module)
     assert isinstance(policy, Policy)
     made = {}
@@ -145,7 +145,7 @@ def experiences(
                 own = dataclasses.replace(own, reference=policy.reference_logprobs(group))
             made[place] = own
         if teacher is not None and method.teaching is not None:
-            made = taught(made, policy, teacher, method.teaching, recipe.weights)
+            made = judge_by_teacher(made, policy, teacher, method.teaching, recipe.weights)
     policy.train()
     return made
 
@@ -153,7 +153,7 @@ def experiences(
 def learn(
     recipe: GrpoRecipe, run: Run, made: Mapping[int, Experience], verdict: Verdict, step: int, steps: int
 ) -> dict[str, float]:
-    """The updates on a step's rollouts; figures for the log, means over the updates. Every process must call it.
+    """Do the updates on a step's rollouts; returns figures for the log, means over them. Every process must call it.
 
     All processes make as many passes: one with fewer groups to learn from repeats one of its own with an empty mask.
     """
@@ -203,7 +203,7 @@ def all_figures(
 
 
 def chances(kinds: Sequence[Kind]) -> dict[str, float]:
-    """The running success of each kind's levels."""
+    """The running success of each kind's levels, by name for the log."""
     return {
         name: p
         for kind in kinds
@@ -229,7 +229,7 @@ def held_of(
 def rollout_figures(
     run: Run, groups: Mapping[int, Group], verdict: Verdict, weights: Mapping[str, float]
 ) -> dict[str, float]:
-    """Of a step's completions, over all processes. tokens: sampled, for the speed; length: their mean."""
+    """Figures of a step's completions, over all processes. tokens: sampled, for the speed; length: their mean."""
     rollouts = [rollout for group in groups.values() for rollout in group.rollouts]
     cut, tokens, all_ = run.total(
         sum(not rollout.finished for rollout in rollouts), sum(len(r.ids) for r in rollouts), len(rollouts)
@@ -246,6 +246,6 @@ def rollout_figures(
 
 
 def show(folder: Path, step: int, backbone: Backbone, group: Group, verdict: Verdict) -> None:
-    """Keep the step's first group for reading."""
+    """Write the step's first group to the file of samples, for reading."""
     question = group.puzzle.prompt(backbone).question
     viewer.keep(folder, viewer.row_of(step, question, group, verdict.advantages[0].tolist()))

@@ -1,4 +1,4 @@
-"""What policy optimisation is told: its hyper-parameters, their checks, and which weights learn."""
+"""Policy optimisation's hyper-parameters, their checks, and which weights learn."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ class GrpoRecipe:
 
 
 def names_of(puzzles: Sequence[Puzzle]) -> tuple[str, ...]:
-    """The parts of the puzzles' rewards."""
+    """Names of the parts of the puzzles' rewards."""
     return tuple(puzzles[0].reward(""))
 
 
 def check(
     recipe: GrpoRecipe, backbone: Backbone, puzzles: Sequence[Puzzle], teacher: Backbone | None, processes: int
 ) -> tuple[str, ...]:
-    """The names of the reward's parts, T-GRPO's among them. Raises LongtakeError for what cannot be trained."""
+    """Check a run; returns the reward's parts' names, T-GRPO's too. Raises LongtakeError for what cannot be trained."""
     names = names_of(puzzles)
     segments = recipe.method.segments
     for asked in (*recipe.weights, recipe.success, *(segments.before if segments else ())):

@@ -106,7 +106,7 @@ def train_imitation(
             numbers = curriculum.draw(step, fit.batch)
             places = range(accelerator.process_index, fit.batch, accelerator.num_processes)
             lessons = [
-                taught(recipe, backbone, puzzles[numbers[place]], (fit.seed, step, place)) for place in places
+                draw_target(recipe, backbone, puzzles[numbers[place]], (fit.seed, step, place)) for place in places
             ]
             log.step(step + 1, **learn(run, lessons, fit.rate(step, steps)))
             if held and fit.is_due(fit.eval_every, step + 1, steps):
@@ -126,21 +126,21 @@ class Imitation(nn.Module):
         self.backbone = backbone
 
     def forward(self, lessons: Sequence[Taught]) -> Tensor:
-        """A scalar. Every trained weight has a gradient afterwards, zero where no prompt uses it."""
+        """The summed loss, a scalar. Every trained weight has a gradient afterwards, zero where no prompt uses it."""
         inputs = self.backbone.prepare([puzzle.prompt(self.backbone) for puzzle, _ in lessons])
         loss = -self.backbone.logprobs(inputs, [ids for _, ids in lessons]).sum()
         return loss + idle(self.backbone.video_parts)
 
 
-def taught(recipe: ImitateRecipe, backbone: Backbone, puzzle: Lesson, seed: tuple[int, ...]) -> Taught:
-    """A puzzle and the tokens that it is taught with, the end token behind them."""
+def draw_target(recipe: ImitateRecipe, backbone: Backbone, puzzle: Lesson, seed: tuple[int, ...]) -> Taught:
+    """Pair a puzzle with the tokens to be learned for it: its truth or, for "form", a guess; the end token is last."""
     said = puzzle.solution() if recipe.target == "truth" else puzzle.guess(np.random.default_rng(seed))
     ids = backbone.tokenizer(said, add_special_tokens=False)["input_ids"]
     return puzzle, (*ids, int(backbone.tokenizer.eos_token_id))
 
 
 def learn(run: Run, lessons: Sequence[Taught], rate: float) -> dict[str, float]:
-    """One optimiser step on this process's lessons; figures for the log. Every process must call it."""
+    """Do one optimiser step on this process's lessons; returns figures for the log. Every process must call it."""
     size = run.fit.micro_batch
     parts = [lessons[begin : begin + size] for begin in range(0, len(lessons), size)]
     done = run.update(parts, lambda part: run.module(part), sum(len(ids) for _, ids in lessons), rate)

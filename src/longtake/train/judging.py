@@ -1,4 +1,4 @@
-"""From the groups of one step, spread over processes, to what each process learns from."""
+"""Groups of one step, spread over processes, to the experiences that each process learns from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from longtake.train.distill import disagreement, kept_by_tvdf, teacher_advantage
 from longtake.train.methods import Method, Teaching
 from longtake.train.policy import Policy
 from longtake.train.rewards import total
-from longtake.train.rollouts import Experience, Group, answered, split_after
+from longtake.train.rollouts import Experience, Group, answer_greedily, split_after
 from longtake.train.run import gathered
 
 
@@ -61,7 +61,7 @@ def judge(parts: Sequence[Any], names: Sequence[str], weights: Mapping[str, floa
 
 
 def joined(verdicts: Sequence[Verdict]) -> Verdict:
-    """Verdicts on several kinds of puzzles as one, in their order. A part that a kind's reward lacks is NaN there."""
+    """Verdicts on several kinds of puzzles made one, in their order. A part that a kind's reward lacks is NaN there."""
     if len(verdicts) == 1:
         return verdicts[0]
     names = tuple(dict.fromkeys(name for verdict in verdicts for name in verdict.names))
@@ -83,7 +83,7 @@ def joined(verdicts: Sequence[Verdict]) -> Verdict:
 def experience(
     group: Group, verdict: Verdict, place: int, method: Method, backbone: Backbone, *, old: Tensor | None
 ) -> Experience:
-    """What is learned from one group, the ``place``-th of the step."""
+    """The experience that one group gives, the ``place``-th of the step."""
     mask, advantages = group.mask, verdict.advantages[place].float()
     if method.mask_truncated:
         mask = mask & torch.tensor([rollout.finished for rollout in group.rollouts])[:, None]
@@ -97,7 +97,7 @@ def experience(
 
 
 @torch.no_grad()
-def taught(
+def judge_by_teacher(
     made: Mapping[int, Experience],
     policy: Policy,
     teacher: Backbone,
@@ -112,7 +112,7 @@ def taught(
         given = teacher.logprobs(inputs, own.ids, temperature=policy.draw.temperature).cpu()
         assert own.old is not None, "the student's log-probabilities come first"
         advantages = teacher_advantages(given, own.old.cpu(), own.mask)
-        answer = answered(teacher, own.group.puzzle, policy.draw.max_new_tokens) if teaching.share else None
+        answer = answer_greedily(teacher, own.group.puzzle, policy.draw.max_new_tokens) if teaching.share else None
         reliability = total(answer.rewards, weights) if answer else 0.0
         figures[place] = (reliability, disagreement(advantages, own.mask).tolist())
         drawn[place] = replace(own, advantages=advantages)

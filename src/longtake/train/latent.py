@@ -62,23 +62,23 @@ def train_latent(
     steps = fit.steps_for(len(puzzles))
     with RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main) as log:
         if exam is not None and not start:
-            log.tell(0, **examined(run, exam))
+            log.tell(0, **run_exam(run, exam))
         for step in range(start, steps):
-            chosen = [puzzles[number] for number in drawn(step, fit.batch, len(puzzles), fit.seed)]
+            chosen = [puzzles[number] for number in draw_questions(step, fit.batch, len(puzzles), fit.seed)]
             veiled = step < recipe.bottleneck * steps
             rate = fit.rate(step, steps)
             log.step(step + 1, **learn(recipe, run, backbone, chosen, queue, dense or {}, veiled=veiled, rate=rate))
             if held and fit.is_due(fit.eval_every, step + 1, steps):
                 log.tell(step + 1, **held_figures(run, backbone, held, thinking, LONGEST_ANSWER))
             if exam is not None and fit.is_due(fit.eval_every, step + 1, steps):
-                log.tell(step + 1, **examined(run, exam))
+                log.tell(step + 1, **run_exam(run, exam))
             if fit.is_due(fit.save_every, step + 1, steps):
                 run.save(step + 1, names=queue.names, contents=queue.contents)
     write_backbone(run, backbone, folder / "model")
 
 
-def examined(run: Run, exam: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
-    """An exam's figures, in eval mode."""
+def run_exam(run: Run, exam: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
+    """Run an exam in eval mode; returns its figures."""
     run.module.eval()
     figures = exam()
     run.module.train()
@@ -93,24 +93,24 @@ class Queue:
         self.size, self.names, self.contents = size, list(names), contents
 
     def put(self, name: str, content: Tensor) -> None:
-        """One sample's ``(latents, dim)``."""
+        """Add one sample's contents ``(latents, dim)``; the oldest goes where there are more than ``size``."""
         row = content[None].float().cpu()
         whole = row if self.contents is None else torch.cat([self.contents, row])
         self.names = [*self.names, name][len(whole) - min(len(whole), self.size) :]
         self.contents = whole[len(whole) - min(len(whole), self.size) :].clone()
 
     def beside(self, names: Sequence[str], like: Tensor) -> tuple[Tensor, Tensor]:
-        """What is kept, or none of it in the shape of ``like``, and bool ``(names, samples)``: whether it is another's.
+        """The contents kept, and bool ``(names, samples)``: whether each is another puzzle's than the named one.
 
-        like: ``(any, latents, dim)``.
+        like: ``(any, latents, dim)``, whose shape the contents have while nothing is kept.
         """
         kept = like[:0].float() if self.contents is None else self.contents
         rows = [[other != name for other in self.names] for name in names]
         return kept, torch.tensor(rows, dtype=torch.bool).view(len(names), len(kept))
 
 
-def drawn(step: int, batch: int, count: int, seed: int) -> list[int]:
-    """Which of ``count`` questions a step takes: all once in random order, then all again in another."""
+def draw_questions(step: int, batch: int, count: int, seed: int) -> list[int]:
+    """Draw the numbers of a step's questions out of ``count``: all once in random order, then again in another."""
     places = range(step * batch, (step + 1) * batch)
     orders = {epoch: np.random.default_rng((seed, epoch)).permutation(count) for epoch in {p // count for p in places}}
     return [int(orders[place // count][place % count]) for place in places]
@@ -127,7 +127,7 @@ def learn(
     veiled: bool,
     rate: float,
 ) -> dict[str, float]:
-    """One optimiser step; figures for the log. Every process must call it.
+    """Do one optimiser step on the chosen puzzles; returns figures for the log. Every process must call it.
 
     What is learned does not depend on the number of processes: samples are compared with those of earlier steps only.
     """
@@ -164,7 +164,7 @@ def rows_of(
     dense: Mapping[str, VisualTokens],
     veiled: bool,
 ) -> Rows:
-    """A micro-batch of these."""
+    """A micro-batch of these puzzles, with the contents of earlier samples beside it."""
     slots = backbone.latent.slots if backbone.latent is not None else torch.zeros(0, 0)
     others, counts = queue.beside([puzzle.name for puzzle in puzzles], slots.detach()[None])
     return Rows(

@@ -29,9 +29,9 @@ class Partner:
 
 
 def partners(puzzles: Sequence[QuestionPuzzle]) -> list[Partner | None]:
-    """For each the next one, around the end, with the same question and no answer in common, else with another video.
+    """Partners of the puzzles: the next, around the end, with the same question and no answer in common.
 
-    None where there is neither, and for a puzzle without a video.
+    Where there is none, the next one with another video. None where there is neither, and for a puzzle without a video.
     """
     found: list[Partner | None] = []
     for number, own in enumerate(puzzles):
@@ -49,7 +49,7 @@ def partners(puzzles: Sequence[QuestionPuzzle]) -> list[Partner | None]:
 
 
 @torch.no_grad()
-def thought(backbone: Backbone, question: str, tokens: VisualTokens | None, thinking: Thinking) -> Tensor:
+def latents_of(backbone: Backbone, question: str, tokens: VisualTokens | None, thinking: Thinking) -> Tensor:
     """The latents of a question about a video, ``(latents, dim)``."""
     return think(backbone, backbone.prepare([Prompt(question=question, tokens=tokens)]), thinking=thinking).latents[0]
 
@@ -68,7 +68,7 @@ def exact(
 def held_figures(
     run: Run, backbone: Backbone, held: Sequence[QuestionPuzzle], thinking: Thinking, longest: int
 ) -> dict[str, float]:
-    """Over all held questions the share right; over those with a partner the share lost with latents of its video.
+    """The share right of all held questions, and of those with a partner the share lost with latents of its video.
 
     held_pairs: how many partners are strict; without them, other videos may have the same answer, and less is lost.
     Every process must call it. Without latents there is the first figure only.
@@ -82,7 +82,7 @@ def held_figures(
             score = exact(backbone, own, thinking, longest)
             right += score
             if thinking.latents and partner is not None:
-                foreign = thought(backbone, own.question, held[partner.number].tokens, thinking)
+                foreign = latents_of(backbone, own.question, held[partner.number].tokens, thinking)
                 lost += score - exact(backbone, own, thinking, longest, foreign)
                 asked, strict = asked + 1, strict + partner.strict
     right, lost, swapped, pairs = run.total(right, lost, asked, strict)

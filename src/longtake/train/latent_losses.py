@@ -1,4 +1,4 @@
-"""What latent self-forcing asks of latents beside a right answer, and figures that tell whether they do anything.
+"""Losses on latents beside a right answer's, and figures that tell whether the latents do anything.
 
 VideoLatent, arXiv 2606.22870, names "latent alignment" and "latent diversity"; the forms here are ours. All are of
 contents ``(rows, latents, dim)``, before a slot's own vector is added: with it latents would agree, or differ, anyway.
@@ -38,9 +38,10 @@ def alike_within(content: Tensor, margin: float) -> Tensor:
 
 
 def alike_across(content: Tensor, others: Tensor, counts: Tensor, margin: float) -> Tensor:
-    """The same over other samples' latents at the same slot, ``(rows,)``; 0 where none counts.
+    """Mean over other samples' latents at the same slot of the squared cosine above the margin, ``(rows,)``.
 
     others: ``(others, latents, dim)``, without gradient. counts: bool ``(rows, others)``, which are other samples.
+    The loss is 0 for a row without any.
     """
     unit = F.normalize(wide(content), dim=-1)
     other = F.normalize(others.detach().to(unit), dim=-1)

@@ -1,4 +1,4 @@
-"""What latent self-forcing is told: hyper-parameters, their checks, and which weights learn. All defaults are ours."""
+"""Latent self-forcing's hyper-parameters, their checks, and which weights learn. All defaults are ours."""
 
 from __future__ import annotations
 

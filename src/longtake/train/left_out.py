@@ -1,4 +1,4 @@
-"""What any process had to leave out is known to all, named in files beside the log, and kept with the checkpoint."""
+"""Books of what was left out: shared by all processes, named in files beside the log, kept with the checkpoint."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Books = Mapping[str, Broken]  # by the name of the file that lists it
 
 
 def books_of(data: Broken, held: Broken | None) -> Books:
-    """Of what is learned from, and of what is measured on."""
+    """The books by their files' names: of what is learned from and, where there is some, of what is measured on."""
     return {"left_out.json": data} | ({} if held is None else {"left_out_held.json": held})
 
 
 def resume(run: Run, books: Books) -> int:
-    """``Run.resume``, with what the run that is gone on with had left out."""
+    """Resume as ``Run.resume`` does, and bring back what the earlier run had left out."""
     step = run.resume()
     states = run.more.get("left_out", {})
     for file in books.keys() & states.keys():
@@ -31,7 +31,7 @@ def resume(run: Run, books: Books) -> int:
 
 
 def save(run: Run, step: int, books: Books) -> None:
-    """``Run.save``, with what was left out so far."""
+    """Save as ``Run.save`` does, with what was left out so far."""
     run.save(step, left_out={file: broken.state() for file, broken in books.items()})
 
 
@@ -63,7 +63,7 @@ def tell(run: Run, books: Books) -> None:
 
 @contextmanager
 def written(folder: Path, books: Books) -> Iterator[None]:
-    """Where an error in here ends the run, what this process knows to be left out is written down."""
+    """Write down what this process knows to be left out where an error in the block ends the run."""
     try:
         yield
     except LongtakeError:
@@ -74,6 +74,6 @@ def written(folder: Path, books: Books) -> Iterator[None]:
 
 
 def write(file: Path, broken: Broken) -> None:
-    """Names and reasons, whole or not at all."""
+    """Write the names and reasons to a file, whole or not at all."""
     with room_in(file.parent, "the list of what was left out"):
         write_json(file, broken.all, indent=1)

@@ -18,7 +18,7 @@ LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 
 def add(module: nn.Module, rank: int, alpha: float) -> None:
-    """Trained float32 weights beside every linear layer of the decoder's blocks; its own no longer need a gradient.
+    """Put trained float32 weights beside every linear layer of the decoder's blocks; its own no longer need a gradient.
 
     alpha: their scale over the rank. Raises LongtakeError where it is not above 0.
     """
@@ -35,7 +35,7 @@ def add(module: nn.Module, rank: int, alpha: float) -> None:
 
 @contextmanager
 def switched_off(module: nn.Module) -> Iterator[None]:
-    """In here the module is as it was before: the reference policy of one that trains by LoRA."""
+    """Switch LoRA off for a block: the module is then the reference policy of one that trains by LoRA."""
     layers = _layers(module).values()
     assert layers, "there is no LoRA to switch off"
     for layer in layers:
@@ -55,7 +55,7 @@ def merge(module: nn.Module) -> None:
 
 
 def _layers(module: nn.Module) -> dict[str, Any]:
-    """Those with low-rank weights beside their own, by name."""
+    """The layers that have low-rank weights beside their own, by name."""
     from peft.tuners.lora import LoraLayer
 
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoraLayer)}

@@ -21,7 +21,7 @@ Average = Literal["sequence", "token", "constant"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """Which loss.
+    """Which policy loss: its ratio, its surrogate, and how it is averaged.
 
     ratio: of the new to the old policy: of each "token"; of a "sequence" as the geometric mean over its tokens (GSPO,
         arXiv 2507.18071, equation 7); or the "product" over them, a sequence's own ratio (RLOO in TRL).
@@ -95,7 +95,7 @@ def policy_loss(
     longest: int,
     reference: Tensor | None = None,
 ) -> Loss:
-    """The summed loss to go down.
+    """The summed policy loss, to be made smaller, and sums for figures.
 
     logprobs, old, reference: ``(rows, tokens)``, of the sampled tokens under the policy, under that which sampled them,
     and under the reference. advantages: ``(rows,)`` or ``(rows, tokens)``. mask: bool ``(rows, tokens)``. longest: the
@@ -128,7 +128,7 @@ def policy_loss(
 
 
 def count(mask: Tensor, average: Average, longest: int) -> int:
-    """What a summed loss is divided by: rows, tokens, or rows x ``longest``. A row of no tokens is still a row."""
+    """The number that a summed loss is divided by: rows, tokens, or rows x ``longest``. A row of no tokens counts."""
     return {"sequence": len(mask), "token": int(mask.sum()), "constant": len(mask) * longest}[average]
 
 

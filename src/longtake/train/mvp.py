@@ -23,7 +23,7 @@ from longtake.train.puzzles import Puzzle
 from longtake.train.rewards import PuzzleReward
 from longtake.types import LongtakeError
 
-Control = Literal["none", "blind", "candidates", "foreign", "shuffled"]
+PuzzleControl = Literal["none", "blind", "candidates", "foreign", "shuffled"]
 
 FORMS = {
     "direct": "{list}, and nothing else",
@@ -46,7 +46,7 @@ class MvpPuzzle:
     album: Album
     shown: PuzzleRecord
     scoring: PuzzleReward = field(default_factory=PuzzleReward)
-    control: Control = "none"
+    control: PuzzleControl = "none"
     times: bool = True
 
     def __post_init__(self) -> None:
@@ -55,12 +55,12 @@ class MvpPuzzle:
 
     @property
     def name(self) -> str:
-        """The record's."""
+        """The record's id."""
         return self.record.id
 
     @property
     def level(self) -> str:
-        """The record's."""
+        """The record's level."""
         return self.record.level
 
     def prompt(self, backbone: Backbone) -> Prompt:
@@ -69,7 +69,7 @@ class MvpPuzzle:
 
     @property
     def question(self) -> str:
-        """What is asked, with how many are missing and the form of the answer."""
+        """The text of the question, with how many frames are missing and the form of the answer."""
         missing, pool = len(self.record.truth), len(self.record.candidates)
         form = FORMS[self.scoring.form].format(list=", ".join(["number"] * missing))
         return (
@@ -78,7 +78,7 @@ class MvpPuzzle:
         )
 
     def reward(self, completion: str) -> dict[str, float]:
-        """The parts of ``PuzzleReward``."""
+        """The parts of a completion's reward, by ``PuzzleReward``."""
         return self.scoring.parts(completion, self.record.truth, len(self.record.candidates))
 
     def solution(self) -> str:
@@ -128,7 +128,7 @@ def mixed(record: PuzzleRecord) -> tuple[str, ...]:
 def foreign(
     records: Sequence[PuzzleRecord], pool: Sequence[PuzzleRecord], sources: Mapping[str, str]
 ) -> list[PuzzleRecord]:
-    """For each record one of the pool from another source, of the same level where there is one, by the record's seed.
+    """Draw for each record one of the pool from another source, of the same level where there is one, by its seed.
 
     sources: by a video's identity. Raises LongtakeError where the pool has one source only.
     """
@@ -149,9 +149,9 @@ def foreign(
 
 
 def under(
-    puzzles: Sequence[MvpPuzzle], control: Control, pool: Sequence[PuzzleRecord], sources: Mapping[str, str]
+    puzzles: Sequence[MvpPuzzle], control: PuzzleControl, pool: Sequence[PuzzleRecord], sources: Mapping[str, str]
 ) -> list[MvpPuzzle]:
-    """The same puzzles under a control. pool, sources: as in ``foreign``, which they are for."""
+    """The puzzles under a control. pool, sources: as in ``foreign``, which they are for."""
     records = [puzzle.record for puzzle in puzzles]
     shown = foreign(records, pool, sources) if control == "foreign" else records
     return [

@@ -44,7 +44,10 @@ class Policy(nn.Module):
         return found.loss + idle(self.backbone.video_parts), found.clipped, found.kl, found.surprise, found.tokens
 
     def logprobs(self, group: Group) -> Tensor:
-        """Of the sampled tokens at the sampling temperature, float32 ``(group, longest)``; differentiable."""
+        """Log-probabilities of the sampled tokens at the sampling temperature, float32 ``(group, longest)``.
+
+        Differentiable.
+        """
         inputs = self.backbone.prepare([group.puzzle.prompt(self.backbone)])
         return self.backbone.logprobs(
             inputs, [rollout.ids for rollout in group.rollouts], temperature=self.draw.temperature
@@ -52,6 +55,6 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def reference_logprobs(self, group: Group) -> Tensor:
-        """With LoRA switched off."""
+        """Log-probabilities as in ``logprobs``, without gradient and with LoRA switched off."""
         with lora.switched_off(self.model):
             return self.logprobs(group)

@@ -1,4 +1,4 @@
-"""What policy optimisation needs of a task: a prompt, and the parts of a completion's reward."""
+"""Puzzles, which policy optimisation learns from: a prompt, and the parts of a completion's reward."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Puzzle(Protocol):
 
     @property
     def name(self) -> str:
-        """For logs and samples."""
+        """The puzzle's name in logs and samples."""
 
     @property
     def level(self) -> str:
-        """What the curriculum tells apart."""
+        """The level of difficulty, by which the curriculum tells puzzles apart."""
 
     def prompt(self, backbone: Backbone) -> Prompt:
-        """What is asked, with the video's tokens: of a memory, or from stored features by ``encode_features``.
+        """The question with the video's tokens: of a memory, or from stored features by ``encode_features``.
 
         Called again for the update, with gradient: so the parts between tower and language model can learn. Whatever
         is constant (decoded frames, features) is the puzzle's to keep.

@@ -79,7 +79,7 @@ class ClipLoss(nn.Module):
         self.recot, self.grid = recot, grid
 
     def forward(self, clips: Clips, seed: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Three scalars. seed: decides the mask."""
+        """The loss and the errors over masked and visible tokens, three scalars. seed: decides the mask."""
         device = self.recot.masking.mask_token.device
         generator = torch.Generator().manual_seed(int(np.random.default_rng(seed).integers(2**62)))
         oracle = clips.oracle if self.recot.masking.policy == "oracle" else None
@@ -149,7 +149,7 @@ def train_recot(
 
 
 def new_recot(recipe: ReCoTRecipe, config: VideoLLMConfig, start_from: DynamicTokenSynthesizer | None) -> ReCoT:
-    """The module that is trained. Raises LongtakeError for clips that are not whole groups of the model's."""
+    """Make the module that is trained. Raises LongtakeError for clips that are not whole groups of the model's."""
     group = config.frames_per_group
     if recipe.frames % group:
         raise LongtakeError(
@@ -171,7 +171,7 @@ def new_recot(recipe: ReCoTRecipe, config: VideoLLMConfig, start_from: DynamicTo
 
 
 def own_clips(fit: Fit, source: ClipSource, step: int, run: Run) -> Iterator[tuple[Clips, tuple[int, ...]]]:
-    """This process's micro-batches of a step, each with a seed; a step's are the same for any number of processes.
+    """Draw this process's micro-batches of a step, each with a seed; a step's are the same for any number of processes.
 
     Raises LongtakeError where the batch can't be cut evenly.
     """

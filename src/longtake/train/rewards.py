@@ -37,7 +37,7 @@ WEIGHTS: Mapping[str, float] = {"selection": 0.45, "order": 0.45, "exact": 0.1, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parsed:
-    """What was read from a completion.
+    """An answer as it was read from a completion.
 
     well_formed: the whole completion has the asked form. numbers: the one answer's numbers; None where it is no list.
     """

@@ -48,7 +48,7 @@ class Group:
     rollouts: tuple[Rollout, ...]
 
     def parts(self, names: Sequence[str]) -> list[list[float]]:
-        """Rewards by completion and part."""
+        """The group's rewards by completion and part."""
         return [[rollout.rewards[name] for name in names] for rollout in self.rollouts]
 
     @property
@@ -91,22 +91,22 @@ def roll_each(
             generators=[generator_of(backbone, seed) for seed in seeds[first : first + len(batch)]],
         )
     return [
-        Group(puzzle=puzzle, rollouts=tuple(scored(puzzle, own) for own in rollouts[at : at + draw.group]))
+        Group(puzzle=puzzle, rollouts=tuple(with_rewards(puzzle, own) for own in rollouts[at : at + draw.group]))
         for puzzle, at in zip(puzzles, range(0, len(rollouts), draw.group), strict=True)
     ]
 
 
-def answered(backbone: Backbone, puzzle: Puzzle, max_new_tokens: int) -> Rollout:
-    """The likeliest completion, token by token, with its rewards."""
-    (found,) = answered_each(backbone, [puzzle], max_new_tokens)
+def answer_greedily(backbone: Backbone, puzzle: Puzzle, max_new_tokens: int) -> Rollout:
+    """Answer one puzzle with the likeliest token each time; returns the completion with its rewards."""
+    (found,) = answer_each(backbone, [puzzle], max_new_tokens)
     return found
 
 
 @torch.no_grad()
-def answered_each(
+def answer_each(
     backbone: Backbone, puzzles: Sequence[Puzzle], max_new_tokens: int, prompts: Iterable[Prompt] | None = None
 ) -> list[Rollout]:
-    """Each puzzle's likeliest completion, with its rewards; small prompts are run together.
+    """Answer each puzzle greedily; returns the completions with their rewards. Small prompts are run together.
 
     prompts: asked in place of the puzzles' own.
     """
@@ -114,11 +114,11 @@ def answered_each(
     asked = prompts or (puzzle.prompt(backbone) for puzzle in puzzles)
     for batch in batches(backbone, asked, max_new_tokens):
         said += backbone.generate(backbone.prepare(batch), max_new_tokens=max_new_tokens)
-    return [scored(puzzle, rollout) for puzzle, rollout in zip(puzzles, said, strict=True)]
+    return [with_rewards(puzzle, rollout) for puzzle, rollout in zip(puzzles, said, strict=True)]
 
 
 def batches(backbone: Backbone, prompts: Iterable[Prompt], further: int) -> Iterator[list[Prompt]]:
-    """Prompts in a row that have at most ``COLUMNS_AT_ONCE`` columns, padding included; a longer one stands alone.
+    """Split prompts into batches of at most ``COLUMNS_AT_ONCE`` columns, padding included; a longer one stands alone.
 
     further: columns behind each prompt, for what is said.
     """
@@ -136,17 +136,17 @@ def batches(backbone: Backbone, prompts: Iterable[Prompt], further: int) -> Iter
 
 
 def generator_of(backbone: Backbone, seed: Sequence[int]) -> torch.Generator:
-    """Random numbers of one group."""
+    """The generator that one group's completions are drawn with."""
     return torch.Generator(backbone.device).manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
 
 
-def scored(puzzle: Puzzle, rollout: Rollout) -> Rollout:
-    """With the parts of its reward."""
+def with_rewards(puzzle: Puzzle, rollout: Rollout) -> Rollout:
+    """The completion with the parts of its reward."""
     return dataclasses.replace(rollout, rewards=dict(puzzle.reward(rollout.text)))
 
 
 def shuffled(tokens: VisualTokens, seed: Sequence[int]) -> VisualTokens:
-    """The same video with its time groups in another, random order; times and places stay. All groups must be whole."""
+    """The video with its time groups in another, random order; times and places stay. All groups must be whole."""
     groups = tokens.grid[0]
     if len(tokens) != groups * tokens.grid[1] * tokens.grid[2]:
         raise LongtakeError(
@@ -160,7 +160,7 @@ def shuffled(tokens: VisualTokens, seed: Sequence[int]) -> VisualTokens:
 
 
 def split_after(rollout: Rollout, marker: str, decode: Callable[[list[int]], str]) -> int:
-    """Tokens up to and with the first ``marker``; 0 where it does not come."""
+    """How many tokens there are up to and with the first ``marker``; 0 where it does not come."""
     ids = list(rollout.ids)
     return next((stop for stop in range(1, len(ids) + 1) if marker in decode(ids[:stop])), 0)
 

@@ -1,4 +1,4 @@
-"""What every stage on ``accelerate`` shares: settings, processes, one optimiser step, checkpoints.
+"""Settings, processes, one optimiser step and checkpoints: what every stage on ``accelerate`` shares.
 
 One process, several that hold the whole model each (DDP), several that hold a part each (FSDP2, PyTorch's
 ``fully_shard``), or several with all weights and a part of the optimiser each (DeepSpeed's ZeRO-2); a checkpoint of one
@@ -100,11 +100,11 @@ class Fit:
         return self.lr * checkpoint.cosine(step, steps, math.ceil(self.warmup * steps), floor=0.0)
 
     def steps_for(self, rows: int) -> int:
-        """``steps``, or as many as all epochs over so many rows take."""
+        """How many steps to train: ``steps``, or as many as all epochs over so many rows take."""
         return self.steps or math.ceil(self.epochs * rows / self.batch)
 
     def refuse_sharding(self, why: str) -> None:
-        """For a stage that cannot spread its weights. Raises LongtakeError, with the reason, where it is told to."""
+        """Raises LongtakeError, with the reason, where a stage that cannot spread its weights is told to."""
         if self.shard or self.zero:
             name = "shard" if self.shard else "zero"
             raise LongtakeError(f"{name} is true; {why}: set {name}=false (LoRA saves memory too)")
@@ -115,7 +115,7 @@ class Fit:
 
 
 def start_processes(fit: Fit, *later: Fit) -> Accelerator:
-    """This process's place among the others; call it once a stage, before data and model are made.
+    """Find this process's place among the others; call it once a stage, before data and model are made.
 
     later: of stages that follow in this program. Processes meet at the first call only, so that it must ask for what
     any of them needs.
@@ -147,7 +147,7 @@ def start_processes(fit: Fit, *later: Fit) -> Accelerator:
 
 
 def end_processes() -> None:
-    """Part from the other processes, as the last thing a program does: else one may crash, rarely, while it leaves."""
+    """Leave the other processes, as the last thing a program does: else one may crash, rarely, while it leaves."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -161,13 +161,13 @@ def gathered(own: Mapping[int, Any]) -> list[Any]:
 
 
 def micro_batches(fit: Fit, processes: int) -> int:
-    """Passes that each process makes in a step."""
+    """How many passes each process makes in a step."""
     return math.ceil(math.ceil(fit.batch / processes) / fit.micro_batch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """What an optimiser step did.
+    """Figures of one optimiser step.
 
     loss, more: means over everything counted. norm: of the gradient, before clipping.
     """
@@ -190,7 +190,7 @@ class Run:
         *,
         faster: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """Trains what needs a gradient.
+        """Train the weights that need a gradient.
 
         faster: parts of the module by their dotted name, and how many times the rate of all others theirs is.
         module: on this machine, the same on every process; its ``forward`` gives a summed loss. The classes of the
@@ -225,7 +225,7 @@ class Run:
     def update(
         self, parts: Sequence[Part], loss_of: Callable[[Part], Tensor | Sequence[Tensor]], counted: int, rate: float
     ) -> Update:
-        """One optimiser step over this process's micro-batches.
+        """Do one optimiser step over this process's micro-batches.
 
         loss_of: a part's summed loss, through ``self.module``; figures behind it are summed up likewise. counted: what
         that is summed over in all of this process's parts. The step's loss is the sum over all processes divided by the
@@ -260,7 +260,7 @@ class Run:
 
     @torch.no_grad()
     def mean(self, parts: Iterable[Part], loss_of: Callable[[Part], Tensor], counted: Callable[[Part], int]) -> float:
-        """The same loss without learning, in eval mode. Every process must bring as many parts."""
+        """The mean of a loss over all parts, in eval mode, without learning. Every process must bring as many parts."""
         self.module.eval()
         summed, count = 0.0, 0
         for part in parts:
@@ -320,7 +320,7 @@ class Run:
 
 
 def shard(module: nn.Module, accelerator: Accelerator, *, offload: bool) -> nn.Module:
-    """FSDP2: each block that its model names as whole, and the rest together. What isn't trained at all stays whole."""
+    """Shard a module by FSDP2: each block that its model names as whole, then the rest. A frozen tower stays whole."""
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     policy = CPUOffloadPolicy(pin_memory=accelerator.device.type == "cuda") if offload else OffloadPolicy()
     frozen = {p for part in whole_and_frozen(module) for p in part.parameters()}
@@ -365,7 +365,7 @@ def _adamw(module: nn.Module, fit: Fit, faster: Mapping[str, float]) -> torch.op
 
 
 def _random_state() -> dict[str, Any]:
-    """Torch's, numpy's and Python's, as tensors and plain values."""
+    """The random states of torch, numpy and Python, as tensors and plain values."""
     name, keys, position, has_gauss, cached = np.random.get_state()
     state = {
         "torch": torch.get_rng_state(),

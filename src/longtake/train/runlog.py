@@ -53,7 +53,7 @@ class RunLog:
                 raise
 
     def step(self, step: int, *, tokens: float = 0.0, **figures: float) -> None:
-        """One step's figures. tokens: how many it took, over all processes, for the speed."""
+        """Log one step's figures. tokens: how many it took, over all processes, for the speed."""
         self._tokens += tokens
         self._recent.append((time.monotonic(), self._tokens))
         (first, before), (last, after) = self._recent[0], self._recent[-1]
@@ -65,7 +65,7 @@ class RunLog:
             print(f"{step}/{self._steps}  {left} left  {_shown(figures | speed)}", file=sys.stderr, flush=True)
 
     def note(self, step: int, **figures: float) -> None:
-        """Figures into the files only."""
+        """Write figures into the files only."""
         if not self._writes:
             return
         with room_in(self._file.parent, "the log"):
@@ -75,7 +75,7 @@ class RunLog:
                 self._board.add(name, value, step)
 
     def tell(self, step: int, **figures: float) -> None:
-        """Figures into the files and onto the terminal: those of an evaluation."""
+        """Write figures into the files and onto the terminal: those of an evaluation."""
         self.note(step, **figures)
         if self._writes:
             print(f"{step}/{self._steps}  {_shown(figures)}", file=sys.stderr, flush=True)

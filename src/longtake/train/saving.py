@@ -1,4 +1,4 @@
-"""A trained model's way into a folder, which appears whole, and out of it."""
+"""Save trained models in folders, which appear whole, and load them."""
 
 # mypy: disable-error-code="no-untyped-call"
 # (Transformers' own methods are only partly typed.)
@@ -38,14 +38,14 @@ def replaced_folder(target: Path) -> Iterator[Path]:
 
 
 def save_model(model: VideoLLM, processor: VideoLLMProcessor, target: Path) -> None:
-    """A folder that ``load_model`` and ``--model`` take. Raises as ``replaced_folder`` does."""
+    """Save a model in a folder that ``load_model`` and ``--model`` take. Raises as ``replaced_folder`` does."""
     with replaced_folder(target) as scratch:
         model.save_pretrained(scratch)
         processor.save_pretrained(scratch)
 
 
 def load_model(folder: Path) -> tuple[VideoLLM, VideoLLMProcessor]:
-    """A saved model in float32, as it is trained, and its processor."""
+    """Load a saved model, in float32, as it is trained, and its processor."""
     model: VideoLLM = VideoLLM.from_pretrained(folder, dtype=torch.float32)
     return model, VideoLLMProcessor.from_pretrained(folder)
 

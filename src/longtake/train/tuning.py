@@ -16,7 +16,7 @@ from longtake.train import lora
 
 
 def train_only(model: VideoLLM, parts: Sequence[str]) -> None:
-    """Every weight of these parts needs a gradient, no other does.
+    """Make every weight of these parts need a gradient, and no other.
 
     The tower's last norm is left out where the model reads the states before it.
     """
@@ -28,7 +28,7 @@ def train_only(model: VideoLLM, parts: Sequence[str]) -> None:
 
 
 def train_language_model(backbone: Backbone, lora_rank: int, lora_alpha: float, *, checkpointing: bool) -> None:
-    """Only the language model's own weights need a gradient; at a rank above 0 low-rank ones beside them do instead.
+    """Make only the language model's weights need a gradient; at a rank above 0 low-rank ones beside them instead.
 
     checkpointing: as in ``Fit``.
     """
@@ -43,17 +43,17 @@ def train_language_model(backbone: Backbone, lora_rank: int, lora_alpha: float, 
 
 
 def train_video_parts(backbone: Backbone) -> None:
-    """The parts between tower and language model need a gradient too."""
+    """Make the parts between tower and language model need a gradient too."""
     for part in backbone.video_parts:
         part.requires_grad_(True)
 
 
 def recompute_layers(model: PreTrainedModel) -> None:
-    """Layers are computed again in the backward pass; frozen parts stay without one."""
+    """Have layers computed again in the backward pass; frozen parts stay without one."""
     model.activation_checkpointing_enable({"use_reentrant": False})
     model.disable_input_require_grads()
 
 
 def idle(parts: Iterable[nn.Module]) -> Tensor | int:
-    """Zero, to be added to a loss: every trained weight of these parts then has a gradient, used or not."""
+    """A zero to be added to a loss: every trained weight of these parts then has a gradient, used or not."""
     return sum(p.sum() * 0.0 for part in parts for p in part.parameters() if p.requires_grad)

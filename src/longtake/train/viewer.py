@@ -27,7 +27,7 @@ td.c { white-space: pre-wrap; font-family: ui-monospace, monospace; width: 60% }
 
 
 def row_of(step: int, question: str, group: Group, advantages: Sequence[float]) -> dict[str, Any]:
-    """A group as plain values."""
+    """A sampled group as plain values, one row of the file."""
     return {
         "step": step,
         "puzzle": group.puzzle.name,
@@ -47,7 +47,7 @@ def row_of(step: int, question: str, group: Group, advantages: Sequence[float]) 
 
 
 def keep(folder: Path, row: dict[str, Any]) -> None:
-    """Append a group to the run's file."""
+    """Append a group's row to the run's file."""
     with room_in(folder, "a sample"), (folder / FILE).open("a") as sink:
         sink.write(json.dumps(row) + "\n")
 
@@ -68,7 +68,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def as_text(rows: Iterable[dict[str, Any]]) -> str:
-    """For a terminal."""
+    """The groups as text, for a terminal."""
     lines = []
     for row in rows:
         lines += [f"step {row['step']}  {row['puzzle']} ({row['level']})", f"  {row['prompt']}"]
@@ -93,7 +93,7 @@ def pictures_of(rows: Iterable[dict[str, Any]], puzzles: Path) -> dict[str, str]
 
 
 def as_html(rows: Iterable[dict[str, Any]], pictures: Mapping[str, str] | None = None) -> str:
-    """One page; nothing in it comes from elsewhere, and whatever a model wrote is shown as text.
+    """The groups as one HTML page that loads nothing from elsewhere; whatever a model wrote is shown as text.
 
     pictures: HTML by a puzzle's name, shown above what was answered.
     """
@@ -102,7 +102,7 @@ def as_html(rows: Iterable[dict[str, Any]], pictures: Mapping[str, str] | None =
 
 
 def write(rows: Iterable[dict[str, Any]], target: Path, pictures: Mapping[str, str] | None = None) -> None:
-    """The page to a file, whole or not at all. Raises LongtakeError where it cannot be written."""
+    """Write the page to a file, whole or not at all. Raises LongtakeError where it cannot be written."""
     with replaced(target) as scratch:
         scratch.write_text(as_html(rows, pictures), encoding="utf-8")
 

@@ -30,7 +30,7 @@ def check() -> None:
 
 
 def spread(module: nn.Module, optimiser: torch.optim.Optimizer, *, clip: float, bf16: bool, offload: bool) -> nn.Module:
-    """DeepSpeed's engine around a module, on this process's device; ``.optimizer`` is its own around ``optimiser``.
+    """Put DeepSpeed's engine around a module, on this process's device; ``.optimizer`` is its own around ``optimiser``.
 
     clip: the largest norm of a step's gradient. bf16: it computes under autocast. offload: AdamW works in the
     machine's memory, where a step's gradients wait too.

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longtake.data.conversations.examples import Example, ExampleMaker, TooLong
-from longtake.data.conversations.media import Clip
+from longtake.data.conversations.media import MediaClip
 from longtake.data.conversations.order import Order, Pick, part
 from longtake.data.left_out import Broken, LeftOut
 from longtake.types import IGNORE, VideoError
@@ -39,7 +39,7 @@ class Batch:
     labels: Tensor
     mask: Tensor
     positions: Tensor
-    clips: tuple[Clip, ...]
+    clips: tuple[MediaClip, ...]
     clip_rows: Tensor
     question_ids: tuple[Tensor, ...]
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from longtake.data.conversations.conversations import Conversation
-from longtake.data.conversations.media import Clip, MediaReader
+from longtake.data.conversations.media import MediaClip, MediaReader
 from longtake.models.processor import IMAGE_MARK, VIDEO_MARK, VideoLLMProcessor
 from longtake.types import IGNORE, Frames, LongtakeError
 
@@ -42,7 +42,7 @@ class Example:
     name: str
     ids: Tensor
     labels: Tensor
-    clips: tuple[Clip, ...]
+    clips: tuple[MediaClip, ...]
     question_ids: Tensor
     left_out: int = 0
 
@@ -109,7 +109,7 @@ def messages_of(conversation: Conversation) -> list[dict[str, Any]]:
 
 
 def build_example(
-    processor: VideoLLMProcessor, conversation: Conversation, clips: Sequence[Clip], max_tokens: int | None = None
+    processor: VideoLLMProcessor, conversation: Conversation, clips: Sequence[MediaClip], max_tokens: int | None = None
 ) -> Example:
     """The conversation's ids and labels around its clips, which lose frames where all would exceed ``max_tokens``.
 
@@ -195,12 +195,12 @@ def text_columns(processor: VideoLLMProcessor, script: Script) -> Iterator[tuple
         yield list(encoded["input_ids"]), labels
 
 
-def clip_ids(processor: VideoLLMProcessor, clip: Clip) -> list[int]:
+def clip_ids(processor: VideoLLMProcessor, clip: MediaClip) -> list[int]:
     """A stamp and the places for visual tokens of every group."""
     return processor.video_ids(clip.seconds[:: processor.frames_per_group])
 
 
-def thinned(processor: VideoLLMProcessor, clips: Sequence[Clip], room: int) -> tuple[Clip, ...] | None:
+def thinned(processor: VideoLLMProcessor, clips: Sequence[MediaClip], room: int) -> tuple[MediaClip, ...] | None:
     """The clips with as many frames as fit in ``room`` tokens, each with the same share; None if no share fits.
 
     Groups stay whole and each clip keeps at least one.
@@ -209,7 +209,7 @@ def thinned(processor: VideoLLMProcessor, clips: Sequence[Clip], room: int) -> t
     groups = [-(-len(clip) // per_group) for clip in clips]
     most = max(groups, default=1)
 
-    def at(share: int) -> tuple[Clip, ...]:
+    def at(share: int) -> tuple[MediaClip, ...]:
         kept = [max(1, count * share // most) for count in groups]
         return tuple(evenly(clip, min(len(clip), n * per_group)) for clip, n in zip(clips, kept, strict=True))
 
@@ -222,7 +222,7 @@ def thinned(processor: VideoLLMProcessor, clips: Sequence[Clip], room: int) -> t
     return at(fitting) if fitting else None
 
 
-def evenly(clip: Clip, count: int) -> Clip:
+def evenly(clip: MediaClip, count: int) -> MediaClip:
     """``count`` of a clip's frames, the middle ones of equal parts; the clip itself when it has no more."""
     if count == len(clip):
         return clip

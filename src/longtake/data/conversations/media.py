@@ -20,7 +20,7 @@ from longtake.data.files import read_chunks
 from longtake.types import Frames, LongtakeError, Sampling, VideoError
 from longtake.video.plan import fps_times
 
-Clip = Frames | Features
+MediaClip = Frames | Features
 
 CHUNK_FRAMES = 32
 
@@ -75,7 +75,7 @@ class MediaReader:
         self.sampling, self.seed, self.frame_size, self.store = sampling, seed, frame_size, store
         self._known: dict[Path, tuple[float, float]] = {}  # duration in seconds and rate of videos looked at before
 
-    def read(self, conversation: Conversation, epoch: int) -> tuple[Clip, ...]:
+    def read(self, conversation: Conversation, epoch: int) -> tuple[MediaClip, ...]:
         """All media in order: ``Frames``, or ``Features`` from the store. Raises VideoError where one is broken."""
         wanted = zip(conversation.media, self.samplings(conversation, epoch), strict=True)
         if self.store is not None:

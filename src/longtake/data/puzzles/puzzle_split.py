@@ -21,7 +21,7 @@ COMPARED = 120  # pictures of a video, at most, by which it is told from others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
+class PuzzleSplit:
     """The sides of a folder of puzzles. sources: the name of each video's source, by the video's identity."""
 
     sources: dict[str, str]
@@ -32,7 +32,7 @@ class Split:
         return self.sources[record.identity] in self.held
 
 
-def split_by_source(folder: Path, records: Sequence[PuzzleRecord]) -> Split:
+def split_by_source(folder: Path, records: Sequence[PuzzleRecord]) -> PuzzleSplit:
     """About one source in four is held out, at least one and never all.
 
     Raises LongtakeError where all videos show the same.
@@ -48,7 +48,7 @@ def split_by_source(folder: Path, records: Sequence[PuzzleRecord]) -> Split:
             "so that one can be held out"
         )
     held = [source for source in known if split_of_source(source) == "test"] or known[:1]
-    return Split(sources=sources, held=frozenset(held if len(held) < len(known) else held[1:]))
+    return PuzzleSplit(sources=sources, held=frozenset(held if len(held) < len(known) else held[1:]))
 
 
 def _clip(folder: Path, record: PuzzleRecord, name: str) -> Clip:

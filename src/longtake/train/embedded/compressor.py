@@ -68,7 +68,7 @@ class CompressorRecipe:
 
     @property
     def steps(self) -> int:
-        """All cycles together."""
+        """How many steps all cycles take together."""
         return self.cycles[-1].until_step
 
 
@@ -101,7 +101,7 @@ class FeatureBank:
         return len(self.card_targets)
 
     def read(self, windows: NDArray[np.int64]) -> Tensor:
-        """bf16 ``(windows, 4, tokens, dim)``."""
+        """Features of these windows, bf16 ``(windows, 4, tokens, dim)``."""
         video, begin = np.divmod(windows, self.windows_per_video)
         frames = self.features[video[:, None], begin[:, None] + np.arange(GROUP)]
         return torch.as_tensor(frames).view(torch.bfloat16)
@@ -112,7 +112,7 @@ class FeatureBank:
             self.features = torch.as_tensor(self.features, device=device)
 
     def targets(self, windows: NDArray[np.int64]) -> Targets:
-        """Their labels."""
+        """Labels of these windows, for the card, the mover and the token head."""
         return self.card_targets[windows], self.mover_targets[windows], self.token_targets[windows].long()
 
 
@@ -134,7 +134,7 @@ def window_labels(events: list[Placed], begin: int) -> tuple[list[int], list[int
 
 
 def token_labels(events: list[Placed], begin: int, side: int) -> NDArray[np.int8]:
-    """Labels of each token of the four frames from ``begin`` on: of what has its middle there on one of them.
+    """Labels of each token of the four frames from ``begin`` on: of the thing whose middle is there on one of them.
 
     ``(side x side, attributes)``; IGNORE where that is nothing, or two things.
     """
@@ -149,7 +149,7 @@ def token_labels(events: list[Placed], begin: int, side: int) -> NDArray[np.int8
 
 
 def shown_in(events: list[Placed], begin: int) -> Iterator[tuple[int, Placed]]:
-    """On how many of the four frames from ``begin`` on each card and mover is to be seen, where that is any, and it."""
+    """Cards and movers seen on the four frames from ``begin`` on, each behind the number of frames that show it."""
     for event in events:
         frames = min(event.stop, begin + GROUP) - max(event.first, begin)
         if frames > 0 and event.what is not None:
@@ -210,7 +210,7 @@ def train_compressor(
 
 
 def run_backwards(features: Tensor, targets: Targets, which: Tensor) -> tuple[Tensor, Targets]:
-    """Some windows in reverse: what moved left moves right, its places change ends, and when it came is not asked.
+    """Reverse some windows: what moved left moves right, its places change ends, and when it came is not asked.
 
     features: ``(windows, 4, tokens, dim)``. which: bool ``(windows,)``. The arguments stay as they are.
     Without this the direction of motion is learned by heart: the same four frames never show both.

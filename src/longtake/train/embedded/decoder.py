@@ -88,7 +88,7 @@ class DecoderRecipe:
 
     @property
     def steps(self) -> int:
-        """All cycles together."""
+        """How many steps all cycles take together."""
         return self.cycles[-1].until_step
 
 
@@ -153,7 +153,7 @@ def decoder_parts(
     begin: Mapping[str, Mapping[str, Any]] | None = None,
     along: Mapping[str, nn.Module] | None = None,
 ) -> tuple[dict[str, nn.Module], Optimiser]:
-    """What the stage trains, by name, with a ledger that begins anew; and the optimiser of it."""
+    """The modules that the stage trains, by name, with a ledger that begins anew, and their optimiser."""
     ledger = Ledger(model.config.text_config.hidden_size).to(model.device)
     modules = {"projector": model.projector, "decoder": model.language_model, "ledger": ledger, **(along or {})}
     if model.scorer is not None:
@@ -180,7 +180,7 @@ def resting(modules: Mapping[str, nn.Module], learns_from: int) -> set[int]:
 def draw_lessons(
     recipe: DecoderRecipe, phase: Phase, mixer: VideoSource, rng: np.random.Generator, tokens: int
 ) -> tuple[list[Lesson], int]:
-    """The videos of one batch, all of one length, with their questions, and how many columns a video may fill.
+    """Draw one batch's videos, all of one length, with their questions, and how many columns a video may fill.
 
     tokens: of a group.
     """
@@ -256,7 +256,7 @@ def draw_rows(
     context: int,
     rng: np.random.Generator,
 ) -> Batch:
-    """A batch of rows; in every other one 5 to 30% of the visual tokens are dropped at random.
+    """Draw a batch of rows; in every other one 5 to 30% of the visual tokens are dropped at random.
 
     columns: what a video may fill; a longer one is thinned. context: the model's.
     """
@@ -272,7 +272,7 @@ def draw_rows(
 
 
 def thinned(rng: np.random.Generator, mix: Mix, per_group: int, columns: int) -> NDArray[np.bool_]:
-    """Which tokens stay of a video with more than ``columns``, bool ``(groups, per_group)``.
+    """Draw the tokens that stay of a video with more than ``columns``, bool ``(groups, per_group)``.
 
     About what a selector leaves: most of what shows a card or a mover, and of other groups either all tokens of a few
     or a few of many, each with its stamp.
@@ -294,7 +294,7 @@ def thinned(rng: np.random.Generator, mix: Mix, per_group: int, columns: int) ->
 
 
 def _leaps(rng: np.random.Generator, probability: float, groups: int, room: int) -> NDArray[np.int64]:
-    """Where positions jump so that a short video spans the places of a long one: most groups none, some a lot."""
+    """How far positions jump before each group, int64 ``(groups,)``: a short video then spans a long one's places."""
     leaps = np.zeros(groups, np.int64)
     if rng.random() < probability and room > 0:
         cuts = rng.integers(0, groups, 1 + int(rng.integers(4)))
@@ -326,7 +326,7 @@ def answers_right(batch: Batch, at: Tensor, logits: Tensor, wanted: Tensor, less
 
 
 def through_scores(model: VideoLLM, text: Text, tokens: Tensor, lessons: list[Lesson]) -> Tensor:
-    """The same values, through which the answers' gradient reaches the scorer: a video's first question scores it."""
+    """Tokens of unchanged value through which the answers' gradient reaches the scorer, by a video's first question."""
     if not isinstance(model.scorer, QueryScorer):
         return tokens
     rows = []

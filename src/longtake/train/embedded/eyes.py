@@ -77,7 +77,7 @@ def neighbour_loss(vectors: Tensor, stretch: Tensor, place: Tensor, temperature:
 
 
 def draw_stretch(recipe: EyesRecipe, clips: Sequence[Clip], side: int, rng: np.random.Generator) -> Tensor:
-    """Frames of one clip in the order of time, cropped, mirrored and tinted alike: uint8 ``(frames, 3, side, side)``.
+    """Draw frames of one clip in time order, cropped, mirrored and tinted alike: uint8 ``(frames, 3, side, side)``.
 
     Clips are drawn in proportion to the square root of their length.
     """
@@ -98,7 +98,7 @@ def draw_stretch(recipe: EyesRecipe, clips: Sequence[Clip], side: int, rng: np.r
 
 
 def draw_batch(recipe: EyesRecipe, clips: Sequence[Clip], side: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A step's frames, their stretches and their places in these; depends on (seed, step) alone."""
+    """Draw a step's frames, their stretches and their places in these; depends on (seed, step) alone."""
     rng = np.random.default_rng([recipe.seed, step, 31])
     drawn = [draw_stretch(recipe, clips, side, rng) for _ in range(recipe.stretches)]
     stretch = torch.cat([torch.full((len(frames),), number) for number, frames in enumerate(drawn)])

@@ -26,7 +26,7 @@ class BankGroups:
         return len(self.frames)
 
     def read(self, groups: Tensor) -> Tensor:
-        """bf16 ``(groups, frames_per_group, tokens, dim)``."""
+        """Features of these groups, bf16 ``(groups, frames_per_group, tokens, dim)``."""
         return torch.from_numpy(self.features[self.frames[groups.numpy()]]).view(torch.bfloat16)
 
 
@@ -41,7 +41,7 @@ class LiveTokens:
 
     @property
     def shape(self) -> torch.Size:
-        """(groups, tokens, dim)."""
+        """The shape of all tokens, (groups, tokens, dim)."""
         _, tokens, dim = self.groups.features.shape
         return torch.Size((len(self.groups), tokens // self.pool**2, dim))
 

@@ -88,7 +88,7 @@ def normalised(states: Tensor) -> Tensor:
 
 
 def noted_targets(mix: Mix, per_group: int) -> NDArray[np.int64]:
-    """``(groups, per_group, columns)`` in the order of ``NOTED``.
+    """Labels of what each visual token notes, ``(groups, per_group, columns)`` in the order of ``NOTED``.
 
     Where a group shows one card or mover, all of its tokens tell it; of more than one, each is told by the tokens in
     which it has its middle, where they are its alone. All tokens of a group that shows none tell that.
@@ -118,7 +118,7 @@ def noted_targets(mix: Mix, per_group: int) -> NDArray[np.int64]:
 
 
 def clock_digits(mix: Mix) -> NDArray[np.int64]:
-    """``(groups, digits)``: the digits of each group's stamp, units first; 10 where it has none."""
+    """The digits of each group's stamp, ``(groups, digits)``, units first; 10 where it has none."""
     seconds = mix.group_seconds.astype(np.int64)[:, None]
     power = 10 ** np.arange(len(CLOCK))
     return np.where((seconds >= power) | (power == 1), seconds // power % 10, 10)
@@ -127,14 +127,14 @@ def clock_digits(mix: Mix) -> NDArray[np.int64]:
 def noted_loss(
     ledger: Ledger, batch: Batch, states: Tensor, lessons: list[Lesson], per_group: int
 ) -> tuple[Tensor, Figures]:
-    """What visual tokens note, with shares of right ones; states ``(batch, columns, hidden)``."""
+    """Loss of what visual tokens note, with shares of right ones; states ``(batch, columns, hidden)``."""
     targets = torch.from_numpy(np.stack([noted_targets(mix, per_group) for mix, _ in lessons])).flatten(1, 2)
     place, column = (batch.visual >= 0).nonzero(as_tuple=True)
     return read_heads(ledger.noted, states[place, column], targets[place, batch.visual[place, column]])
 
 
 def seen_colours(mix: Mix) -> NDArray[np.bool_]:
-    """``(groups + 1, colours)``: at groups with a card the colours of all cards so far; none elsewhere; last, all."""
+    """Colours of the cards so far, bool ``(groups + 1, colours)``: at groups with a card; none elsewhere; last, all."""
     table = np.zeros((len(mix.groups) + 1, len(COLOURS)), np.bool_)
     colours: list[int] = []
     for card, event in mix.video.cards:
@@ -147,7 +147,7 @@ def seen_colours(mix: Mix) -> NDArray[np.bool_]:
 def seen_loss(
     ledger: Ledger, batch: Batch, before: Tensor, grounded: Tensor, lessons: list[Lesson], per_group: int
 ) -> tuple[Tensor, Figures]:
-    """Which colours and how many cards so far, at cards and, of the whole video, where answers are predicted.
+    """Loss of the cards' colours and number so far: at cards and, of the whole video, where answers are predicted.
 
     before, grounded: what goes into the layer before the grounded one and into that, ``(batch, columns, hidden)`` each.
     Rows without their video count nothing. The share of right counts is told for cards and for answers.

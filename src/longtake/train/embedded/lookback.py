@@ -40,7 +40,7 @@ def look_back(decoder: Qwen2Model) -> None:
 
 
 def keep_looking_back(decoder: Qwen2Model) -> None:
-    """The first layer's queries and keys need no gradient from here on, so no training turns them elsewhere."""
+    """Freeze the first layer's queries and keys, so that no training turns them elsewhere."""
     attention = cast(Qwen2Attention, decoder.layers[0].self_attn)
     attention.q_proj.requires_grad_(False)
     attention.k_proj.requires_grad_(False)

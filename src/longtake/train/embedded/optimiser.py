@@ -19,7 +19,7 @@ class Optimiser:
     """Two optimisers as one; each learning rate is a peak that ``update`` scales."""
 
     def __init__(self, modules: Mapping[str, nn.Module], lr: float, muon_lr: float, weight_decay: float) -> None:
-        """All weights of ``modules`` that need a gradient.
+        """Take all weights of ``modules`` that need a gradient.
 
         lr: AdamW's peak rate. muon_lr: Muon's, in AdamW's scale (its update has the size that AdamW's would have).
         weight_decay: of matrices only.
@@ -40,7 +40,7 @@ class Optimiser:
             self._parts["muon"] = (muon, muon_lr)
 
     def update(self, loss: Tensor, share: float) -> None:
-        """One step on a scalar loss at ``share`` (0 to 1) of the peak rates, the whole gradient's norm clipped to 1."""
+        """Do one step on a scalar loss at ``share`` (0 to 1) of the peak rates; the gradient's norm is clipped to 1."""
         for part, _ in self._parts.values():
             part.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -51,11 +51,11 @@ class Optimiser:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of both."""
+        """The state of both optimisers."""
         return {name: part.state_dict() for name, (part, _) in self._parts.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put a state back."""
+        """Put back what ``state_dict`` gave."""
         for name, (part, _) in self._parts.items():
             part.load_state_dict(state[name])
 

@@ -46,11 +46,11 @@ class Text:
         return self._known[text]
 
     def question(self, text: str) -> list[int]:
-        """What stands between the video and the answer."""
+        """Ids of what stands between the video and the answer."""
         return self.ids("\n" + text + TAIL)
 
     def blind_question(self, text: str) -> list[int]:
-        """The same where there is no video."""
+        """Ids of a question, up to its answer, where there is no video."""
         return self.ids(text + TAIL)
 
 
@@ -138,9 +138,9 @@ class Batch:
 
 
 def attention_mask(turn: Tensor) -> Tensor:
-    """Causal, and a question sees the video and itself only: bool ``(batch, 1, length, length)``, True is seen.
+    """Causal mask under which a question sees the video and itself only, bool ``(batch, 1, length, length)``.
 
-    turn: int ``(batch, length)``, -1 on padding.
+    True is seen. turn: int ``(batch, length)``, -1 on padding.
     """
     length = turn.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=turn.device).tril()
@@ -151,7 +151,7 @@ def attention_mask(turn: Tensor) -> Tensor:
 def states_of(
     decoder: Qwen2Model, batch: Batch, embeddings: Tensor, layers: tuple[int, ...]
 ) -> tuple[list[Tensor], Tensor]:
-    """A decoder on a batch of rows: what goes into some of its layers, and its last states at the questions' columns.
+    """Run a decoder on a batch of rows: inputs of some of its layers, and its last states at the questions' columns.
 
     embeddings: ``(batch, columns, hidden)``. Returns ``(batch, columns, hidden)`` for each layer, and ``(batch, columns
     - video, hidden)``. The video is read causally without a mask, which is faster, then all questions at once.
@@ -177,7 +177,7 @@ def event_groups(mix: Mix, event: Event) -> slice:
 
 
 def relevant_groups(mix: Mix, question: Question) -> NDArray[np.bool_]:
-    """Where what is asked about is to be seen, ``(groups,)``; everywhere a card is for questions about all."""
+    """The groups that show what is asked about, bool ``(groups,)``; all with a card for questions about all."""
     mask = np.zeros(len(mix.groups), np.bool_)
     if question.task in ("order", "count", "after"):
         events = [event for _, event in mix.video.cards]
@@ -189,7 +189,7 @@ def relevant_groups(mix: Mix, question: Question) -> NDArray[np.bool_]:
 
 
 def looked_at_groups(mix: Mix, question: Question) -> NDArray[np.bool_]:
-    """For each part of an answer the groups that show what it is read from, ``(parts, groups)``; none if not there.
+    """The groups that show what each part of an answer is read from, bool ``(parts, groups)``; none if not there.
 
     An order is read card by card and ends where no card follows; how many there are, from the last card; what came
     after, from the card that followed; when, from the first group that shows what is asked about.

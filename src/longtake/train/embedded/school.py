@@ -65,7 +65,7 @@ class Pool:
 
 
 def draw_pool(recipe: SchoolRecipe, clips: list[Clip], split: Split = "train") -> Pool:
-    """The pool of one seed: cards with all fonts of a split, one in eight a mover, and backgrounds."""
+    """Draw the pool of one seed: cards with all fonts of a split, one in eight a mover, and backgrounds."""
     rng = np.random.default_rng([recipe.seed, 21])
     pictures, targets = [], []
     for number in range(recipe.cards):
@@ -86,7 +86,7 @@ def draw_pool(recipe: SchoolRecipe, clips: list[Clip], split: Split = "train") -
 
 
 def windows(pool: Pool, batch: int, patch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch of windows: uint8-valued float ``(batch, 3, px, px)``, targets, and covered patches ``(batch, 9)``."""
+    """Draw windows: uint8-valued float ``(batch, 3, px, px)``, their targets, and covered patches ``(batch, 9)``."""
     pixels = WINDOW * patch
     rows = torch.randint(len(pool.pictures), (batch,), generator=generator)
     cards = pool.pictures[rows].float()
@@ -112,7 +112,7 @@ def windows(pool: Pool, batch: int, patch: int, generator: torch.Generator) -> t
 
 
 def window_states(tower: SiglipVisionModel, pixels: Tensor, grid: int, generator: torch.Generator) -> Tensor:
-    """The tower on windows that each stand somewhere on its grid: ``(batch, 9, dim)``."""
+    """The tower's states on windows that each stand somewhere on its grid: ``(batch, 9, dim)``."""
     embeddings = tower.embeddings
     patches = embeddings.patch_embedding(normalise(pixels)).flatten(2).transpose(1, 2)
     corner = torch.randint(grid - WINDOW + 1, (2, len(pixels)), generator=generator)

@@ -23,7 +23,7 @@ from longtake.train import checkpoint
 from longtake.train.checkpoint import Cycle
 from longtake.train.embedded.optimiser import Optimiser
 from longtake.train.embedded.reading import AttributeHeads, ReadingHead, reading_accuracy
-from longtake.train.embedded.tower import SingleFrames, evaluate, told
+from longtake.train.embedded.tower import SingleFrames, evaluate, picture_loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class SharpenRecipe:
 
     @property
     def steps(self) -> int:
-        """All cycles together."""
+        """How many steps all cycles take together."""
         return self.cycles[-1].until_step
 
 
@@ -85,7 +85,7 @@ def sharpen_tower(
         tower.requires_grad_(step >= recipe.cycles[0].until_step)
         with torch.autocast("cpu", torch.bfloat16):
             states = tower(normalise(pixels)).last_hidden_state
-            loss, logits = told(head, patch_head, states, targets, telling)
+            loss, logits = picture_loss(head, patch_head, states, targets, telling)
             with torch.no_grad():
                 as_before = before(normalise(pixels)).last_hidden_state
         away = distance(states, as_before, torch.where(telling, recipe.near_card, 1.0))

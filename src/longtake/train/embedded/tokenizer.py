@@ -18,7 +18,7 @@ PIECES = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
 
 
 def train_tokenizer(vocabulary: int = 768) -> PreTrainedTokenizerFast:
-    """At most ``vocabulary`` tokens; the same every time."""
+    """Train the tokenizer, of at most ``vocabulary`` tokens; the same every time."""
     tokenizer = Tokenizer(models.BPE())
     pieces = pre_tokenizers.Split(Regex(PIECES), "isolated")
     letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -63,7 +63,7 @@ class TowerRecipe:
 
     @property
     def steps(self) -> int:
-        """All cycles together."""
+        """How many steps all cycles take together."""
         return self.cycles[-1].until_step
 
     @property
@@ -111,7 +111,7 @@ class SingleFrames(IterableDataset[Pictures]):
             number += step
 
     def _card_size(self, rng: np.random.Generator, easy: float) -> tuple[float, float]:
-        """The range of a card's height. easy: the share of large ones."""
+        """Draw the range of a card's height. easy: the share of large ones."""
         if rng.random() < easy:
             return LARGE
         return SMALL if self.small and rng.random() < self.small else CARD_SIZE
@@ -119,7 +119,7 @@ class SingleFrames(IterableDataset[Pictures]):
     def _one(
         self, rng: np.random.Generator, card_size: tuple[float, float]
     ) -> tuple[NDArray[np.uint8], list[int], NDArray[np.bool_]]:
-        """One picture, its labels, and which patches are to tell what there is."""
+        """Draw one picture, its labels, and which patches are to tell what there is."""
         height, width = SIZES[int(rng.integers(len(SIZES)))]
         draw_shot = vivid_shot if self.split == "train" else random_shot
         picture = draw_shot(rng, self.clips, 0.0).picture(0.0, (height, width))
@@ -189,7 +189,7 @@ def train_tower(
                 states, telling = some_states(tower, pixels, telling, recipe.part_patches)
             else:
                 states = tower(normalise(pixels)).last_hidden_state
-            loss, logits = told(head, patch_head, states, targets, telling)
+            loss, logits = picture_loss(head, patch_head, states, targets, telling)
         optimiser.update(loss, peak * checkpoint.cosine(within, length, recipe.warmup))
         log.add(loss=loss.item(), **reading_accuracy(logits, targets))
         if (step + 1) % recipe.log_every == 0:
@@ -201,10 +201,13 @@ def train_tower(
     return tower
 
 
-def told(
+def picture_loss(
     head: ReadingHead, patch_head: AttributeHeads, states: Tensor, targets: Tensor, telling: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of what all patches together tell and of what some of those tell that are to; and the first's logits."""
+    """The reading loss of both heads, a scalar, and the logits of ``head``.
+
+    ``head`` reads all patches together, ``patch_head`` single ones of those that are to tell what there is.
+    """
     some = (telling * torch.rand(telling.shape)).topk(PATCHES, dim=1).indices  # a fixed number: shapes stay
     logits = head(states)
     patch_logits = patch_head(states.gather(1, some[..., None].expand(-1, -1, states.shape[2])).flatten(0, 1))
@@ -220,7 +223,7 @@ def _batches(recipe: TowerRecipe, clips: list[Clip], start: int) -> Iterator[Pic
 
 
 def some_states(tower: SiglipVisionModel, pixels: Tensor, telling: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The tower on ``count`` patches a picture, those that are to tell something first: states and which of them are.
+    """The tower's states on ``count`` patches a picture, telling ones first, and which of them are to tell something.
 
     Most patches show background only; leaving them out halves the cost of learning to read.
     """

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config
 from longtake.backbones.identity import weights_hash
 from longtake.backbones.own import OwnVideoLLM
 from longtake.data.probe_world.bank import BankRecipe, build_bank
-from longtake.data.probe_world.haystack import Clip, describe, files_in, footage_clips, load_clips
+from longtake.data.probe_world.haystack import Clip, clips_and_scenes, describe, footage_names
 from longtake.data.probe_world.needles import Split
 from longtake.data.probe_world.probe import ProbeVideo, make_video, place_event
 from longtake.data.probe_world.questions import Question, ask_all
@@ -149,9 +149,8 @@ class World:
         return int(self.packaged.config.pool)
 
     def clips(self, split: Split) -> list[Clip]:
-        """Footage, or drawn scenes, of one split."""
-        real = footage_clips(split, self.footage, self.folder / "haystack") if self.footage else []
-        return real + load_clips(split, None, self.folder)
+        """Footage and drawn scenes of one split."""
+        return clips_and_scenes(split, self.footage, self.folder / "haystack")
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
@@ -168,7 +167,7 @@ class World:
     @property
     def footage_names(self) -> list[str]:
         """Part of what names a bank and test videos: other footage, other files."""
-        return [file.name for file in files_in(self.footage)] if self.footage else []
+        return footage_names(self.footage)
 
     @property
     def bank_folder(self) -> Path:

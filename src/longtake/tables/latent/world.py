@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 
 from longtake.backbones import load_backbone
 from longtake.backbones.base import Backbone
-from longtake.data.probe_world.haystack import Clip
+from longtake.data.probe_world.haystack import Clip, clips_and_scenes, footage_names
 from longtake.data.probe_world.hops import Hop, draw_hop, draw_pair, form_of, hop_video
 from longtake.data.probe_world.needles import Split
 from longtake.data.probe_world.probe import ProbeVideo
 from longtake.data.probe_world.questions import Question
 from longtake.model import EMBEDDED
 from longtake.outputs import write_json
-from longtake.tables.ablations import world as ablation_world
 from longtake.tables.token_files import encoded, read_tokens, token_files, videos_of, write_tokens
 from longtake.tables.work_folder import named
 from longtake.train.embedded.compressor import CPU
@@ -129,7 +128,6 @@ class HopWorld:
         if curve_every < 0:
             raise LongtakeError(f"curve is {curve_every}; it must be a number of steps, or 0 for none")
         self.work, self.footage, self.size, self.curve_every = work, footage, size, curve_every
-        self._world = ablation_world.World(work, footage, ablation_world.SMALLEST)  # for its footage alone
         self._tokens = lru_cache(maxsize=4)(self._made)
         self._hops = lru_cache(maxsize=4)(self._drawn)
         self._digest = lru_cache(maxsize=8)(lambda part, frames: digest_of(self.hops(part, frames)))
@@ -137,7 +135,7 @@ class HopWorld:
     @property
     def footage_names(self) -> list[str]:
         """Part of what names tokens, arms and settings."""
-        return self._world.footage_names
+        return footage_names(self.footage)
 
     def start(self) -> Backbone:
         """The model in the package, fresh."""
@@ -189,7 +187,8 @@ class HopWorld:
         missing = [number for number, file in enumerate(files) if not file.exists()]
         if missing:
             print(f"{part}: {self.count(part)} videos of {frames} s, {fps:g} frames a second", flush=True)
-            backbone, clips = self.start(), self._world.clips(SPLIT_OF[part])
+            backbone = self.start()
+            clips = clips_and_scenes(SPLIT_OF[part], self.footage, self.work / "haystack")
             for number in missing:
                 own = videos_of(number, self.count(part))
                 found = [encoded(backbone, self.video(part, frames, fps, n, clips)) for n in own]

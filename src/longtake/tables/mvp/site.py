@@ -20,7 +20,7 @@ import torch
 
 from longtake.backbones import load_backbone
 from longtake.backbones.base import Backbone
-from longtake.data.probe_world.haystack import files_in
+from longtake.data.probe_world.haystack import footage_names
 from longtake.data.puzzles.puzzle_file import PUZZLES
 from longtake.outputs import write_json
 from longtake.recipes.mvp import Choice, MvpRecipe, StartModel, mvp_debug
@@ -58,7 +58,7 @@ class Site:
     @property
     def footage_names(self) -> list[str]:
         """Part of what names questions and those who learned from them."""
-        return [file.name for file in files_in(self.footage)] if self.footage else []
+        return footage_names(self.footage)
 
     def blind(self, seed: int) -> Path:
         """Of a seed's run that never sees a picture."""

@@ -32,6 +32,11 @@ class Cost:
     once: float = 0.0
     once_operations: float = 0.0
 
+    def steps(self, operations: float, most: int | None = None) -> int:
+        """As many steps as so many operations buy, at least one and at most ``most``."""
+        bought = max(1, round(operations / self.operations))
+        return bought if most is None else min(most, bought)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:

@@ -46,8 +46,8 @@ def parts_of(world: World, plans: Sequence[Plan], seeds: Sequence[int], costs: C
             Part(name=f"{frames}-frame test videos", times=int(not world.exam_file(frames).exists()), seconds=seconds)
         )
     before: dict[tuple[int, Pretraining], set[int]] = {}
-    for planned, own in ((planned, plan.seeds(planned, seeds)) for plan in plans for planned in plan.arms):
-        arm = planned.arm
+    for planned in (planned for plan in plans for planned in plan.arms):
+        arm, own = planned.arm, planned.seeds(seeds)
         asked = size.test_videos * QUESTIONS_A_VIDEO * question_seconds(world, arm)
         spent = costs.arm(arm).once + arm.steps * costs.arm(arm).seconds + asked
         missing = [seed for seed in own if not (folder_of(world, arm, seed) / "replies.json").exists()]

@@ -24,11 +24,12 @@ from longtake.tables.compare import picture, with_settings
 from longtake.tables.latent.arms import LatentArm, base_arm, folder_of
 from longtake.tables.latent.cost import LatentCosts, video_seconds
 from longtake.tables.latent.curves import curve_picture, run_curves
-from longtake.tables.latent.plans import LATENTS, PLANS, LatentPlanned
+from longtake.tables.latent.plans import LATENTS, PLANS
 from longtake.tables.latent.tables import CONTROLS, run_controls, run_plan, run_setting
 from longtake.tables.latent.world import FULL, SMALLEST, HopWorld, Setting
 from longtake.tables.latent.world import Part as Videos
 from longtake.tables.operations import Part
+from longtake.tables.planned import Planned
 from longtake.tables.table_command import estimate_text, finish, settings_of
 from longtake.tables.token_files import SHARD
 from longtake.train.extra import require_extra
@@ -36,15 +37,15 @@ from longtake.train.extra import require_extra
 TABLES = ("setting", *PLANS, "controls")
 
 
-def arms_of(table: str, setting: Setting, costs: LatentCosts) -> tuple[LatentPlanned, ...]:
+def arms_of(table: str, setting: Setting, costs: LatentCosts) -> tuple[Planned[LatentArm], ...]:
     """The arms that a table needs."""
     if table in PLANS:
         return PLANS[table](costs).arms
-    latents = LatentPlanned(name="latents, K = 8", arm=dataclasses.replace(LATENTS, steps=setting.steps))
+    latents = Planned(name="latents, K = 8", arm=dataclasses.replace(LATENTS, steps=setting.steps))
     if table == "controls":
         return (latents,)
     return tuple(
-        LatentPlanned(name=says, arm=LatentArm(steps=setting.steps, traced=traced), starred=False)
+        Planned(name=says, arm=LatentArm(steps=setting.steps, traced=traced), starred=False)
         for says, traced in (("answers", False), ("traces", True))
     )
 

@@ -13,7 +13,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from longtake.data.probe_world.haystack import drawn_clip
 from longtake.data.probe_world.hops import draw_hop, form_of, hop_video
@@ -53,9 +52,8 @@ class LatentCosts:
         return arm.steps * self.arm(arm).operations
 
     def as_costly(self, arm: LatentArm, as_arm: LatentArm) -> LatentArm:
-        """An arm with as many steps as another's operations buy, at least one and at most ``most_steps``."""
-        steps = round(self.operations(as_arm) / self.arm(arm).operations)
-        return replace(arm, steps=min(self.world.size.most_steps, max(1, steps)))
+        """An arm with as many steps as another's operations buy, within ``most_steps``."""
+        return replace(arm, steps=self.arm(arm).steps(self.operations(as_arm), self.world.size.most_steps))
 
 
 def made_up(world: HopWorld, setting: Setting) -> list[QuestionPuzzle]:
@@ -87,11 +85,7 @@ def encoding_cost(world: HopWorld, setting: Setting) -> Cost:
     """Of encoding one rendered video."""
     backbone, video = world.start(), drawn_video(setting)
     (frames,) = video.frames(video.num_frames)
-    with Operations() as counter:
-        backbone.encode(frames)
-    begun = time.process_time()
-    backbone.encode(frames)
-    return Cost(operations=counter.total, seconds=time.process_time() - begun)
+    return measured(lambda: backbone.encode(frames))
 
 
 def arm_cost(world: HopWorld, setting: Setting, arm: LatentArm) -> Cost:
@@ -108,21 +102,21 @@ def arm_cost(world: HopWorld, setting: Setting, arm: LatentArm) -> Cost:
         veiled=False,
         dense=(drawn_tokens(world, setting, fps=2.0),) * len(puzzles) if arm.teacher == "dense" else (),
     )
-    return measured(lambda: forcing(rows)[0])
 
-
-def measured(loss: Callable[[], Tensor]) -> Cost:
-    """Of a pass forward and back."""
-
-    def once() -> None:
+    def step() -> None:
         with torch.autocast("cpu", torch.bfloat16):
-            found = loss()
-        found.backward()  # type: ignore[no-untyped-call]
+            loss = forcing(rows)[0]
+        loss.backward()
 
+    return measured(step)
+
+
+def measured(step: Callable[[], object]) -> Cost:
+    """What a step costs: operations as it is done once, core-seconds as it is done again."""
     with Operations() as counter:
-        once()
+        step()
     begun = time.process_time()
-    once()
+    step()
     return Cost(operations=counter.total, seconds=time.process_time() - begun)
 
 

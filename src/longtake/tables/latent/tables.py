@@ -14,7 +14,7 @@ from longtake.data.probe_world.hops import MOST_HOPS
 from longtake.data.probe_world.questions import normal
 from longtake.eval.ablation import Estimate, difference, estimate, standing
 from longtake.eval.ablation_report import AblationTable, Finding, Row, TaskStart
-from longtake.tables.compare import Measured, table_of
+from longtake.tables.compare import Measured, Titled, table_of
 from longtake.tables.latent.arms import Control, LatentArm, base_arm, replies_of
 from longtake.tables.latent.plans import FORKED, LATENTS, LatentPlan
 from longtake.tables.latent.world import HopExam, HopWorld, Setting, hops_name
@@ -153,17 +153,16 @@ def run_controls(world: HopWorld, setting: Setting, seeds: Sequence[int]) -> Abl
     for control, name in CONTROLS.items():
         whole[name] = {seed: replies_of(world, setting, arm, seed, exam, control=control) for seed in seeds}
     measured = {name: Measured(exam, replies, dict.fromkeys(replies, {})) for name, replies in whole.items()}
-    plan = LatentPlan(
+    told = Titled(
         name="latent-controls",
         title="What answers lose when something else stands in the place of the latents (K = 8)",
         notes=(
             FORKED,
             "The same trained weights in all rows. Another video's latents: of the same question, with another answer.",
         ),
-        arms=(),
         pairs=tuple((name, OWN) for name in CONTROLS.values()),
     )
-    return with_hops(table_of(plan, measured, tasks), exam, measured, plan.pairs)
+    return with_hops(table_of(told, measured, tasks), exam, measured, told.pairs)
 
 
 def run_setting(world: HopWorld, seeds: Sequence[int]) -> AblationTable:

@@ -36,7 +36,7 @@ def held_costs(site: Site) -> dict[str, Cost]:
 def equal_steps(recipe: MvpRecipe, costs: dict[str, Cost]) -> int:
     """Steps of supervised learning that cost the operations of policy optimisation."""
     assert recipe.grpo.fit.steps is not None
-    return max(1, round(recipe.grpo.fit.steps * costs["grpo"].operations / costs["supervised"].operations))
+    return costs["supervised"].steps(recipe.grpo.fit.steps * costs["grpo"].operations)
 
 
 def held_parts(site: Site, seeds: Sequence[int], costs: dict[str, Cost]) -> list[Part]:

@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from longtake.data.threads import use_threads
 from longtake.eval.ablation_report import AblationTable
@@ -30,7 +29,7 @@ from longtake.tables.latent.world import FULL, SMALLEST, HopWorld, Setting
 from longtake.tables.latent.world import Part as Videos
 from longtake.tables.operations import Part
 from longtake.tables.planned import Planned
-from longtake.tables.table_command import estimate_text, finish, settings_of
+from longtake.tables.table_command import common_parser, estimate_text, finish, settings_of
 from longtake.tables.token_files import SHARD
 from longtake.train.extra import require_extra
 
@@ -123,16 +122,9 @@ def run_table(world: HopWorld, options: argparse.Namespace) -> AblationTable | N
 @errors_in_one_line()
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m longtake.tables.latent", description=__doc__)
-    parser.add_argument("table", choices=TABLES)
-    parser.add_argument("--footage", type=Path, default=None, help="a folder of videos; drawn scenes alone without it")
-    parser.add_argument("--work", type=Path, default=Path(".cache/latent-ablations"))
-    parser.add_argument("--results", type=Path, default=Path("docs/results"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = common_parser("latent", __doc__, TABLES, ".cache/latent-ablations")
     parser.add_argument("--curve", type=int, default=50, help="steps between an arm's questions; 0: none, no curves")
-    parser.add_argument("--size", choices=["smallest", "full"], default="full")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and stop")
     options = parser.parse_args()
     size = SMALLEST if options.size == "smallest" else FULL
     require_extra()

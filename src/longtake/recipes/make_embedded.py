@@ -204,7 +204,7 @@ def left_by(stage: str, work: Path) -> Path:
 
 
 def trained_tower(work: Path) -> SiglipVisionModel:
-    """In float32. Raises LongtakeError where there is none yet."""
+    """The tower that its stage left, in float32. Raises LongtakeError where there is none yet."""
     return SiglipVisionModel.from_pretrained(left_by("tower", work).parent, dtype=torch.float32)
 
 
@@ -222,13 +222,13 @@ def frame_encoder(trained: SiglipVisionModel, device: torch.device) -> Callable[
 
 
 def run_school(place: Place) -> None:
-    """Stage 0."""
+    """Train stage 0."""
     _on_cpu("school", place)
     train_school(school(), place.clips("train"), place.work / "school")
 
 
 def run_tower(place: Place) -> None:
-    """Stage 1."""
+    """Train stage 1."""
     _on_cpu("tower", place)
     if not checkpoint.last_step(place.work / "tower"):
         checkpoint.modules_of(place.work / "school")  # before footage is decoded, which takes long
@@ -238,7 +238,7 @@ def run_tower(place: Place) -> None:
 
 
 def run_sharpen(place: Place) -> None:
-    """Stage 1 once more, from the tower as it is."""
+    """Train stage 1 once more, from the tower as it is."""
     _on_cpu("sharpen", place)
     begin = trained_tower(place.work)
     train, test = (place.clips(split) for split in ("train", "test"))
@@ -246,7 +246,7 @@ def run_sharpen(place: Place) -> None:
 
 
 def run_eyes(place: Place) -> None:
-    """From the tower of the model in the package; apart from the other stages. Measured on real footage if there is."""
+    """Train eyes, from the tower of the model in the package; measured on real footage if there is any."""
     _on_cpu("eyes", place)
     tower = VideoLLM.from_pretrained(EMBEDDED, dtype=torch.float32).vision_tower
     held_out = load_clips("test", place.footage, place.work / "haystack")
@@ -271,18 +271,18 @@ def feature_bank(work: Path) -> FeatureBank:
 
 
 def run_compressor(place: Place) -> None:
-    """Stage 2."""
+    """Train stage 2."""
     trained = train_compressor(compressor(), feature_bank(place.work), place.work / "compressor", place.device)
     torch.save(trained.cpu().state_dict(), place.work / "dts.pt")
 
 
 def run_polish(place: Place) -> None:
-    """Stage 2 once more, from the DTS as it is."""
+    """Train stage 2 once more, from the DTS as it is."""
     _train_on("polish", polish(), place)
 
 
 def run_follow(place: Place) -> None:
-    """Stage 2 once more, from the DTS as it is, on features of the sharpened tower."""
+    """Train stage 2 once more, from the DTS as it is, on features of the sharpened tower."""
     _train_on("follow", follow(), place)
 
 
@@ -293,7 +293,7 @@ def _train_on(stage: str, recipe: CompressorRecipe, place: Place) -> None:
 
 
 def run_tokens(place: Place) -> None:
-    """The bank's tokens, for stage 3."""
+    """Make the bank's tokens, for stage 3."""
     dts = DynamicTokenSynthesizer(vision_config().hidden_size)
     dts.load_state_dict(torch.load(left_by("compressor", place.work), weights_only=True))
     tokens = encode_groups(dts.to(place.device).eval(), feature_bank(place.work), compressor().pool)
@@ -324,7 +324,7 @@ def run_unpack(place: Place) -> None:
 
 
 def run_decoder(place: Place) -> None:
-    """Stage 3."""
+    """Train stage 3."""
     tokens = torch.load(left_by("tokens", place.work), weights_only=True).to(place.device)
     events = read_events(left_by("bank", place.work).parent)
     model, tokenizer = untrained_model(place.work)

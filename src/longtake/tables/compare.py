@@ -60,7 +60,7 @@ class Measured:
 
     @cached_property
     def overlaps(self) -> NDArray[np.float64]:
-        """Of the best evidence with what is asked about, ``(seeds, questions)``."""
+        """How the best evidence overlaps what is asked about, ``(seeds, questions)``."""
         return np.stack([replies.overlaps(self.exam.asked) for replies in self.replies.values()])
 
     def figure(self, name: str) -> NDArray[np.float64]:
@@ -68,7 +68,7 @@ class Measured:
         return np.array([figures[name] for figures in self.figures.values()])
 
     def first(self, seeds: int) -> Measured:
-        """The same with fewer seeds, to be paired with an arm that has no more."""
+        """What the first seeds reached, to be paired with an arm that has no more."""
         return Measured(self.exam, dict([*self.replies.items()][:seeds]), dict([*self.figures.items()][:seeds]))
 
 
@@ -152,5 +152,5 @@ def _recalls() -> list[str]:
 
 
 def with_settings(table: AblationTable, **settings: Any) -> AblationTable:
-    """The same with more of what it takes to run it again."""
+    """A table with more of what it takes to run it again."""
     return dataclasses.replace(table, settings={**table.settings, **settings})

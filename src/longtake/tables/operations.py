@@ -25,7 +25,7 @@ COUNTED: Mapping[Any, Callable[..., int]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Of one step: operations and core-seconds. once, once_operations: core-seconds and operations before the first."""
+    """What a step costs: operations, core-seconds. once, once_operations: seconds and operations before the first."""
 
     operations: float
     seconds: float

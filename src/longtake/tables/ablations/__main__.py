@@ -67,7 +67,7 @@ def _done(folder: Path, steps: int) -> bool:
 
 
 def site_of(world: World, options: argparse.Namespace) -> Site:
-    """The same world for other processes."""
+    """What other processes need to find the world."""
     return Site(
         folder=world.folder,
         footage=world.footage,
@@ -109,7 +109,7 @@ def run_plans(world: World, table: str, options: argparse.Namespace) -> None:
 
 
 def run_selector(world: World, options: argparse.Namespace) -> None:
-    """The selector's table."""
+    """The selector's table: what it costs, then the table."""
     size = selector.SMALLEST if options.size == "smallest" else selector.FULL
     render = video_seconds(world) / BANK_FRAMES
     print(estimate_text(selector.parts_of(world, size, options.seeds, render)), flush=True)

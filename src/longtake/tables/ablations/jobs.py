@@ -56,7 +56,7 @@ def test_clips_at(site: Site) -> list[Clip]:
 
 
 def processes(jobs: int) -> ProcessPoolExecutor:
-    """That many, each of which imports everything anew."""
+    """So many processes, each of which imports everything anew."""
     return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
 
 

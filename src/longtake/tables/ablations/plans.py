@@ -43,18 +43,18 @@ class Costs:
         self._pretraining = lru_cache(maxsize=None)(lambda group, how: pretraining_cost(world, group, how))
 
     def arm(self, arm: Arm) -> Cost:
-        """Of a step of the decoder's training; what it starts and learns from and for how long makes no difference."""
+        """What a decoder's training step costs; what it starts and learns from and how long makes no difference."""
         found: Cost = self._arm(replace(arm, steps=0, start="mean", pretraining=None, samples="bank", kept="all"))
         return found
 
     def pretraining(self, arm: Arm) -> Cost:
-        """Of a step of an arm's pre-training."""
+        """What a step of an arm's pre-training costs."""
         assert arm.pretraining is not None
         found: Cost = self._pretraining(arm.size, replace(arm.pretraining, steps=1))
         return found
 
     def operations(self, arm: Arm) -> float:
-        """Of an arm's whole training, its pre-training included."""
+        """Operations of an arm's whole training, its pre-training included."""
         before = arm.pretraining.steps * self.pretraining(arm).operations if arm.pretraining else 0.0
         return before + arm.steps * self.arm(arm).operations
 

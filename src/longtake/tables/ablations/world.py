@@ -124,7 +124,7 @@ class World:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The same model's."""
+        """The words of that model."""
         tokenizer: PreTrainedTokenizerFast = VideoLLMProcessor.from_pretrained(self.model).tokenizer
         return tokenizer
 
@@ -140,7 +140,7 @@ class World:
 
     @cached_property
     def begun(self) -> Path:
-        """The part of it where all is kept that goes on from the model's own decoder, and is asked beside it."""
+        """The part of ``work`` for what goes on from the model's own decoder and is asked beside it."""
         return self.work / f"start-{weights_hash(self.packaged)}"
 
     @property
@@ -161,7 +161,7 @@ class World:
         return features.bfloat16().flatten(1, 2)
 
     def bank_recipe(self) -> BankRecipe:
-        """A quarter of the blocks stay plain: with fewer, training would see the same background again and again."""
+        """The bank's settings; a quarter of the blocks is plain, or training would see one background too often."""
         return BankRecipe(videos=self.size.bank_videos, frames=BANK_FRAMES, plain=0.25)
 
     @property
@@ -177,7 +177,7 @@ class World:
 
     @property
     def bank_done(self) -> bool:
-        """Whether it is whole."""
+        """Whether the bank is whole."""
         lines = self.bank_folder / "videos.jsonl"
         return lines.exists() and len(lines.read_text().splitlines()) == self.size.bank_videos
 
@@ -191,7 +191,7 @@ class World:
 
     @cached_property
     def features(self) -> NDArray[np.int16]:
-        """The bank's, memory-mapped, ``(frames, tokens, dim)``."""
+        """The bank's features, memory-mapped, ``(frames, tokens, dim)``."""
         raw = np.memmap(self.bank / "features.bin", np.int16, "r")
         return raw.reshape(self.size.bank_videos * BANK_FRAMES, -1, self.size.dim)
 

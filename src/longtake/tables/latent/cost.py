@@ -36,7 +36,7 @@ class LatentCosts:
         self._asked = lru_cache(maxsize=None)(lambda arm: asking_seconds(world, setting, arm))
 
     def arm(self, arm: LatentArm) -> Cost:
-        """Of a training step after the bottleneck."""
+        """What a training step after the bottleneck costs."""
         return self._arm(replace(arm, steps=0))
 
     def asked(self, arm: LatentArm) -> float:
@@ -44,11 +44,11 @@ class LatentCosts:
         return self._asked(replace(arm, steps=0))
 
     def encoding(self) -> Cost:
-        """Of one video; measured anew, as it is kept by who asks."""
+        """What encoding one video costs; measured anew, as it is kept by who asks."""
         return encoding_cost(self.world, self.setting)
 
     def operations(self, arm: LatentArm) -> float:
-        """Of an arm's whole training."""
+        """Operations of an arm's whole training."""
         return arm.steps * self.arm(arm).operations
 
     def as_costly(self, arm: LatentArm, as_arm: LatentArm) -> LatentArm:
@@ -68,7 +68,7 @@ def made_up(world: HopWorld, setting: Setting) -> list[QuestionPuzzle]:
 
 
 def drawn_tokens(world: HopWorld, setting: Setting, fps: float = 1.0) -> VisualTokens:
-    """Of one video over a drawn scene, float32."""
+    """Tokens of one video over a drawn scene, float32."""
     video = drawn_video(setting)
     tokens = encoded(world.start(), replace(video, fps=fps, num_frames=round(video.num_frames * fps)))
     return replace(tokens, features=tokens.features.float())
@@ -82,14 +82,14 @@ def drawn_video(setting: Setting) -> ProbeVideo:
 
 @torch.no_grad()
 def encoding_cost(world: HopWorld, setting: Setting) -> Cost:
-    """Of encoding one rendered video."""
+    """What encoding one rendered video costs."""
     backbone, video = world.start(), drawn_video(setting)
     (frames,) = video.frames(video.num_frames)
     return measured(lambda: backbone.encode(frames))
 
 
 def arm_cost(world: HopWorld, setting: Setting, arm: LatentArm) -> Cost:
-    """Of one step of an arm's training: operations counted, core-seconds measured."""
+    """What one step of an arm's training costs."""
     recipe, backbone = recipe_of(world, setting, arm, 0), world.start()
     prepare(recipe, backbone)
     forcing, puzzles = Forcing(backbone, recipe), made_up(world, setting)
@@ -121,7 +121,7 @@ def measured(step: Callable[[], object]) -> Cost:
 
 
 def asking_seconds(world: HopWorld, setting: Setting, arm: LatentArm) -> float:
-    """Of one question; the model in the package, untrained for it, says about as much as a trace."""
+    """Core-seconds of one question; the model in the package, untrained for it, says about as much as a trace."""
     backbone, puzzles = world.start(), made_up(world, setting)
     if arm.thinking.latents:
         prepare(recipe_of(world, setting, arm, 0), backbone)
@@ -131,7 +131,7 @@ def asking_seconds(world: HopWorld, setting: Setting, arm: LatentArm) -> float:
 
 
 def video_seconds(world: HopWorld, setting: Setting) -> float:
-    """Of rendering and encoding one video, loading the model included."""
+    """Core-seconds of rendering and encoding one video, loading the model included."""
     begun = time.process_time()
     drawn_tokens(world, setting)
     return time.process_time() - begun

@@ -88,7 +88,7 @@ def run_plan(world: HopWorld, setting: Setting, plan: LatentPlan, seeds: Sequenc
 
 
 def beyond_half(exam: HopExam, measured: Mapping[str, Measured], arm: str, low: str, high: str) -> Finding:
-    """By how much an arm exceeds the middle between two others, over several hops."""
+    """How far an arm is above the middle between two others, over several hops."""
     own = groups(exam)[SEVERAL]
     one, two, three = (measured[name].right[:, own] for name in (arm, low, high))
     return Finding(arm=arm, against=HALF, measure=SEVERAL, found=estimate(one - (two + three) / 2, exam.video_of[own]))
@@ -113,7 +113,7 @@ def claim(findings: Sequence[Finding], arm: str, pause: str, equal: str) -> str:
 def with_hops(
     table: AblationTable, exam: HopExam, measured: Mapping[str, Measured], pairs: Sequence[tuple[str, str]]
 ) -> AblationTable:
-    """The same with single hops and several, wherever the start stands, and how differences grow from hop to hop."""
+    """A table with single hops and several, wherever the start stands, and how differences grow with hops."""
     findings, asked = list(table.findings), groups(exam)
     for name, against in pairs:
         paired = min(len(measured[name].replies), len(measured[against].replies))
@@ -227,7 +227,7 @@ def reached(exam: HopExam, told: Mapping[str, NDArray[np.float64]]) -> tuple[flo
 
 
 def is_enough(world: HopWorld, single: float, gain: float) -> bool:
-    """Whether that is what is wanted of a setting."""
+    """Whether a setting reaches what is wanted of it."""
     return single >= world.size.single and gain >= world.size.gain
 
 

@@ -41,7 +41,7 @@ SPLIT_OF: dict[Part, Split] = {"train": "train", "search": "test", "exam": "test
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """Under what all arms of the tables learn: frames of a video, steps of the starting model and of an arm, rate."""
+    """What all arms learn under: frames of a video, steps of the starting model and of an arm, learning rate."""
 
     frames: int = 16
     base_steps: int = 300
@@ -92,7 +92,7 @@ class HopExam:
 
     @property
     def digest(self) -> str:
-        """Of questions, their videos' things, and answers."""
+        """A hash of questions, their videos' things, and answers."""
         return digest_of(self.hops)
 
     @property
@@ -143,11 +143,11 @@ class HopWorld:
 
     @cached_property
     def start_name(self) -> str:
-        """Its architecture and a hash of its weights."""
+        """The architecture of the model in the package and a hash of its weights."""
         return self.start().name
 
     def count(self, part: Part) -> int:
-        """Questions of a part."""
+        """How many questions a part has."""
         size = self.size
         pairs = {"search": size.search_pairs, "exam": size.pairs, "curve": size.curve_pairs}
         return size.train_questions if part == "train" else 2 * pairs[part]
@@ -165,7 +165,7 @@ class HopWorld:
         return tuple(hop for n, rng in enumerate(rngs) for hop in draw_pair(rng, split, form_of(n), frames))
 
     def digest(self, part: Part, frames: int) -> str:
-        """Of a part's questions."""
+        """A hash of a part's questions."""
         return self._digest(part, frames)
 
     def folder(self, part: Part, frames: int, fps: float = 1.0) -> Path:
@@ -179,7 +179,7 @@ class HopWorld:
         return token_files(self.folder(part, frames, fps), self.count(part))
 
     def tokens(self, part: Part, frames: int, fps: float = 1.0) -> list[VisualTokens]:
-        """Of every question's video; rendered and encoded once, at ``fps`` frames a second of ``frames`` seconds."""
+        """Tokens of every question's video, made once, at ``fps`` frames a second of ``frames`` seconds."""
         return self._tokens(part, frames, fps)
 
     def _made(self, part: Part, frames: int, fps: float) -> list[VisualTokens]:

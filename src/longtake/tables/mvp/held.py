@@ -24,7 +24,7 @@ BLIND = "grpo, trained blind"
 
 
 def held_costs(site: Site) -> dict[str, Cost]:
-    """Of one step of each stage, pictures known."""
+    """What one step of each stage costs, pictures known."""
 
     def steps(model: Callable[[], Backbone]) -> dict[str, Callable[[Path], object]]:
         material = site.material()
@@ -68,7 +68,7 @@ def run_held(site: Site, seeds: Sequence[int], costs: dict[str, Cost]) -> Ablati
 
 
 def _answers(recipe: MvpRecipe, stages: Sequence[str], puzzles: Path, output: Path) -> Answers:
-    """Of a run; trained and asked where that is not done."""
+    """The answers of a run, trained and asked where that is not done."""
     file = output / "answers.jsonl"
     if not file.exists():
         run_on_puzzles(recipe, stages, puzzles, output)

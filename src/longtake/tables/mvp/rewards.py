@@ -108,7 +108,7 @@ NOTES = (
 
 
 def reward_costs(site: Site) -> dict[str, Cost]:
-    """Of a step of the warm-up and of policy optimisation with one and with four updates, and of a held-out puzzle."""
+    """What a step of the warm-up, of GRPO with one and with four updates, and a held-out puzzle cost."""
 
     def steps(model: Callable[[], Backbone]) -> dict[str, Callable[[Path], object]]:
         material, recipe = site.material(), site.recipe
@@ -241,7 +241,7 @@ def held_parts(site: Site, model: Path, material: Material) -> Parts:
 
 
 def as_parts(told: Sequence[Mapping[str, float]]) -> Parts:
-    """Answers' parts by name."""
+    """Parts of the answers by name."""
     return {part: np.array([each[part] for each in told]) for part in PARTS}
 
 

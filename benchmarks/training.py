@@ -30,6 +30,7 @@ from torch import Tensor
 from transformers import SiglipVisionModel
 
 from longtake.backbones import products
+from longtake.data.probe_world.haystack import clips_and_scenes
 from longtake.data.probe_world.needles import Card
 from longtake.models.dts import DynamicTokenSynthesizer
 from longtake.recipes import make_embedded as embedded
@@ -50,7 +51,7 @@ def compare_optimisers(footage: Path | None, steps: int, seed: int) -> None:
     recipe = dataclasses.replace(embedded.school(), steps=steps, seed=seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        train, test = (embedded.clips(split, footage, folder) for split in ("train", "test"))
+        train, test = (clips_and_scenes(split, footage, folder / "haystack") for split in ("train", "test"))
         pool = draw_pool(dataclasses.replace(recipe, cards=TEST_CARDS), test, "test")
         for muon_lr in (None, 2e-3, 5e-3):
             # with no matrix large enough for Muon, AdamW has them all

@@ -26,10 +26,11 @@ from longtake.tables.ablations.figures import reconstruction
 from longtake.tables.ablations.jobs import Site, run_jobs
 from longtake.tables.ablations.plans import PLANS, Costs
 from longtake.tables.ablations.replies import Sight, remember
-from longtake.tables.ablations.tables import Plan, Planned, run_plan, task_starts
+from longtake.tables.ablations.tables import Plan, run_plan, task_starts
 from longtake.tables.ablations.world import FULL, SMALLEST, Exam, Size, World, needle_patches
 from longtake.tables.compare import TOGETHER, WHEN, Measured, table_of
 from longtake.tables.operations import Cost, Part
+from longtake.tables.planned import Planned
 from longtake.tables.replies import Replies
 from longtake.tables.table_command import estimate_text
 from longtake.types import LongtakeError, Sampling
@@ -146,8 +147,8 @@ def test_a_table_by_hand():
     open_when = {**starts, "when": TaskStart(start=0.5, blind=0.0, majority=0.2, standing="open")}
     plan = Plan(name="demo", title="t", notes=(), pairs=(("good", "bad"),),
                 arms=(Planned(name="good", arm=Arm()), Planned(name="bad", arm=Arm(), starred=False)))  # fmt: skip
-    assert plan.seeds(plan.arms[0], [4, 5]) == [4, 5]
-    assert plan.seeds(plan.arms[1], [4, 5]) == [4]
+    assert plan.arms[0].seeds([4, 5]) == [4, 5]
+    assert plan.arms[1].seeds([4, 5]) == [4]
     errors = {4: {"e": [0.5, 1.5]}, 5: {"e": [2.5, 3.5]}}
     good = Measured(exam(), {n: replies("7", "2 s", "1", (2.0, 4.0)) for n in (4, 5)}, errors)
     bad = Measured(exam(), {4: replies("7", "9 s", "1", (2.0, 6.0))}, {4: {"e": [0.0, 1.0], "f": [1.0]}})

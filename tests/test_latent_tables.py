@@ -16,7 +16,7 @@ from longtake.data.probe_world.hops import Hop, cards_by_shape, draw_pair, form_
 from longtake.eval.ablation import Estimate
 from longtake.eval.ablation_report import Finding
 from longtake.models.latent import Thinking
-from longtake.tables.compare import TOGETHER, Measured, table_of
+from longtake.tables.compare import TOGETHER, Measured, Titled, table_of
 from longtake.tables.latent import tables
 from longtake.tables.latent.__main__ import main
 from longtake.tables.latent.arms import (
@@ -31,7 +31,7 @@ from longtake.tables.latent.arms import (
     trained,
 )
 from longtake.tables.latent.cost import LatentCosts, drawn_tokens
-from longtake.tables.latent.plans import EIGHT, LATENTS, PLANS, LatentPlan
+from longtake.tables.latent.plans import EIGHT, LATENTS, PLANS
 from longtake.tables.latent.tables import (
     CONTROLS,
     SEVERAL,
@@ -134,7 +134,7 @@ def test_what_single_hops_lose_is_told_whatever_the_start():
     tasks = starts(asked, said(asked, {1}), said(asked, set()))
     half = {name: replace(start, standing="open" if name == "4 hops" else start.standing)
             for name, start in tasks.items()}  # fmt: skip
-    plan = LatentPlan(name="t", title="t", notes=(), arms=(), pairs=(("all", "one"),))
+    plan = Titled(name="t", title="t", notes=(), pairs=(("all", "one"),))
     table = with_hops(table_of(plan, measured, half), asked, measured, plan.pairs)
     found = {finding.measure: finding.found for finding in table.findings}
     assert set(found) == {TOGETHER, "4 hops", SINGLE, SEVERAL, SLOPE}

@@ -22,12 +22,12 @@ from fakes import write_video
 from longtake import cli
 from longtake.cli.prune import make_scorer as make_real_scorer
 from longtake.data.conversations.conversations import Conversation, Turn
-from longtake.data.pruning import prune_pictures
 from longtake.data.pruning.prune import Pruning, prune
 from longtake.data.pruning.redundancy import Cut, similarity
 from longtake.data.pruning.samples import SUBSETS, cut_samples, read_samples, subset_of
 from longtake.data.pruning.scorefile import ScoreFile
 from longtake.data.pruning.scorer import Scorer, VideoPart, distinct_features
+from longtake.eval import prune_pictures
 from longtake.types import Frames, LongtakeError
 
 SHARED = Path(__file__).parents[1] / "../shared/data/videos"
@@ -257,7 +257,7 @@ Run = Callable[..., Pruning]
 @pytest.fixture
 def run(data, media, tmp_path) -> Run:
     def run_prune(output: str = "out.jsonl", **options) -> Pruning:
-        settings = {"cuts": HALF, "make": make_scorer, "pictures": False} | options
+        settings = {"cuts": HALF, "make": make_scorer} | options
         cuts, make = settings.pop("cuts"), settings.pop("make")
         return prune(data, media, tmp_path / output, cuts, make, **settings)
 
@@ -401,7 +401,7 @@ def test_mistakes(run, data, media, tmp_path):
         run("none/out.jsonl")
     told = r"none of the 8 videos could be scored, the first: .*; is media \(--media\) their folder\?"
     with pytest.raises(LongtakeError, match=told):
-        prune(data, tmp_path, tmp_path / "lost.jsonl", HALF, make_scorer, pictures=False)
+        prune(data, tmp_path, tmp_path / "lost.jsonl", HALF, make_scorer)
     data.write_text('{"id": 1}\n')
     with pytest.raises(LongtakeError, match=r"data\.jsonl:1"):
         run()
@@ -423,7 +423,7 @@ def test_no_output_takes_the_place_of_what_is_read(media, tmp_path):
         ("dd.jsonl", "", "is not a plain file"),
     ):
         with pytest.raises(LongtakeError, match=told):
-            prune(tmp_path / data, tmp_path, tmp_path / output, HALF, make_scorer, pictures=False)
+            prune(tmp_path / data, tmp_path, tmp_path / output, HALF, make_scorer)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
@@ -441,14 +441,16 @@ def test_a_still_scores_exactly_one_with_real_towers(save, pairs, feature, media
 
 def test_data_without_videos_stay_and_have_no_pictures(run, data, tmp_path):
     data.write_text(json.dumps(sample("text", None)) + "\n")
-    assert run(pictures=True).lines == dict.fromkeys(SUBSETS)
+    done = run()
+    prune_pictures.draw(done, tmp_path / "out.jsonl")
+    assert done.lines == dict.fromkeys(SUBSETS)
     assert (tmp_path / "out.jsonl").read_bytes() == data.read_bytes()
     assert not list(tmp_path.glob("*.png"))
 
 
 @pytest.mark.slow
 def test_pictures_show_both_sides(run, tmp_path):
-    run(pictures=True)
+    prune_pictures.draw(run(), tmp_path / "out.jsonl")
     for name in ("histogram", "examples"):
         with Image.open(tmp_path / f"out.{name}.png") as picture:
             pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
@@ -540,6 +542,17 @@ def test_bad_files_are_one_line(command, data, media, tmp_path):
     code, out, err = command(data, "--media", tmp_path, "--keep", "0.5", "-o", tmp_path / "out.jsonl")
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert "none of the 8 videos could be scored" in err
+
+
+def test_pictures_that_cannot_be_drawn_are_told_before_any_video_is_read(command, data, media, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    asked = [data, "--media", media, "--keep", "0.5", "-o", tmp_path / "out.jsonl"]
+    code, out, err = command(*asked)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "needs matplotlib" in err
+    assert "or draw none (--no-pictures)" in err
+    assert os.listdir(tmp_path) == ["data.jsonl"]
+    assert command(*asked, "--no-pictures")[0] == 0
 
 
 @pytest.mark.slow

@@ -32,8 +32,8 @@ def test_ray_gives_what_one_process_gives(tmp_path: Path) -> None:
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     make = partial(make_scorer, None, "cpu", "adjacent", "pooled")  # the model in the package
     cuts = dict.fromkeys(SUBSETS, Cut(keep=0.5))
-    prune(data, media, tmp_path / "here.jsonl", cuts, make, pictures=False)
-    done = prune(data, media, tmp_path / "ray.jsonl", cuts, make, engine="ray", workers=2, pictures=False)
+    prune(data, media, tmp_path / "here.jsonl", cuts, make)
+    done = prune(data, media, tmp_path / "ray.jsonl", cuts, make, engine="ray", workers=2)
     for ending in ("jsonl", "scores.jsonl"):
         assert (tmp_path / f"ray.{ending}").read_bytes() == (tmp_path / f"here.{ending}").read_bytes()
     scores = [verdict.score for verdict in done.verdicts]

@@ -62,7 +62,7 @@ def check_picture(file: Path) -> None:
     from longtake.eval import plot
 
     check_output(file, endings=PICTURES)
-    plot.require()
+    plot.pyplot()
 
 
 @contextmanager

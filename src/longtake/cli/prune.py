@@ -65,21 +65,16 @@ def prune(
 ) -> None:
     """Drop the samples whose videos repeat themselves most, of each kind of question; continues if interrupted."""
     from longtake.data.pruning.prune import prune as run
+    from longtake.eval import plot, prune_pictures
 
     cuts = read_cuts(keep or [], threshold or [])
+    if pictures:
+        plot.pyplot(otherwise=", or draw none (--no-pictures)")  # whether it is there, before the work
     make = partial(make_scorer, model, device, pairs.value, feature.value)
     with progress("scoring videos") as report:
-        done = run(
-            data,
-            media,
-            output,
-            cuts,
-            make,
-            engine=engine.value,
-            workers=workers,
-            pictures=pictures,
-            progress=report,
-        )
+        done = run(data, media, output, cuts, make, engine=engine.value, workers=workers, progress=report)
+    if pictures:
+        prune_pictures.draw(done, output)
     summary = summarise(done)
     print(json.dumps(summary) if as_json else as_text(summary))
     show_problems(done)

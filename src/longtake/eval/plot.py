@@ -18,41 +18,39 @@ from longtake.types import LatentLooks, LongtakeError
 PANELS_A_ROW = 3
 
 
-def _pyplot() -> Any:
+def pyplot(otherwise: str = "") -> Any:
+    """What draws, without a screen. otherwise: what a user who lacks it may do but install it.
+
+    Raises LongtakeError where matplotlib is not installed.
+    """
     try:
         import matplotlib
     except ModuleNotFoundError as missing:
-        raise LongtakeError("a picture needs matplotlib: pip install -e '.[plot]' in longtake's checkout") from missing
+        told = "a picture needs matplotlib: pip install -e '.[plot]' in longtake's checkout"
+        raise LongtakeError(told + otherwise) from missing
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     return pyplot
 
 
-def require() -> None:
-    """Raises LongtakeError where pictures cannot be drawn."""
-    _pyplot()
-
-
 def depth_by_length(results: Sequence[dict[str, Any]], file: Path) -> None:
     """A heat-map of how often needles are found, by their depth in the video and the video's length."""
-    pyplot = _pyplot()
     cells = np.array([[d["mean"] if d["mean"] is not None else np.nan for d in r["by_depth"]] for r in results]).T
-    figure, axes = pyplot.subplots(figsize=(2.6 + 1.1 * len(results), 4))
+    figure, axes = pyplot().subplots(figsize=(2.6 + 1.1 * len(results), 4))
     shown = _heat(axes, cells, [r["run"]["num_frames"] for r in results])
     axes.set_title("share found of what is asked\nby “what is on” and “is there”")
     figure.colorbar(shown, ax=axes)
     figure.tight_layout()
-    _save(figure, file)
+    save(figure, file)
 
 
 def heat_maps(title: str, panels: Mapping[str, NDArray[np.float64]], lengths: Sequence[int], file: Path) -> None:
     """A heat-map a panel, ``(depths, lengths)`` each, nan where nothing was asked."""
-    pyplot = _pyplot()
     across = min(2, len(panels))
     down = -(-len(panels) // across)
     size = (1.2 + across * (1.6 + 0.9 * len(lengths)), 0.8 + 3.4 * down)
-    figure, grid = pyplot.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
+    figure, grid = pyplot().subplots(down, across, figsize=size, squeeze=False, layout="constrained")
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     for axes, (name, cells) in zip(grid.flat, panels.items(), strict=False):
@@ -61,14 +59,14 @@ def heat_maps(title: str, panels: Mapping[str, NDArray[np.float64]], lengths: Se
         axes.label_outer()
     figure.suptitle(title)
     figure.colorbar(shown, ax=grid)
-    _save(figure, file)
+    save(figure, file)
 
 
-def _save(figure: Any, file: Path) -> None:
-    """A finished picture, of the kind that the file's ending names."""
+def save(figure: Any, file: Path, *, dpi: int = 130, **more: Any) -> None:
+    """A finished picture, of the kind that the file's ending names; more: as matplotlib's ``savefig`` takes it."""
     with replaced(file) as scratch:
-        figure.savefig(scratch, dpi=130, format=file.suffix[1:])
-    _pyplot().close(figure)
+        figure.savefig(scratch, dpi=dpi, format=file.suffix[1:], **more)
+    pyplot().close(figure)
 
 
 def _heat(axes: Any, cells: NDArray[np.float64], lengths: Sequence[int]) -> Any:
@@ -89,12 +87,11 @@ def bars(title: str, panels: Mapping[str, Mapping[str, Estimate]], file: Path) -
 
     panels: estimates by measure, then by arm.
     """
-    pyplot = _pyplot()
     across = min(PANELS_A_ROW, len(panels))
     down = -(-len(panels) // across)
     arms = list(dict.fromkeys(arm for panel in panels.values() for arm in panel))
     size = (1.6 + 3.2 * across, 0.9 + down * (0.7 + 0.32 * len(arms)))
-    figure, grid = pyplot.subplots(down, across, figsize=size, squeeze=False, sharey=True, layout="constrained")
+    figure, grid = pyplot().subplots(down, across, figsize=size, squeeze=False, sharey=True, layout="constrained")
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     for axes, (measure, panel) in zip(grid.flat, panels.items(), strict=False):
@@ -109,7 +106,7 @@ def bars(title: str, panels: Mapping[str, Mapping[str, Estimate]], file: Path) -
         axes.set_title(measure, fontsize=10)
         axes.grid(axis="x", alpha=0.3)
     figure.suptitle(title)
-    _save(figure, file)
+    save(figure, file)
 
 
 def curves(
@@ -127,11 +124,10 @@ def curves(
     panels: points (place, estimate) by measure, then by arm. across, up: what the axes are. log: places by logarithm,
     each with its tick.
     """
-    pyplot = _pyplot()
     columns = min(PANELS_A_ROW, len(panels))
     down = -(-len(panels) // columns)
     size = (1.2 + 3.6 * columns, 1.2 + 2.8 * down)
-    figure, grid = pyplot.subplots(down, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
+    figure, grid = pyplot().subplots(down, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     places = sorted({place for panel in panels.values() for line in panel.values() for place, _ in line})
@@ -156,7 +152,7 @@ def curves(
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=9)
     figure.suptitle(title, x=0.02, ha="left")
-    _save(figure, file)
+    save(figure, file)
 
 
 def latent_looks(title: str, looks: LatentLooks, file: Path) -> None:
@@ -164,11 +160,10 @@ def latent_looks(title: str, looks: LatentLooks, file: Path) -> None:
 
     The map of places is of the moment it looked at most, whose time is above it.
     """
-    pyplot = _pyplot()
     kinds = {"attended": looks.attended} | ({} if looks.reread is None else {"read again": looks.reread})
     count = len(looks.attended)
     widths = [5.0] + [1.3] * len(kinds)
-    figure, grid = pyplot.subplots(
+    figure, grid = pyplot().subplots(
         count, 1 + len(kinds), figsize=(sum(widths) + 1.2, 0.9 + 1.15 * count), squeeze=False,
         width_ratios=widths, layout="constrained",
     )  # fmt: skip
@@ -189,4 +184,4 @@ def latent_looks(title: str, looks: LatentLooks, file: Path) -> None:
     grid[-1, 0].set_xlabel("seconds", fontsize=9)
     head = f"{title}\nshare of the look at the video; gate open by {looks.openness:.2f}"
     figure.suptitle(head, fontsize=10, parse_math=False)
-    _save(figure, file)
+    save(figure, file)

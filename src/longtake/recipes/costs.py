@@ -44,7 +44,7 @@ def estimate(
     sources: Sequence[Source],
     processes: int,
 ) -> str:
-    """One line: steps, memory on a device and time, of rows as long as the recipe allows."""
+    """A stage's steps, memory on a device and time, in one line, for rows as long as the recipe allows."""
     fit, device = recipe.fit, measured_device()
     rows = sum(source.rows_per_epoch for source in sources)
     steps = fit.steps or fit.epochs * math.ceil(rows / fit.batch)

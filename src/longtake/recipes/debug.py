@@ -91,7 +91,7 @@ class DrawnScenes:
         return model, VideoLLMProcessor.from_config(tokenizer, model.config)
 
     def other_family(self) -> None:
-        """It is a ``VideoLLM``."""
+        """No model: this one is a ``VideoLLM``."""
 
     def data(self, folder: Path) -> DataFiles:
         """Scenes as H.264 files and single frames of them as PNG, with their questions; made once."""

@@ -34,14 +34,14 @@ class Saved:
     folder: str = ""
 
     def place(self) -> tuple[Path, str]:
-        """Where it is, and what its config calls it. Raises LongtakeError where there is no config."""
+        """The model's folder, and the type that its config has. Raises LongtakeError where there is no config."""
         folder = Path(self.folder) if self.folder else EMBEDDED
         if not (folder / "config.json").is_file():
             raise LongtakeError(f"start.folder is {folder}; it must be a saved model's folder, with a config.json")
         return folder, json.loads((folder / "config.json").read_text()).get("model_type")
 
     def model(self) -> tuple[VideoLLM, VideoLLMProcessor]:
-        """Its weights in float32."""
+        """The saved model in float32, and its processor."""
         folder, kind = self.place()
         if kind != VideoLLMConfig.model_type:
             raise LongtakeError(
@@ -55,7 +55,7 @@ class Saved:
         return None if kind == VideoLLMConfig.model_type else load_backbone(str(folder), dtype=torch.float32)
 
     def data(self, folder: Path) -> DataFiles | None:
-        """The user brings them."""
+        """No data: the user brings them."""
         del folder
         return None
 

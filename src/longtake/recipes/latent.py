@@ -37,11 +37,11 @@ class SavedOnScenes:
     seed: int = 0
 
     def model(self) -> tuple[VideoLLM, VideoLLMProcessor]:
-        """Its weights in float32."""
+        """The saved model in float32, and its processor."""
         return Saved(folder=self.folder).model()
 
     def other_family(self) -> Backbone | None:
-        """It, where it is no ``VideoLLM``."""
+        """The saved model where it is no ``VideoLLM``."""
         return Saved(folder=self.folder).other_family()
 
     def data(self, folder: Path) -> DataFiles:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shutil import copyfile
@@ -21,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
 
 from longtake.data.probe_world.bank import BankRecipe, Mixer, build_bank, cut_units, read_events
-from longtake.data.probe_world.haystack import Clip, describe, footage_clips, load_clips
+from longtake.data.probe_world.haystack import Clip, clips_and_scenes, describe, load_clips
 from longtake.data.probe_world.needles import Split
 from longtake.data.threads import use_threads
 from longtake.model import EMBEDDED
@@ -50,6 +51,19 @@ LEFT = {  # in the work folder by a stage, for those after it
     "tokens": "tokens.pt",
 }
 ALL_TASKS = ("what", "is_there", "order", "count", "when", "after", "direction")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a stage runs. footage: a folder of videos; None for drawn scenes alone."""
+
+    footage: Path | None
+    work: Path
+    device: torch.device
+
+    def clips(self, split: Split) -> list[Clip]:
+        """Footage and drawn scenes of one split."""
+        return clips_and_scenes(split, self.footage, self.work / "haystack")
 
 
 def vision_config() -> SiglipVisionConfig:
@@ -190,14 +204,8 @@ def left_by(stage: str, work: Path) -> Path:
 
 
 def trained_tower(work: Path) -> SiglipVisionModel:
-    """In float32. Raises LongtakeError where there is none yet."""
+    """The tower that its stage left, in float32. Raises LongtakeError where there is none yet."""
     return SiglipVisionModel.from_pretrained(left_by("tower", work).parent, dtype=torch.float32)
-
-
-def clips(split: Split, footage: Path | None, work: Path) -> list[Clip]:
-    """Real footage and drawn scenes of one split."""
-    real = footage_clips(split, footage, work / "haystack") if footage else []
-    return real + load_clips(split, None, work)
 
 
 def frame_encoder(trained: SiglipVisionModel, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -213,49 +221,47 @@ def frame_encoder(trained: SiglipVisionModel, device: torch.device) -> Callable[
     return encode
 
 
-def run_school(footage: Path | None, work: Path, device: torch.device) -> None:
-    """Stage 0."""
-    _on_cpu("school", device)
-    train_school(school(), clips("train", footage, work), work / "school")
+def run_school(place: Place) -> None:
+    """Train stage 0."""
+    _on_cpu("school", place)
+    train_school(school(), place.clips("train"), place.work / "school")
 
 
-def run_tower(footage: Path | None, work: Path, device: torch.device) -> None:
-    """Stage 1."""
-    _on_cpu("tower", device)
-    if not checkpoint.last_step(work / "tower"):
-        checkpoint.modules_of(work / "school")  # before footage is decoded, which takes long
-    train, test = (clips(split, footage, work) for split in ("train", "test"))
+def run_tower(place: Place) -> None:
+    """Train stage 1."""
+    _on_cpu("tower", place)
+    if not checkpoint.last_step(place.work / "tower"):
+        checkpoint.modules_of(place.work / "school")  # before footage is decoded, which takes long
+    train, test = (place.clips(split) for split in ("train", "test"))
     print("train", describe(train), "test", describe(test), flush=True)
-    train_tower(tower(), train, test, work / "tower", work / "school")
+    train_tower(tower(), train, test, place.work / "tower", place.work / "school")
 
 
-def run_sharpen(footage: Path | None, work: Path, device: torch.device) -> None:
-    """Stage 1 once more, from the tower as it is."""
-    _on_cpu("sharpen", device)
-    begin = trained_tower(work)
-    train, test = (clips(split, footage, work) for split in ("train", "test"))
-    sharpen_tower(sharpen(), begin, train, test, work / "sharpen").save_pretrained(work / "tower")
+def run_sharpen(place: Place) -> None:
+    """Train stage 1 once more, from the tower as it is."""
+    _on_cpu("sharpen", place)
+    begin = trained_tower(place.work)
+    train, test = (place.clips(split) for split in ("train", "test"))
+    sharpen_tower(sharpen(), begin, train, test, place.work / "sharpen").save_pretrained(place.work / "tower")
 
 
-def run_eyes(footage: Path | None, work: Path, device: torch.device) -> None:
-    """From the tower of the model in the package; apart from the other stages. Measured on real footage if there is."""
-    _on_cpu("eyes", device)
+def run_eyes(place: Place) -> None:
+    """Train eyes, from the tower of the model in the package; measured on real footage if there is any."""
+    _on_cpu("eyes", place)
     tower = VideoLLM.from_pretrained(EMBEDDED, dtype=torch.float32).vision_tower
-    held_out = load_clips("test", footage, work / "haystack")
-    train_eyes(eyes(), tower, clips("train", footage, work), held_out, work / "eyes")
+    held_out = load_clips("test", place.footage, place.work / "haystack")
+    train_eyes(eyes(), tower, place.clips("train"), held_out, place.work / "eyes")
 
 
-def _on_cpu(stage: str, device: torch.device) -> None:
-    if device.type != "cpu":
-        raise LongtakeError(f"device is {device} for the stage {stage}; it is trained on the CPU only")
+def _on_cpu(stage: str, place: Place) -> None:
+    if place.device.type != "cpu":
+        raise LongtakeError(f"device is {place.device} for the stage {stage}; it is trained on the CPU only")
 
 
-def run_bank(
-    footage: Path | None, work: Path, device: torch.device, recipe: BankRecipe | None = None, workers: int = 1
-) -> None:
+def run_bank(place: Place, recipe: BankRecipe | None = None, workers: int = 1) -> None:
     """Render and encode the bank of training videos."""
-    encode = frame_encoder(trained_tower(work), device)
-    build_bank(recipe or bank(), clips("train", footage, work), encode, work / "bank", workers)
+    encode = frame_encoder(trained_tower(place.work), place.device)
+    build_bank(recipe or bank(), place.clips("train"), encode, place.work / "bank", workers)
 
 
 def feature_bank(work: Path) -> FeatureBank:
@@ -264,37 +270,34 @@ def feature_bank(work: Path) -> FeatureBank:
     return FeatureBank(left_by("bank", work).parent, PATCHES**2, vision_config().hidden_size, bank().frames, side)
 
 
-def run_compressor(footage: Path | None, work: Path, device: torch.device) -> None:
-    """Stage 2."""
-    del footage
-    trained = train_compressor(compressor(), feature_bank(work), work / "compressor", device)
-    torch.save(trained.cpu().state_dict(), work / "dts.pt")
+def run_compressor(place: Place) -> None:
+    """Train stage 2."""
+    trained = train_compressor(compressor(), feature_bank(place.work), place.work / "compressor", place.device)
+    torch.save(trained.cpu().state_dict(), place.work / "dts.pt")
 
 
-def run_polish(footage: Path | None, work: Path, device: torch.device) -> None:
-    """Stage 2 once more, from the DTS as it is."""
-    del footage
-    _train_on("polish", polish(), work, device)
+def run_polish(place: Place) -> None:
+    """Train stage 2 once more, from the DTS as it is."""
+    _train_on("polish", polish(), place)
 
 
-def run_follow(footage: Path | None, work: Path, device: torch.device) -> None:
-    """Stage 2 once more, from the DTS as it is, on features of the sharpened tower."""
-    del footage
-    _train_on("follow", follow(), work, device)
+def run_follow(place: Place) -> None:
+    """Train stage 2 once more, from the DTS as it is, on features of the sharpened tower."""
+    _train_on("follow", follow(), place)
 
 
-def _train_on(stage: str, recipe: CompressorRecipe, work: Path, device: torch.device) -> None:
-    begin = torch.load(left_by("compressor", work), weights_only=True)
-    trained = train_compressor(recipe, feature_bank(work), work / stage, device, begin)
-    torch.save(trained.cpu().state_dict(), work / "dts.pt")
+def _train_on(stage: str, recipe: CompressorRecipe, place: Place) -> None:
+    begin = torch.load(left_by("compressor", place.work), weights_only=True)
+    trained = train_compressor(recipe, feature_bank(place.work), place.work / stage, place.device, begin)
+    torch.save(trained.cpu().state_dict(), place.work / "dts.pt")
 
 
-def run_tokens(footage: Path | None, work: Path, device: torch.device) -> None:
-    """The bank's tokens, for stage 3."""
-    del footage
+def run_tokens(place: Place) -> None:
+    """Make the bank's tokens, for stage 3."""
     dts = DynamicTokenSynthesizer(vision_config().hidden_size)
-    dts.load_state_dict(torch.load(left_by("compressor", work), weights_only=True))
-    torch.save(encode_groups(dts.to(device).eval(), feature_bank(work), compressor().pool).cpu(), work / "tokens.pt")
+    dts.load_state_dict(torch.load(left_by("compressor", place.work), weights_only=True))
+    tokens = encode_groups(dts.to(place.device).eval(), feature_bank(place.work), compressor().pool)
+    torch.save(tokens.cpu(), place.work / "tokens.pt")
 
 
 def untrained_model(work: Path) -> tuple[VideoLLM, PreTrainedTokenizerFast]:
@@ -309,43 +312,40 @@ def untrained_model(work: Path) -> tuple[VideoLLM, PreTrainedTokenizerFast]:
     return model, tokenizer
 
 
-def run_unpack(footage: Path | None, work: Path, device: torch.device) -> None:
+def run_unpack(place: Place) -> None:
     """Put the parts of the model in the package where their stages leave them; ledger and optimiser begin anew."""
-    del footage, device
     model = VideoLLM.from_pretrained(EMBEDDED, dtype=torch.float32)
-    model.vision_tower.save_pretrained(work / "tower")
-    torch.save(model.dts.state_dict(), work / "dts.pt")
-    copyfile(EMBEDDED / "tokenizer.json", work / "tokenizer.json")
+    model.vision_tower.save_pretrained(place.work / "tower")
+    torch.save(model.dts.state_dict(), place.work / "dts.pt")
+    copyfile(EMBEDDED / "tokenizer.json", place.work / "tokenizer.json")
     keep_looking_back(model.language_model.model)
     modules, optimiser = decoder_parts(decoder(), model)
-    checkpoint.save(work / "decoder", SHIPPED_STEP, modules, optimiser)
+    checkpoint.save(place.work / "decoder", SHIPPED_STEP, modules, optimiser)
 
 
-def run_decoder(footage: Path | None, work: Path, device: torch.device) -> None:
-    """Stage 3."""
-    del footage
-    tokens = torch.load(left_by("tokens", work), weights_only=True).to(device)
-    events = read_events(left_by("bank", work).parent)
-    model, tokenizer = untrained_model(work)
+def run_decoder(place: Place) -> None:
+    """Train stage 3."""
+    tokens = torch.load(left_by("tokens", place.work), weights_only=True).to(place.device)
+    events = read_events(left_by("bank", place.work).parent)
+    model, tokenizer = untrained_model(place.work)
     mixer = Mixer(cut_units(events, bank().frames // model.config.frames_per_group), "train")
-    model.to(device)  # type: ignore[arg-type]  # wrapped by transformers
-    train_decoder(decoder(), model, tokenizer, tokens, mixer, work / "decoder")
+    model.to(place.device)  # type: ignore[arg-type]  # wrapped by transformers
+    train_decoder(decoder(), model, tokenizer, tokens, mixer, place.work / "decoder")
 
 
-def run_export(footage: Path | None, work: Path, device: torch.device) -> None:
+def run_export(place: Place) -> None:
     """Write the model, whatever step its decoder is at, as bf16 into ``work/export``."""
-    del footage, device
-    state = checkpoint.modules_of(work / "decoder")
-    model, tokenizer = untrained_model(work)
+    state = checkpoint.modules_of(place.work / "decoder")
+    model, tokenizer = untrained_model(place.work)
     model.projector.load_state_dict(state["projector"])
     model.language_model.load_state_dict(state["decoder"])
     assert model.scorer is not None
     model.scorer.load_state_dict(state["scorer"])
-    model.bfloat16().save_pretrained(work / "export")
-    VideoLLMProcessor.from_config(tokenizer, model.config).save_pretrained(work / "export")
+    model.bfloat16().save_pretrained(place.work / "export")
+    VideoLLMProcessor.from_config(tokenizer, model.config).save_pretrained(place.work / "export")
 
 
-STAGES: dict[str, Callable[[Path | None, Path, torch.device], None]] = {
+STAGES: dict[str, Callable[[Place], None]] = {
     "school": run_school,
     "tower": run_tower,
     "sharpen": run_sharpen,
@@ -377,11 +377,11 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help=device)
     options = parser.parse_args()
     use_threads(options.threads)
+    place = Place(footage=options.footage, work=options.work, device=options.device)
     if options.stage == "bank":
-        recipe = bank(options.seed, options.videos, options.small)
-        run_bank(options.footage, options.work, options.device, recipe, options.workers)
+        run_bank(place, bank(options.seed, options.videos, options.small), options.workers)
     else:
-        STAGES[options.stage](options.footage, options.work, options.device)
+        STAGES[options.stage](place)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class StartModel:
     folder: str = ""
 
     def backbone(self) -> Backbone:
-        """Its weights in float32."""
+        """The model in float32."""
         return load_backbone(self.folder or str(EMBEDDED), dtype=torch.float32)
 
 

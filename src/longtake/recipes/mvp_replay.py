@@ -28,7 +28,7 @@ LEAST_FRAMES = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """count: questions a step beside the puzzles; 0 for none. videos: of the probe world, one frame a second.
+    """Questions beside puzzles. count: so many a step, 0 for none. videos: of the probe world, one frame a second.
 
     held_videos: whose questions are asked while puzzles are learned. tasks: of the questions; none: all. footage: a
     folder of videos as the haystack; empty for drawn scenes.

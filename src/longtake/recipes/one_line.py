@@ -10,7 +10,7 @@ from longtake.types import LongtakeError
 
 
 def to_stderr(line: str) -> None:
-    """As it is."""
+    """Print a line to stderr as it is."""
     print(line, file=sys.stderr)
 
 

@@ -212,7 +212,7 @@ def sources_of(data: DataFiles) -> tuple[Source, ...]:
 
 
 def conversations_of(data: DataFiles) -> list[Conversation]:
-    """All of them, without weights."""
+    """All conversations of the data, without weights."""
     return [conversation for source in sources_of(data) for conversation in source.conversations]
 
 
@@ -236,7 +236,7 @@ def clips_of(recipe: ReCoTRecipe, store: FeatureStore, conversations: Sequence[C
 
 
 def held_clips_of(recipe: ReCoTRecipe, store: FeatureStore, conversations: Sequence[Conversation]) -> StoreClips:
-    """The same to measure on; of media of one kind alone, clips of that kind. Raises LongtakeError without any."""
+    """What pre-training is measured on; of media of one kind, clips of that kind. Raises LongtakeError without any."""
     videos, images = files_of(conversations, "video"), files_of(conversations, "image")
     if not (videos or images):
         raise LongtakeError("the held conversations have no media to measure recot on; run it without --held")

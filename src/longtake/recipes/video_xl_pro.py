@@ -45,7 +45,7 @@ class Published:
     seed: int = 0
 
     def config(self, vision: SiglipVisionConfig, text: Qwen2Config, video_token_id: int) -> VideoLLMConfig:
-        """Around the two parts' own configs, the tower cut after ``tower_layers``."""
+        """The whole model's config around its two parts' own, the tower cut after ``tower_layers``."""
         kept = vision.to_dict() | {"num_hidden_layers": self.tower_layers, "vision_use_head": False}
         return VideoLLMConfig(
             vision_config=kept,
@@ -78,10 +78,10 @@ class Published:
         return model, VideoLLMProcessor.from_config(tokenizer, model.config)
 
     def other_family(self) -> None:
-        """It is a ``VideoLLM``."""
+        """No model: this one is a ``VideoLLM``."""
 
     def data(self, folder: Path) -> DataFiles | None:
-        """The user brings them."""
+        """No data: the user brings them."""
         del folder
         return None
 

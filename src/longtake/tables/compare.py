@@ -26,17 +26,14 @@ MASKED = "error where masked"  # each arm's own tokens are masked, so that arms 
 Figures = dict[str, list[float]]  # a value for each test clip or video, the same ones for all arms and seeds
 
 
-class Titled(Protocol):
-    """What a table says of itself, and which of its arms it compares."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Titled:
+    """What a table says of itself, and what it compares. pairs: (arm, the arm it is compared with), by name."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def title(self) -> str: ...
-    @property
-    def notes(self) -> tuple[str, ...]: ...
-    @property
-    def pairs(self) -> tuple[tuple[str, str], ...]: ...
+    name: str
+    title: str
+    notes: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...]
 
 
 class Questions(Protocol):
@@ -63,7 +60,7 @@ class Measured:
 
     @cached_property
     def overlaps(self) -> NDArray[np.float64]:
-        """Of the best evidence with what is asked about, ``(seeds, questions)``."""
+        """How the best evidence overlaps what is asked about, ``(seeds, questions)``."""
         return np.stack([replies.overlaps(self.exam.asked) for replies in self.replies.values()])
 
     def figure(self, name: str) -> NDArray[np.float64]:
@@ -71,15 +68,15 @@ class Measured:
         return np.array([figures[name] for figures in self.figures.values()])
 
     def first(self, seeds: int) -> Measured:
-        """The same with fewer seeds, to be paired with an arm that has no more."""
+        """What the first seeds reached, to be paired with an arm that has no more."""
         return Measured(self.exam, dict([*self.replies.items()][:seeds]), dict([*self.figures.items()][:seeds]))
 
 
-def table_of(plan: Titled, measured: Mapping[str, Measured], tasks: Mapping[str, TaskStart]) -> AblationTable:
+def table_of(told: Titled, measured: Mapping[str, Measured], tasks: Mapping[str, TaskStart]) -> AblationTable:
     """Rows of all arms, and findings of the pairs on what may be compared."""
     rows = tuple(Row(arm=name, cells=cells(found, tasks)) for name, found in measured.items())
     findings = []
-    for name, against in plan.pairs:
+    for name, against in told.pairs:
         paired = min(len(measured[name].replies), len(measured[against].replies))
         one, other = measured[name].first(paired), measured[against].first(paired)
         findings += [
@@ -87,7 +84,7 @@ def table_of(plan: Titled, measured: Mapping[str, Measured], tasks: Mapping[str,
             for measure, found in differences(one, other, tasks).items()
         ]
     return AblationTable(
-        name=plan.name, title=plan.title, notes=plan.notes, rows=rows, findings=tuple(findings), tasks=tasks
+        name=told.name, title=told.title, notes=told.notes, rows=rows, findings=tuple(findings), tasks=tasks
     )
 
 
@@ -155,5 +152,5 @@ def _recalls() -> list[str]:
 
 
 def with_settings(table: AblationTable, **settings: Any) -> AblationTable:
-    """The same with more of what it takes to run it again."""
+    """A table with more of what it takes to run it again."""
     return dataclasses.replace(table, settings={**table.settings, **settings})

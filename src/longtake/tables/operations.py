@@ -25,12 +25,17 @@ COUNTED: Mapping[Any, Callable[..., int]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Of one step: operations and core-seconds. once, once_operations: core-seconds and operations before the first."""
+    """What a step costs: operations, core-seconds. once, once_operations: seconds and operations before the first."""
 
     operations: float
     seconds: float
     once: float = 0.0
     once_operations: float = 0.0
+
+    def steps(self, operations: float, most: int | None = None) -> int:
+        """As many steps as so many operations buy, at least one and at most ``most``."""
+        bought = max(1, round(operations / self.operations))
+        return bought if most is None else min(most, bought)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,12 +37,12 @@ class Replies:
         return np.array([np.nan if true is None else overlap(found, true) for found, true in pairs])
 
     def save(self, file: Path) -> None:
-        """As JSON, whole or not at all."""
+        """Write the replies as JSON, whole or not at all."""
         write_json(file, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, file: Path) -> Replies:
-        """From ``save``."""
+        """Read what ``save`` wrote."""
         state = json.loads(file.read_text())
         spans = tuple(None if span is None else (span[0], span[1]) for span in state["spans"])
         return cls(answers=tuple(state["answers"]), spans=spans)

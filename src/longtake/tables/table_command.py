@@ -1,10 +1,10 @@
-"""What the commands that make ablation tables share: the estimate before, the settings in a table, and its end."""
+"""What the commands that make tables share: options, the estimate before, the settings in a table, and its end."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,23 @@ import transformers
 
 from longtake.eval.ablation_report import AblationTable, as_text, write
 from longtake.tables.operations import Part
+
+
+def common_parser(family: str, about: str | None, tables: Iterable[str], work: str) -> argparse.ArgumentParser:
+    """A command line with the options of all families of tables.
+
+    family: the folder that is run. about: what it does. work: the work folder where none is named.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m longtake.tables.{family}", description=about)
+    parser.add_argument("table", choices=list(tables))
+    footage = "a folder of videos for the probe world; drawn scenes alone without it"
+    parser.add_argument("--footage", type=Path, default=None, help=footage)
+    parser.add_argument("--work", type=Path, default=Path(work))
+    parser.add_argument("--results", type=Path, default=Path("docs/results"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--size", choices=["smallest", "full"], default="full")
+    parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and stop")
+    return parser
 
 
 def estimate_text(parts: Sequence[Part]) -> str:

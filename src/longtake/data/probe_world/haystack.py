@@ -113,6 +113,17 @@ def footage_clips(split: Split, folder: Path, cache: Path) -> list[Clip]:
     return [clip for clip in chosen if len(clip.pixels) >= 4]
 
 
+def clips_and_scenes(split: Split, folder: Path | None, cache: Path) -> list[Clip]:
+    """The clips of one split in a folder, where there is one, and drawn scenes beside them."""
+    real = footage_clips(split, folder, cache) if folder else []
+    return real + load_clips(split, None, cache)
+
+
+def footage_names(folder: Path | None) -> list[str]:
+    """Names of the files in a folder of footage, to name what is made of them; none without a folder."""
+    return [file.name for file in files_in(folder)] if folder else []
+
+
 def files_in(folder: Path) -> list[Path]:
     """What a folder of footage holds but what is still written, by name. Raises VideoError where it is not a folder."""
     if not folder.is_dir():

@@ -1,1 +1,1 @@
-"""Dropping redundant training videos: scores, verdicts and pictures of them."""
+"""Dropping redundant training videos: scores and verdicts."""

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from longtake.data.pruning.prune_pictures import contact_sheet, histograms, require_matplotlib
 from longtake.data.pruning.redundancy import Cut
 from longtake.data.pruning.samples import Subset, is_list, join_samples, read_samples
 from longtake.data.pruning.scorefile import ScoreFile
@@ -55,23 +54,21 @@ def prune(
     *,
     engine: Engine = "process",
     workers: int = 1,
-    pictures: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Pruning:
-    """Write the samples that stay to ``output`` as they stood; beside it scores and pictures. Resumes.
+    """Write the samples that stay to ``output`` as they stood; beside it scores. Resumes.
 
     progress: called with videos scored so far and all videos.
 
     Files beside ``output``, by its stem: ``.scores.jsonl`` (a line a sample: name, subset, score, kept, problem,
     videos), ``.videos.jsonl`` (a line a video as they are scored; the first line says with which settings, and another
-    pruning may only go on from it with the same ones), ``.histogram.png`` and ``.examples.png``.
+    pruning may only go on from it with the same ones); ``.histogram.png`` and ``.examples.png`` are left to
+    ``eval.prune_pictures``.
 
     Raises LongtakeError for data that cannot be read, an output that cannot be written or is read, scores of other
     settings, a worker that was killed, and when no video at all could be scored.
     """
     begun = time.perf_counter()
-    if pictures:
-        require_matplotlib()
     samples = read_samples(data, media)
     reads = {path.resolve() for path in (data, *(file for sample in samples for file in sample.files))}
     check_output(output, endings=(".jsonl", ".json"), reads=reads)
@@ -92,7 +89,7 @@ def prune(
                 progress(len(scores), len(parts))
     _check_some(parts, scores)
     verdicts, lines = judge(samples, scores, cuts)
-    write(output, verdicts, lines, as_list=is_list(data.read_bytes()), pictures=pictures)
+    write(output, verdicts, as_list=is_list(data.read_bytes()))
     return Pruning(
         verdicts=tuple(verdicts),
         lines=lines,
@@ -117,19 +114,12 @@ def _check_some(parts: Sequence[VideoPart], scores: Mapping[Key, Scored]) -> Non
         )
 
 
-def write(
-    output: Path, verdicts: Sequence[Verdict], lines: Mapping[Subset, float | None], *, as_list: bool, pictures: bool
-) -> None:
-    """The kept samples, every sample's score, and the pictures; each file whole or not at all."""
+def write(output: Path, verdicts: Sequence[Verdict], *, as_list: bool) -> None:
+    """The kept samples and every sample's score; each file whole or not at all."""
     with replaced(output) as scratch:
         scratch.write_bytes(join_samples([verdict.sample for verdict in verdicts if verdict.kept], as_list=as_list))
     with replaced(beside(output, "scores.jsonl")) as scratch:
         scratch.write_text("".join(json.dumps(row) + "\n" for row in score_rows(verdicts)))
-    if pictures and any(verdict.score is not None for verdict in verdicts):
-        with replaced(beside(output, "histogram.png")) as scratch:
-            histograms(verdicts, lines, scratch)
-        with replaced(beside(output, "examples.png")) as scratch:
-            contact_sheet(verdicts, scratch)
 
 
 def beside(output: Path, ending: str) -> Path:

@@ -28,7 +28,7 @@ from longtake.tables.ablations.tables import Plan, run_plan
 from longtake.tables.ablations.world import BANK_FRAMES, FULL, SMALLEST, World
 from longtake.tables.compare import picture, with_settings
 from longtake.tables.operations import Part
-from longtake.tables.table_command import estimate_text, finish, settings_of
+from longtake.tables.table_command import common_parser, estimate_text, finish, settings_of
 from longtake.train import checkpoint
 
 QUESTIONS_A_VIDEO = 10  # about, in short videos
@@ -46,8 +46,8 @@ def parts_of(world: World, plans: Sequence[Plan], seeds: Sequence[int], costs: C
             Part(name=f"{frames}-frame test videos", times=int(not world.exam_file(frames).exists()), seconds=seconds)
         )
     before: dict[tuple[int, Pretraining], set[int]] = {}
-    for planned, own in ((planned, plan.seeds(planned, seeds)) for plan in plans for planned in plan.arms):
-        arm = planned.arm
+    for planned in (planned for plan in plans for planned in plan.arms):
+        arm, own = planned.arm, planned.seeds(seeds)
         asked = size.test_videos * QUESTIONS_A_VIDEO * question_seconds(world, arm)
         spent = costs.arm(arm).once + arm.steps * costs.arm(arm).seconds + asked
         missing = [seed for seed in own if not (folder_of(world, arm, seed) / "replies.json").exists()]
@@ -67,7 +67,7 @@ def _done(folder: Path, steps: int) -> bool:
 
 
 def site_of(world: World, options: argparse.Namespace) -> Site:
-    """The same world for other processes."""
+    """What other processes need to find the world."""
     return Site(
         folder=world.folder,
         footage=world.footage,
@@ -109,7 +109,7 @@ def run_plans(world: World, table: str, options: argparse.Namespace) -> None:
 
 
 def run_selector(world: World, options: argparse.Namespace) -> None:
-    """The selector's table."""
+    """The selector's table: what it costs, then the table."""
     size = selector.SMALLEST if options.size == "smallest" else selector.FULL
     render = video_seconds(world) / BANK_FRAMES
     print(estimate_text(selector.parts_of(world, size, options.seeds, render)), flush=True)
@@ -144,18 +144,11 @@ OTHERS = {"selector": run_selector, "heatmap": run_heatmap}
 @errors_in_one_line()
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m longtake.tables.ablations", description=__doc__)
-    parser.add_argument("table", choices=[*PLANS, *OTHERS])
-    parser.add_argument("--footage", type=Path, default=None, help="a folder of videos; drawn scenes alone without it")
+    parser = common_parser("ablations", __doc__, [*PLANS, *OTHERS], ".cache/ablations")
     parser.add_argument("--model", type=Path, default=None, help="a folder; without it the one in the package")
-    parser.add_argument("--work", type=Path, default=Path(".cache/ablations"))
-    parser.add_argument("--results", type=Path, default=Path("docs/results"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--size", choices=["smallest", "full"], default="full")
     parser.add_argument("--threads", type=int, default=2, help="of each process")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--device", default="cpu", help="where weights are trained; answers come from the CPU")
-    parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and stop")
     options = parser.parse_args()
     size = SMALLEST if options.size == "smallest" else FULL
     world = World(options.work, options.footage, size, torch.device(options.device), options.model or EMBEDDED)

@@ -70,7 +70,7 @@ class Arm:
 
     @property
     def sight(self) -> Sight:
-        """How it sees a video."""
+        """How the arm sees a video."""
         return Sight(size=self.size, every=self.every)
 
 

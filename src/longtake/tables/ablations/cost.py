@@ -45,14 +45,14 @@ class MadeUpClips:
         self.shape = (BLOCK, *grid, dim)
 
     def draw(self, rng: np.random.Generator, clips: int) -> Clips:
-        """A batch."""
+        """A batch of clips."""
         features = torch.from_numpy(rng.standard_normal((clips, *self.shape), np.float32)).bfloat16()
         needles = torch.from_numpy(rng.random((clips, *self.shape[:-1])) < 0.2)
         return Clips(features=features, is_image=torch.zeros(clips, dtype=torch.bool), oracle=needles)
 
 
 def pretraining_cost(world: World, frames_per_group: int, settings: Pretraining) -> Cost:
-    """Of one step of a pre-training."""
+    """What one step of a pre-training costs."""
     model = new_recot(world.size, frames_per_group, settings, 0)
     clips = MadeUpClips(world.packaged.config.tower_grid, world.size.dim)
     optimiser = Optimiser({"recot": model}, 1e-3, 1e-3, 0.0)
@@ -60,7 +60,7 @@ def pretraining_cost(world: World, frames_per_group: int, settings: Pretraining)
 
 
 def arm_cost(world: World, arm: Arm) -> Cost:
-    """Of one step of an arm's training; once: the tokens of the whole bank, where its compressor is frozen."""
+    """What one step of an arm's training costs; once: the tokens of the whole bank, if its compressor is frozen."""
     bank = made_up_bank(world, arm)
     chosen = new_compressor(arm, world.size.dim, 0)
     model, ledger = world.fresh_model(0), Ledger(world.size.hidden)
@@ -121,7 +121,7 @@ def _centred(event: Placed) -> Placed:
 
 
 def question_seconds(world: World, arm: Arm) -> float:
-    """Of one question about a test video, reading it included (an eighth)."""
+    """Core-seconds of one question about a test video, reading it included (an eighth)."""
     backbone = world.backbone(world.fresh_model(0))
     rows, columns = world.packaged.config.tower_grid
     features = torch.randn(arm.frames, rows * columns, world.size.dim).bfloat16()
@@ -134,7 +134,7 @@ def question_seconds(world: World, arm: Arm) -> float:
 
 
 def video_seconds(world: World) -> float:
-    """Of rendering and encoding a video of the bank, on drawn scenes."""
+    """Core-seconds of rendering and encoding a video of the bank, on drawn scenes."""
     with tempfile.TemporaryDirectory() as name:
         recipe = BankRecipe(videos=2)
         clips = [drawn_clip(seed, 4.0) for seed in range(2)]

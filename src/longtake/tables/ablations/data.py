@@ -27,7 +27,7 @@ Kept = Literal["all", "random half", "pruned half"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """blocks: which of the bank's frames make each block, ``(blocks, 8)``. source: mixes videos of them."""
+    """What arms learn from. blocks: the bank's frames of each, ``(blocks, 8)``. source: mixes videos of them."""
 
     blocks: NDArray[np.int64]
     source: VideoSource

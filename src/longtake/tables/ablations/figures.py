@@ -43,7 +43,7 @@ def figures_of(world: World, arms: Sequence[tuple[Arm, int]]) -> list[Figures]:
 
 
 def reconstruction(world: World, arm: Arm, seed: int) -> Figures:
-    """On the test videos, which pre-training never saw: errors as shares of the features' variance, and the AUROC.
+    """Errors, as shares of the features' variance, and the AUROC on the test videos, which pre-training never saw.
 
     A value for each video. "error": nothing is masked. "error where masked": over masked tokens, masked as in training
     (none: left out). "AUROC": how well the masking's scores tell patches that a card or a mover covers from all others

@@ -52,7 +52,7 @@ Models = Mapping[str, tuple[OwnVideoLLM, nn.Module]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatmapSize:
-    """lengths: frames of the videos, that many of each. questions: about each that name a card that is there."""
+    """How large the heat-map is. lengths: in frames, ``videos`` of each. questions: about each, naming a card there."""
 
     lengths: tuple[int, ...] = (64, 256, 1024, 4096, 8192)
     videos: int = 20
@@ -66,13 +66,13 @@ SMALLEST = HeatmapSize(lengths=(32, 64), videos=2, steps=2, tokens=1024)
 
 
 def arms_of(world: World) -> dict[str, Arm]:
-    """With ReCoT, as it begins, and without either."""
+    """The forks: a DTS with ReCoT, one as that begins, and one with random weights."""
     before = Pretraining(steps=2 * world.size.pretraining_steps)
     return {RECOT: Arm(pretraining=before), START: Arm(), RANDOM: Arm(start="random")}
 
 
 def decoder_recipe(size: HeatmapSize, seed: int) -> DecoderRecipe:
-    """From short videos to those of 512 frames, some of them thinned from 8,192, as the packaged model was trained."""
+    """Lessons from short videos to 512 frames, some of them thinned from 8,192, as the packaged model had them."""
     half = max(1, size.steps // 2)
     shared: dict[str, Any] = {"cards": 6, "tasks": TASKS, "questions": 12, "tokens": size.tokens}
     return DecoderRecipe(
@@ -126,7 +126,7 @@ def trained(world: World, size: HeatmapSize, arm: Arm, seed: int) -> tuple[OwnVi
 
 
 def models_of(world: World, size: HeatmapSize, seed: int) -> Models:
-    """All that are asked; forks are trained where they are not."""
+    """All models that are asked; forks are trained where they are not."""
     models = {name: trained(world, size, arm, seed) for name, arm in arms_of(world).items()}
     return {**models, PACKAGED: (world.backbone(world.packaged), world.packaged.dts)}
 

@@ -56,7 +56,7 @@ def test_clips_at(site: Site) -> list[Clip]:
 
 
 def processes(jobs: int) -> ProcessPoolExecutor:
-    """That many, each of which imports everything anew."""
+    """So many processes, each of which imports everything anew."""
     return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
 
 
@@ -65,7 +65,7 @@ def run_jobs(site: Site, plan: Plan, seeds: Sequence[int], jobs: int) -> None:
     world = world_at(site)
     trained(world, base_arm(world.size), 0, forked=False)  # and with it the bank, which all others read
     world.exam(plan.frames)
-    runs = [(planned.arm, seed) for planned in plan.arms for seed in plan.seeds(planned, seeds)]
+    runs = [(planned.arm, seed) for planned in plan.arms for seed in planned.seeds(seeds)]
     first = {(arm.size, arm.pretraining, seed): None for arm, seed in runs if arm.pretraining is not None}
     with processes(jobs) as pool:
         before = [pool.submit(_pretrain, site, *what) for what in first]

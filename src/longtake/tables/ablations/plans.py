@@ -10,10 +10,11 @@ from longtake.models.masking import Policy
 from longtake.tables.ablations.arms import Arm, Pretraining
 from longtake.tables.ablations.cost import arm_cost, pretraining_cost
 from longtake.tables.ablations.data import Kept, Samples
-from longtake.tables.ablations.tables import Plan, Planned
+from longtake.tables.ablations.tables import Plan
 from longtake.tables.ablations.world import World
 from longtake.tables.compare import MASKED
 from longtake.tables.operations import Cost
+from longtake.tables.planned import Planned
 
 FORKED = (
     "Every arm forks one decoder that has learned from means of four frames, with a fresh projector; arms with one "
@@ -42,22 +43,22 @@ class Costs:
         self._pretraining = lru_cache(maxsize=None)(lambda group, how: pretraining_cost(world, group, how))
 
     def arm(self, arm: Arm) -> Cost:
-        """Of a step of the decoder's training; what it starts and learns from and for how long makes no difference."""
+        """What a decoder's training step costs; what it starts and learns from and how long makes no difference."""
         found: Cost = self._arm(replace(arm, steps=0, start="mean", pretraining=None, samples="bank", kept="all"))
         return found
 
     def pretraining(self, arm: Arm) -> Cost:
-        """Of a step of an arm's pre-training."""
+        """What a step of an arm's pre-training costs."""
         assert arm.pretraining is not None
         found: Cost = self._pretraining(arm.size, replace(arm.pretraining, steps=1))
         return found
 
     def operations(self, arm: Arm) -> float:
-        """Of an arm's whole training, its pre-training included."""
+        """Operations of an arm's whole training, its pre-training included."""
         before = arm.pretraining.steps * self.pretraining(arm).operations if arm.pretraining else 0.0
         return before + arm.steps * self.arm(arm).operations
 
-    def tokenising(self, arms: Iterable[Planned]) -> str:
+    def tokenising(self, arms: Iterable[Planned[Arm]]) -> str:
         """What equal operations leave out, to be told."""
         frozen = {own.arm.size: own.arm for own in arms if own.arm.kind == "DTS" and not own.arm.trainable}
         told = ", ".join(f"{self.arm(arm).once_operations / 1e12:.3g} (stride {size})" for size, arm in frozen.items())
@@ -67,10 +68,9 @@ class Costs:
         )
 
     def as_costly(self, arm: Arm, as_arm: Arm) -> Arm:
-        """An arm with as many steps as another's operations buy, at least one and at most ``most_steps``."""
+        """An arm with as many steps as another's operations buy beside its own pre-training, within ``most_steps``."""
         left = self.operations(as_arm) - self.operations(replace(arm, steps=0))
-        steps = round(left / self.arm(arm).operations)
-        return replace(arm, steps=min(self.world.size.most_steps, max(1, steps)))
+        return replace(arm, steps=self.arm(arm).steps(left, self.world.size.most_steps))
 
 
 def compression(costs: Costs) -> tuple[Plan, ...]:
@@ -166,7 +166,7 @@ def masking(costs: Costs) -> tuple[Plan, ...]:
     """Semantic-guided masking against other ways to mask as much, and other amounts."""
     size = costs.world.size
 
-    def planned(name: str, policy: Policy, ratio: float = 0.5, starred: bool = False) -> Planned:
+    def planned(name: str, policy: Policy, ratio: float = 0.5, starred: bool = False) -> Planned[Arm]:
         before = Pretraining(steps=size.pretraining_steps, policy=policy, mask_ratio=ratio)
         return Planned(name=name, arm=Arm(pretraining=before, steps=size.steps), starred=starred)
 
@@ -206,7 +206,7 @@ def pruning(costs: Costs) -> tuple[Plan, ...]:
         "adverse": "with needles in stills alone",
     }
 
-    def planned(name: str, samples: Samples, kept: Kept, factor: int = 1) -> Planned:
+    def planned(name: str, samples: Samples, kept: Kept, factor: int = 1) -> Planned[Arm]:
         arm = Arm(kind="mean", size=4, steps=steps * factor, samples=samples, kept=kept)
         return Planned(name=name, arm=arm, starred=factor == 1)
 

@@ -28,7 +28,7 @@ class Sight:
 
 @torch.no_grad()
 def ask_seen(backbone: OwnVideoLLM, compressor: nn.Module, sight: Sight, exam: Exam) -> Replies:
-    """Every question about every test video."""
+    """What a model answers to every question about every test video."""
     answers: list[str] = []
     spans: list[Span | None] = []
     for features, questions in zip(exam.features, exam.questions, strict=True):
@@ -43,7 +43,7 @@ def ask_seen(backbone: OwnVideoLLM, compressor: nn.Module, sight: Sight, exam: E
 
 
 def ask_unseen(backbone: OwnVideoLLM, exam: Exam) -> Replies:
-    """The same questions without the videos."""
+    """What a model answers to the questions without the videos."""
     model = Model(backbone=backbone)
     answers = [a for asked in exam.questions for a in ask_blind(model, [question.text for question in asked])]
     return Replies(answers=tuple(answers), spans=(None,) * len(answers))

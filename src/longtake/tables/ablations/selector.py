@@ -48,7 +48,7 @@ NOTES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectorSize:
-    """frames: of a video. videos: for each seed, which draws other videos."""
+    """How large the table is. frames: of a video. videos: for each seed, which draws others."""
 
     frames: int = 1024
     videos: int = 5
@@ -72,7 +72,7 @@ class Answered:
 
 
 def named_choice(choice: str, share: float) -> str:
-    """As rows are called."""
+    """What a row is called."""
     return f"{choice} at {share:.0%}"
 
 
@@ -171,7 +171,7 @@ def made_up_memory(backbone: Backbone, frames: int, draw: Callable[..., Tensor] 
 def ask_video(
     model: Model, size: SelectorSize, seed: int, number: int, clips: list[Clip]
 ) -> list[dict[str, Any]]:
-    """One video with all its tokens and at every share: a row a question."""
+    """What is answered about one video with all its tokens and at every share: a row a question."""
     runs = [ProbeRun(num_frames=size.frames, seed=seed, keep=share, oracle=True) for share in SHARES]
     watched = watch_video(model, runs[0], clips, number)
     whole = ask_watched(model, ProbeRun(num_frames=size.frames, seed=seed), watched)

@@ -14,46 +14,29 @@ from longtake.eval.ablation_report import AblationTable, TaskStart
 from longtake.tables.ablations.arms import Arm, run_arm, run_base
 from longtake.tables.ablations.figures import figures_of
 from longtake.tables.ablations.world import World
-from longtake.tables.compare import Figures, Measured, table_of
+from longtake.tables.compare import Figures, Measured, Titled, table_of
+from longtake.tables.planned import Planned
 from longtake.tables.replies import Replies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
-    """An arm of a table. starred: with every seed; else with the first one, exploratory."""
+class Plan(Titled):
+    """One table before it is run. figures: measures of the compressors alone are taken, too.
 
-    name: str
-    arm: Arm
-    starred: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """One table before it is run.
-
-    pairs: (arm, the arm it is compared with), by name. figures: measures of the compressors alone are taken, too.
     every: of a test video's frames the starting model sees one in so many.
     """
 
-    name: str
-    title: str
-    notes: tuple[str, ...]
-    arms: tuple[Planned, ...]
-    pairs: tuple[tuple[str, str], ...]
+    arms: tuple[Planned[Arm], ...]
     frames: int = 16
     every: int = 1
     figures: bool = False
-
-    def seeds(self, planned: Planned, seeds: Sequence[int]) -> list[int]:
-        """The seeds that an arm is trained with."""
-        return list(seeds) if planned.starred else list(seeds[:1])
 
 
 def run_plan(world: World, plan: Plan, seeds: Sequence[int]) -> AblationTable:
     """Train and ask what is missing, and put the table together."""
     exam = world.exam(plan.frames)
     tasks = task_starts(exam.asked, *run_base(world, plan.frames, plan.every, exam))
-    runs = [(planned, seed) for planned in plan.arms for seed in plan.seeds(planned, seeds)]
+    runs = [(planned, seed) for planned in plan.arms for seed in planned.seeds(seeds)]
     replies = [run_arm(world, planned.arm, seed, exam) for planned, seed in runs]
     arms = [(planned.arm, seed) for planned, seed in runs]
     figures: list[Figures] = figures_of(world, arms) if plan.figures else [{} for _ in runs]

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config
 from longtake.backbones.identity import weights_hash
 from longtake.backbones.own import OwnVideoLLM
 from longtake.data.probe_world.bank import BankRecipe, build_bank
-from longtake.data.probe_world.haystack import Clip, describe, files_in, footage_clips, load_clips
+from longtake.data.probe_world.haystack import Clip, clips_and_scenes, describe, footage_names
 from longtake.data.probe_world.needles import Split
 from longtake.data.probe_world.probe import ProbeVideo, make_video, place_event
 from longtake.data.probe_world.questions import Question, ask_all
@@ -124,7 +124,7 @@ class World:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The same model's."""
+        """The words of that model."""
         tokenizer: PreTrainedTokenizerFast = VideoLLMProcessor.from_pretrained(self.model).tokenizer
         return tokenizer
 
@@ -140,7 +140,7 @@ class World:
 
     @cached_property
     def begun(self) -> Path:
-        """The part of it where all is kept that goes on from the model's own decoder, and is asked beside it."""
+        """The part of ``work`` for what goes on from the model's own decoder and is asked beside it."""
         return self.work / f"start-{weights_hash(self.packaged)}"
 
     @property
@@ -149,9 +149,8 @@ class World:
         return int(self.packaged.config.pool)
 
     def clips(self, split: Split) -> list[Clip]:
-        """Footage, or drawn scenes, of one split."""
-        real = footage_clips(split, self.footage, self.folder / "haystack") if self.footage else []
-        return real + load_clips(split, None, self.folder)
+        """Footage and drawn scenes of one split."""
+        return clips_and_scenes(split, self.footage, self.folder / "haystack")
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
@@ -162,13 +161,13 @@ class World:
         return features.bfloat16().flatten(1, 2)
 
     def bank_recipe(self) -> BankRecipe:
-        """A quarter of the blocks stay plain: with fewer, training would see the same background again and again."""
+        """The bank's settings; a quarter of the blocks is plain, or training would see one background too often."""
         return BankRecipe(videos=self.size.bank_videos, frames=BANK_FRAMES, plain=0.25)
 
     @property
     def footage_names(self) -> list[str]:
         """Part of what names a bank and test videos: other footage, other files."""
-        return [file.name for file in files_in(self.footage)] if self.footage else []
+        return footage_names(self.footage)
 
     @property
     def bank_folder(self) -> Path:
@@ -178,7 +177,7 @@ class World:
 
     @property
     def bank_done(self) -> bool:
-        """Whether it is whole."""
+        """Whether the bank is whole."""
         lines = self.bank_folder / "videos.jsonl"
         return lines.exists() and len(lines.read_text().splitlines()) == self.size.bank_videos
 
@@ -192,7 +191,7 @@ class World:
 
     @cached_property
     def features(self) -> NDArray[np.int16]:
-        """The bank's, memory-mapped, ``(frames, tokens, dim)``."""
+        """The bank's features, memory-mapped, ``(frames, tokens, dim)``."""
         raw = np.memmap(self.bank / "features.bin", np.int16, "r")
         return raw.reshape(self.size.bank_videos * BANK_FRAMES, -1, self.size.dim)
 

@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from longtake.data.threads import use_threads
 from longtake.eval.ablation_report import AblationTable
@@ -24,27 +23,28 @@ from longtake.tables.compare import picture, with_settings
 from longtake.tables.latent.arms import LatentArm, base_arm, folder_of
 from longtake.tables.latent.cost import LatentCosts, video_seconds
 from longtake.tables.latent.curves import curve_picture, run_curves
-from longtake.tables.latent.plans import LATENTS, PLANS, LatentPlanned
+from longtake.tables.latent.plans import LATENTS, PLANS
 from longtake.tables.latent.tables import CONTROLS, run_controls, run_plan, run_setting
 from longtake.tables.latent.world import FULL, SMALLEST, HopWorld, Setting
 from longtake.tables.latent.world import Part as Videos
 from longtake.tables.operations import Part
-from longtake.tables.table_command import estimate_text, finish, settings_of
+from longtake.tables.planned import Planned
+from longtake.tables.table_command import common_parser, estimate_text, finish, settings_of
 from longtake.tables.token_files import SHARD
 from longtake.train.extra import require_extra
 
 TABLES = ("setting", *PLANS, "controls")
 
 
-def arms_of(table: str, setting: Setting, costs: LatentCosts) -> tuple[LatentPlanned, ...]:
+def arms_of(table: str, setting: Setting, costs: LatentCosts) -> tuple[Planned[LatentArm], ...]:
     """The arms that a table needs."""
     if table in PLANS:
         return PLANS[table](costs).arms
-    latents = LatentPlanned(name="latents, K = 8", arm=dataclasses.replace(LATENTS, steps=setting.steps))
+    latents = Planned(name="latents, K = 8", arm=dataclasses.replace(LATENTS, steps=setting.steps))
     if table == "controls":
         return (latents,)
     return tuple(
-        LatentPlanned(name=says, arm=LatentArm(steps=setting.steps, traced=traced), starred=False)
+        Planned(name=says, arm=LatentArm(steps=setting.steps, traced=traced), starred=False)
         for says, traced in (("answers", False), ("traces", True))
     )
 
@@ -122,16 +122,9 @@ def run_table(world: HopWorld, options: argparse.Namespace) -> AblationTable | N
 @errors_in_one_line()
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m longtake.tables.latent", description=__doc__)
-    parser.add_argument("table", choices=TABLES)
-    parser.add_argument("--footage", type=Path, default=None, help="a folder of videos; drawn scenes alone without it")
-    parser.add_argument("--work", type=Path, default=Path(".cache/latent-ablations"))
-    parser.add_argument("--results", type=Path, default=Path("docs/results"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = common_parser("latent", __doc__, TABLES, ".cache/latent-ablations")
     parser.add_argument("--curve", type=int, default=50, help="steps between an arm's questions; 0: none, no curves")
-    parser.add_argument("--size", choices=["smallest", "full"], default="full")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and stop")
     options = parser.parse_args()
     size = SMALLEST if options.size == "smallest" else FULL
     require_extra()

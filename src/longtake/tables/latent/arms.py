@@ -185,7 +185,7 @@ def latents_of(backbone: Backbone, puzzles: Sequence[QuestionPuzzle], thinking: 
 
 
 def latents_of_other_videos(backbone: Backbone, exam: HopExam, thinking: Thinking) -> Tensor:
-    """For each question the latents that it leads to on the pair's other video, ``(questions, latents, dim)``."""
+    """The latents that each question leads to on the pair's other video, ``(questions, latents, dim)``."""
     return latents_of(backbone, exam.puzzles, thinking)[torch.arange(len(exam.puzzles)) ^ 1]
 
 

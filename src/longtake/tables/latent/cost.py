@@ -13,7 +13,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from longtake.data.probe_world.haystack import drawn_clip
 from longtake.data.probe_world.hops import draw_hop, form_of, hop_video
@@ -37,7 +36,7 @@ class LatentCosts:
         self._asked = lru_cache(maxsize=None)(lambda arm: asking_seconds(world, setting, arm))
 
     def arm(self, arm: LatentArm) -> Cost:
-        """Of a training step after the bottleneck."""
+        """What a training step after the bottleneck costs."""
         return self._arm(replace(arm, steps=0))
 
     def asked(self, arm: LatentArm) -> float:
@@ -45,17 +44,16 @@ class LatentCosts:
         return self._asked(replace(arm, steps=0))
 
     def encoding(self) -> Cost:
-        """Of one video; measured anew, as it is kept by who asks."""
+        """What encoding one video costs; measured anew, as it is kept by who asks."""
         return encoding_cost(self.world, self.setting)
 
     def operations(self, arm: LatentArm) -> float:
-        """Of an arm's whole training."""
+        """Operations of an arm's whole training."""
         return arm.steps * self.arm(arm).operations
 
     def as_costly(self, arm: LatentArm, as_arm: LatentArm) -> LatentArm:
-        """An arm with as many steps as another's operations buy, at least one and at most ``most_steps``."""
-        steps = round(self.operations(as_arm) / self.arm(arm).operations)
-        return replace(arm, steps=min(self.world.size.most_steps, max(1, steps)))
+        """An arm with as many steps as another's operations buy, within ``most_steps``."""
+        return replace(arm, steps=self.arm(arm).steps(self.operations(as_arm), self.world.size.most_steps))
 
 
 def made_up(world: HopWorld, setting: Setting) -> list[QuestionPuzzle]:
@@ -70,7 +68,7 @@ def made_up(world: HopWorld, setting: Setting) -> list[QuestionPuzzle]:
 
 
 def drawn_tokens(world: HopWorld, setting: Setting, fps: float = 1.0) -> VisualTokens:
-    """Of one video over a drawn scene, float32."""
+    """Tokens of one video over a drawn scene, float32."""
     video = drawn_video(setting)
     tokens = encoded(world.start(), replace(video, fps=fps, num_frames=round(video.num_frames * fps)))
     return replace(tokens, features=tokens.features.float())
@@ -84,18 +82,14 @@ def drawn_video(setting: Setting) -> ProbeVideo:
 
 @torch.no_grad()
 def encoding_cost(world: HopWorld, setting: Setting) -> Cost:
-    """Of encoding one rendered video."""
+    """What encoding one rendered video costs."""
     backbone, video = world.start(), drawn_video(setting)
     (frames,) = video.frames(video.num_frames)
-    with Operations() as counter:
-        backbone.encode(frames)
-    begun = time.process_time()
-    backbone.encode(frames)
-    return Cost(operations=counter.total, seconds=time.process_time() - begun)
+    return measured(lambda: backbone.encode(frames))
 
 
 def arm_cost(world: HopWorld, setting: Setting, arm: LatentArm) -> Cost:
-    """Of one step of an arm's training: operations counted, core-seconds measured."""
+    """What one step of an arm's training costs."""
     recipe, backbone = recipe_of(world, setting, arm, 0), world.start()
     prepare(recipe, backbone)
     forcing, puzzles = Forcing(backbone, recipe), made_up(world, setting)
@@ -108,26 +102,26 @@ def arm_cost(world: HopWorld, setting: Setting, arm: LatentArm) -> Cost:
         veiled=False,
         dense=(drawn_tokens(world, setting, fps=2.0),) * len(puzzles) if arm.teacher == "dense" else (),
     )
-    return measured(lambda: forcing(rows)[0])
 
-
-def measured(loss: Callable[[], Tensor]) -> Cost:
-    """Of a pass forward and back."""
-
-    def once() -> None:
+    def step() -> None:
         with torch.autocast("cpu", torch.bfloat16):
-            found = loss()
-        found.backward()  # type: ignore[no-untyped-call]
+            loss = forcing(rows)[0]
+        loss.backward()
 
+    return measured(step)
+
+
+def measured(step: Callable[[], object]) -> Cost:
+    """What a step costs: operations as it is done once, core-seconds as it is done again."""
     with Operations() as counter:
-        once()
+        step()
     begun = time.process_time()
-    once()
+    step()
     return Cost(operations=counter.total, seconds=time.process_time() - begun)
 
 
 def asking_seconds(world: HopWorld, setting: Setting, arm: LatentArm) -> float:
-    """Of one question; the model in the package, untrained for it, says about as much as a trace."""
+    """Core-seconds of one question; the model in the package, untrained for it, says about as much as a trace."""
     backbone, puzzles = world.start(), made_up(world, setting)
     if arm.thinking.latents:
         prepare(recipe_of(world, setting, arm, 0), backbone)
@@ -137,7 +131,7 @@ def asking_seconds(world: HopWorld, setting: Setting, arm: LatentArm) -> float:
 
 
 def video_seconds(world: HopWorld, setting: Setting) -> float:
-    """Of rendering and encoding one video, loading the model included."""
+    """Core-seconds of rendering and encoding one video, loading the model included."""
     begun = time.process_time()
     drawn_tokens(world, setting)
     return time.process_time() - begun

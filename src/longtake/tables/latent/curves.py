@@ -57,7 +57,7 @@ def read_curve(folder: Path, name: str) -> Curve:
 
 
 def curves_of(world: HopWorld, setting: Setting, plan: LatentPlan, seeds: Sequence[int]) -> Curves:
-    """Of all trained arms of a table."""
+    """Curves of all trained arms of a table."""
     return {
         planned.name: {
             asked: [read_curve(folder_of(world, setting, planned.arm, seed), name) for seed in planned.seeds(seeds)]
@@ -94,7 +94,7 @@ def cached_cost(file: Path, measure: Callable[[], Cost]) -> Cost:
 def with_curves(
     table: AblationTable, found: Curves, units: Units, pairs: Sequence[tuple[str, str]], asked: str
 ) -> AblationTable:
-    """The same with what each of a pair needs until both are equally often right. asked: what the curves stand on."""
+    """A table with what each of a pair needs until both are equally often right. asked: what curves stand on."""
     lines: list[list[str]] = []
     rows: list[dict[str, Any]] = []
     for name, against in pairs:
@@ -131,7 +131,7 @@ def curve_data(own: Mapping[str, Sequence[Curve]], units: Mapping[str, float]) -
 
 
 def level_row(name: str, against: str, reached: Reached, units: Units) -> dict[str, Any]:
-    """What both need, by denominator, JSON-ready; None: never, or not defined."""
+    """What a pair needs to a level, by denominator, JSON-ready; None: never, or not defined."""
     row: dict[str, Any] = {"arm": name, "against": against, "share": reached.share, "right": round(reached.level, 5)}
     for unit, own in units[name].items():
         other = units[against][unit]
@@ -155,12 +155,12 @@ def spread_of(reached: Reached, unit: float) -> list[float] | None:
 
 
 def scaled(steps: float | None, unit: float) -> float | None:
-    """So many steps' worth."""
+    """What so many steps take, by what one takes; None for never."""
     return None if steps is None else steps * unit
 
 
 def level_line(row: Mapping[str, Any]) -> list[str]:
-    """The same to be read."""
+    """A level's row, to be read."""
     samples = row[SAMPLES]
     by_seed = zip(samples["times by seed"], samples["by seed"], strict=True)
     told = ["never" if None in both else "-" if times is None else f"{times:.2f}" for times, both in by_seed]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from longtake.models.latent import Thinking
+from longtake.tables.compare import Titled
 from longtake.tables.latent.arms import LatentArm, pausing
 from longtake.tables.latent.cost import LatentCosts
+from longtake.tables.planned import Planned
 
 FORKED = (
     "Every arm goes on from one model that has learned from answers alone for a while; arms with one seed see the same "
@@ -23,31 +24,14 @@ EIGHT = "latents, K = 8"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LatentPlanned:
-    """An arm of a table. starred: with every seed; else with the first one, exploratory."""
-
-    name: str
-    arm: LatentArm
-    starred: bool = True
-
-    def seeds(self, seeds: Sequence[int]) -> list[int]:
-        """The seeds that it is trained with."""
-        return list(seeds) if self.starred else list(seeds[:1])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatentPlan:
-    """One table before it is run. pairs: (arm, the arm it is compared with), by name.
+class LatentPlan(Titled):
+    """One table before it is run.
 
     halves: (arm, low, high): whether an arm keeps half of what high gains over low. claims: (latents, pause, answers at
     equal operations): whether latent reasoning may be claimed.
     """
 
-    name: str
-    title: str
-    notes: tuple[str, ...]
-    arms: tuple[LatentPlanned, ...]
-    pairs: tuple[tuple[str, str], ...]
+    arms: tuple[Planned[LatentArm], ...]
     halves: tuple[tuple[str, str, str], ...] = ()
     claims: tuple[tuple[str, str, str], ...] = ()
 
@@ -57,16 +41,16 @@ def worth(costs: LatentCosts) -> LatentPlan:
     steps = costs.setting.steps
     eight = replace(LATENTS, steps=steps)
     arms = [
-        LatentPlanned(name=f"answer-only, {steps} steps", arm=LatentArm(steps=steps)),
-        LatentPlanned(name="answer-only", arm=costs.as_costly(LatentArm(), eight)),
-        LatentPlanned(name=f"trace in words, {steps} steps", arm=LatentArm(steps=steps, traced=True)),
-        LatentPlanned(name="trace in words", arm=costs.as_costly(LatentArm(traced=True), eight)),
-        LatentPlanned(name="pause, K = 8", arm=costs.as_costly(pausing(8), eight)),
-        LatentPlanned(name=EIGHT, arm=eight),
+        Planned(name=f"answer-only, {steps} steps", arm=LatentArm(steps=steps)),
+        Planned(name="answer-only", arm=costs.as_costly(LatentArm(), eight)),
+        Planned(name=f"trace in words, {steps} steps", arm=LatentArm(steps=steps, traced=True)),
+        Planned(name="trace in words", arm=costs.as_costly(LatentArm(traced=True), eight)),
+        Planned(name="pause, K = 8", arm=costs.as_costly(pausing(8), eight)),
+        Planned(name=EIGHT, arm=eight),
     ]
     for count in (2, 4, 16):
         arm = costs.as_costly(replace(LATENTS, thinking=Thinking(latents=count)), eight)
-        arms.append(LatentPlanned(name=f"latents, K = {count}", arm=arm, starred=False))
+        arms.append(Planned(name=f"latents, K = {count}", arm=arm, starred=False))
     short, equal, brief, trace, pause = (planned.name for planned in arms[:5])
     return LatentPlan(
         name="latent-worth",
@@ -98,8 +82,8 @@ def parts(costs: LatentCosts) -> LatentPlan:
         ("one by one, no alignment", replace(LATENTS, thinking=Thinking(mode="autoregressive"), align=0.0), False),
         *((f"T = {n}", replace(LATENTS, thinking=Thinking(passes=n)), False) for n in (0, 1, 3)),
     ]
-    arms = [LatentPlanned(name=EIGHT, arm=eight)]
-    arms += [LatentPlanned(name=name, arm=costs.as_costly(arm, eight), starred=s) for name, arm, s in others]
+    arms = [Planned(name=EIGHT, arm=eight)]
+    arms += [Planned(name=name, arm=costs.as_costly(arm, eight), starred=s) for name, arm, s in others]
     pairs = [(EIGHT, planned.name) for planned in arms[1:]]
     return LatentPlan(
         name="latent-parts",

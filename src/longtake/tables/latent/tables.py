@@ -14,7 +14,7 @@ from longtake.data.probe_world.hops import MOST_HOPS
 from longtake.data.probe_world.questions import normal
 from longtake.eval.ablation import Estimate, difference, estimate, standing
 from longtake.eval.ablation_report import AblationTable, Finding, Row, TaskStart
-from longtake.tables.compare import Measured, table_of
+from longtake.tables.compare import Measured, Titled, table_of
 from longtake.tables.latent.arms import Control, LatentArm, base_arm, replies_of
 from longtake.tables.latent.plans import FORKED, LATENTS, LatentPlan
 from longtake.tables.latent.world import HopExam, HopWorld, Setting, hops_name
@@ -88,7 +88,7 @@ def run_plan(world: HopWorld, setting: Setting, plan: LatentPlan, seeds: Sequenc
 
 
 def beyond_half(exam: HopExam, measured: Mapping[str, Measured], arm: str, low: str, high: str) -> Finding:
-    """By how much an arm exceeds the middle between two others, over several hops."""
+    """How far an arm is above the middle between two others, over several hops."""
     own = groups(exam)[SEVERAL]
     one, two, three = (measured[name].right[:, own] for name in (arm, low, high))
     return Finding(arm=arm, against=HALF, measure=SEVERAL, found=estimate(one - (two + three) / 2, exam.video_of[own]))
@@ -113,7 +113,7 @@ def claim(findings: Sequence[Finding], arm: str, pause: str, equal: str) -> str:
 def with_hops(
     table: AblationTable, exam: HopExam, measured: Mapping[str, Measured], pairs: Sequence[tuple[str, str]]
 ) -> AblationTable:
-    """The same with single hops and several, wherever the start stands, and how differences grow from hop to hop."""
+    """A table with single hops and several, wherever the start stands, and how differences grow with hops."""
     findings, asked = list(table.findings), groups(exam)
     for name, against in pairs:
         paired = min(len(measured[name].replies), len(measured[against].replies))
@@ -153,17 +153,16 @@ def run_controls(world: HopWorld, setting: Setting, seeds: Sequence[int]) -> Abl
     for control, name in CONTROLS.items():
         whole[name] = {seed: replies_of(world, setting, arm, seed, exam, control=control) for seed in seeds}
     measured = {name: Measured(exam, replies, dict.fromkeys(replies, {})) for name, replies in whole.items()}
-    plan = LatentPlan(
+    told = Titled(
         name="latent-controls",
         title="What answers lose when something else stands in the place of the latents (K = 8)",
         notes=(
             FORKED,
             "The same trained weights in all rows. Another video's latents: of the same question, with another answer.",
         ),
-        arms=(),
         pairs=tuple((name, OWN) for name in CONTROLS.values()),
     )
-    return with_hops(table_of(plan, measured, tasks), exam, measured, plan.pairs)
+    return with_hops(table_of(told, measured, tasks), exam, measured, told.pairs)
 
 
 def run_setting(world: HopWorld, seeds: Sequence[int]) -> AblationTable:
@@ -228,7 +227,7 @@ def reached(exam: HopExam, told: Mapping[str, NDArray[np.float64]]) -> tuple[flo
 
 
 def is_enough(world: HopWorld, single: float, gain: float) -> bool:
-    """Whether that is what is wanted of a setting."""
+    """Whether a setting reaches what is wanted of it."""
     return single >= world.size.single and gain >= world.size.gain
 
 

@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 
 from longtake.backbones import load_backbone
 from longtake.backbones.base import Backbone
-from longtake.data.probe_world.haystack import Clip
+from longtake.data.probe_world.haystack import Clip, clips_and_scenes, footage_names
 from longtake.data.probe_world.hops import Hop, draw_hop, draw_pair, form_of, hop_video
 from longtake.data.probe_world.needles import Split
 from longtake.data.probe_world.probe import ProbeVideo
 from longtake.data.probe_world.questions import Question
 from longtake.model import EMBEDDED
 from longtake.outputs import write_json
-from longtake.tables.ablations import world as ablation_world
 from longtake.tables.token_files import encoded, read_tokens, token_files, videos_of, write_tokens
 from longtake.tables.work_folder import named
 from longtake.train.embedded.compressor import CPU
@@ -42,7 +41,7 @@ SPLIT_OF: dict[Part, Split] = {"train": "train", "search": "test", "exam": "test
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """Under what all arms of the tables learn: frames of a video, steps of the starting model and of an arm, rate."""
+    """What all arms learn under: frames of a video, steps of the starting model and of an arm, learning rate."""
 
     frames: int = 16
     base_steps: int = 300
@@ -93,7 +92,7 @@ class HopExam:
 
     @property
     def digest(self) -> str:
-        """Of questions, their videos' things, and answers."""
+        """A hash of questions, their videos' things, and answers."""
         return digest_of(self.hops)
 
     @property
@@ -129,7 +128,6 @@ class HopWorld:
         if curve_every < 0:
             raise LongtakeError(f"curve is {curve_every}; it must be a number of steps, or 0 for none")
         self.work, self.footage, self.size, self.curve_every = work, footage, size, curve_every
-        self._world = ablation_world.World(work, footage, ablation_world.SMALLEST)  # for its footage alone
         self._tokens = lru_cache(maxsize=4)(self._made)
         self._hops = lru_cache(maxsize=4)(self._drawn)
         self._digest = lru_cache(maxsize=8)(lambda part, frames: digest_of(self.hops(part, frames)))
@@ -137,7 +135,7 @@ class HopWorld:
     @property
     def footage_names(self) -> list[str]:
         """Part of what names tokens, arms and settings."""
-        return self._world.footage_names
+        return footage_names(self.footage)
 
     def start(self) -> Backbone:
         """The model in the package, fresh."""
@@ -145,11 +143,11 @@ class HopWorld:
 
     @cached_property
     def start_name(self) -> str:
-        """Its architecture and a hash of its weights."""
+        """The architecture of the model in the package and a hash of its weights."""
         return self.start().name
 
     def count(self, part: Part) -> int:
-        """Questions of a part."""
+        """How many questions a part has."""
         size = self.size
         pairs = {"search": size.search_pairs, "exam": size.pairs, "curve": size.curve_pairs}
         return size.train_questions if part == "train" else 2 * pairs[part]
@@ -167,7 +165,7 @@ class HopWorld:
         return tuple(hop for n, rng in enumerate(rngs) for hop in draw_pair(rng, split, form_of(n), frames))
 
     def digest(self, part: Part, frames: int) -> str:
-        """Of a part's questions."""
+        """A hash of a part's questions."""
         return self._digest(part, frames)
 
     def folder(self, part: Part, frames: int, fps: float = 1.0) -> Path:
@@ -181,7 +179,7 @@ class HopWorld:
         return token_files(self.folder(part, frames, fps), self.count(part))
 
     def tokens(self, part: Part, frames: int, fps: float = 1.0) -> list[VisualTokens]:
-        """Of every question's video; rendered and encoded once, at ``fps`` frames a second of ``frames`` seconds."""
+        """Tokens of every question's video, made once, at ``fps`` frames a second of ``frames`` seconds."""
         return self._tokens(part, frames, fps)
 
     def _made(self, part: Part, frames: int, fps: float) -> list[VisualTokens]:
@@ -189,7 +187,8 @@ class HopWorld:
         missing = [number for number, file in enumerate(files) if not file.exists()]
         if missing:
             print(f"{part}: {self.count(part)} videos of {frames} s, {fps:g} frames a second", flush=True)
-            backbone, clips = self.start(), self._world.clips(SPLIT_OF[part])
+            backbone = self.start()
+            clips = clips_and_scenes(SPLIT_OF[part], self.footage, self.work / "haystack")
             for number in missing:
                 own = videos_of(number, self.count(part))
                 found = [encoded(backbone, self.video(part, frames, fps, n, clips)) for n in own]

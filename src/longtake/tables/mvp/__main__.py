@@ -24,7 +24,7 @@ from longtake.tables.mvp.site import Site, drawn_evenly, smallest, stage_model, 
 from longtake.tables.mvp.transfer import run_transfer, transfer_parts
 from longtake.tables.mvp.transfer_arms import SIZE, SMALLEST, replay_warmed, transfer_costs
 from longtake.tables.operations import Cost, Part
-from longtake.tables.table_command import estimate_text, finish, settings_of
+from longtake.tables.table_command import common_parser, estimate_text, finish, settings_of
 from longtake.train.extra import require_extra
 
 TABLES = ("held", "transfer", "rewards")
@@ -97,17 +97,10 @@ def recipe_of(options: argparse.Namespace) -> MvpRecipe:
 @errors_in_one_line()
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m longtake.tables.mvp", description=__doc__)
-    parser.add_argument("table", choices=TABLES)
+    parser = common_parser("mvp", __doc__, TABLES, ".cache/mvp-ablations")
     parser.add_argument("--puzzles", type=Path, required=True, help="what longtake synth mvp wrote")
-    parser.add_argument("--footage", type=Path, default=None, help="a folder of videos for questions, or drawn scenes")
     parser.add_argument("--start", default="", help="folder of the model to begin from; else the one in the package")
-    parser.add_argument("--work", type=Path, default=Path(".cache/mvp-ablations"))
-    parser.add_argument("--results", type=Path, default=Path("docs/results"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--size", choices=["smallest", "full"], default="full")
     parser.add_argument("--steps", type=int, default=None, help="of policy optimisation; the recipe's without it")
-    parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and stop")
     options = parser.parse_args(arguments)
     require_extra()
     recipe = recipe_of(options)

@@ -59,7 +59,7 @@ def exam_files(site: Site, items: int) -> list[Path]:
 
 
 def transfer_exam(site: Site, items: int) -> TransferExam:
-    """So many questions of each task; videos are rendered and encoded once."""
+    """An exam of so many questions of each task; its videos are rendered and encoded once."""
     files = exam_files(site, items)
     if absent := [number for number, file in enumerate(files) if not file.exists()]:
         print(f"exam: {items} videos of {FRAMES} frames", flush=True)
@@ -86,7 +86,7 @@ def transfer_exam(site: Site, items: int) -> TransferExam:
 
 
 def exam_video(number: int, clips: list[Clip]) -> ProbeVideo:
-    """Two, three or four cards in turn, and a moving shape."""
+    """The video of this number: two, three or four cards in turn, and a moving shape."""
     cards = CARDS[number % len(CARDS)]
     return make_video(FIRST + number, split="test", clips=clips, num_frames=FRAMES, num_cards=cards, mover=True)
 
@@ -99,7 +99,7 @@ def questions_about(video: ProbeVideo, number: int) -> list[Question]:
 
 
 def write_questions(videos: Sequence[ProbeVideo], numbers: Iterable[int], file: Path) -> None:
-    """Their questions as JSON, whole or not at all."""
+    """Write the questions about videos as JSON, whole or not at all."""
     asked = [q for video, number in zip(videos, numbers, strict=True) for q in questions_about(video, number)]
     write_json(file, [dataclasses.asdict(question) for question in asked])
 

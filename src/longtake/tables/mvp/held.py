@@ -24,7 +24,7 @@ BLIND = "grpo, trained blind"
 
 
 def held_costs(site: Site) -> dict[str, Cost]:
-    """Of one step of each stage, pictures known."""
+    """What one step of each stage costs, pictures known."""
 
     def steps(model: Callable[[], Backbone]) -> dict[str, Callable[[Path], object]]:
         material = site.material()
@@ -36,7 +36,7 @@ def held_costs(site: Site) -> dict[str, Cost]:
 def equal_steps(recipe: MvpRecipe, costs: dict[str, Cost]) -> int:
     """Steps of supervised learning that cost the operations of policy optimisation."""
     assert recipe.grpo.fit.steps is not None
-    return max(1, round(recipe.grpo.fit.steps * costs["grpo"].operations / costs["supervised"].operations))
+    return costs["supervised"].steps(recipe.grpo.fit.steps * costs["grpo"].operations)
 
 
 def held_parts(site: Site, seeds: Sequence[int], costs: dict[str, Cost]) -> list[Part]:
@@ -68,7 +68,7 @@ def run_held(site: Site, seeds: Sequence[int], costs: dict[str, Cost]) -> Ablati
 
 
 def _answers(recipe: MvpRecipe, stages: Sequence[str], puzzles: Path, output: Path) -> Answers:
-    """Of a run; trained and asked where that is not done."""
+    """The answers of a run, trained and asked where that is not done."""
     file = output / "answers.jsonl"
     if not file.exists():
         run_on_puzzles(recipe, stages, puzzles, output)

@@ -36,6 +36,7 @@ from longtake.tables.mvp.site import (
 )
 from longtake.tables.mvp.variants import Variant, variant_records
 from longtake.tables.operations import Cost, Part
+from longtake.tables.planned import Starred
 from longtake.tables.work_folder import named
 from longtake.train.exam import answers
 from longtake.train.grpo_recipe import GrpoRecipe
@@ -57,8 +58,8 @@ def alone(part: str) -> dict[str, float]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RewardArm:
-    """One way of policy optimisation on puzzles. starred: with every seed; else with the first one, exploratory."""
+class RewardArm(Starred):
+    """One way of policy optimisation on puzzles."""
 
     name: str
     weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))
@@ -71,10 +72,6 @@ class RewardArm:
     def cost(self) -> str:
         """Which of the costs a step has."""
         return "one update" if self.updates == 1 else "four updates"
-
-    def seeds(self, seeds: Sequence[int]) -> list[int]:
-        """The seeds that it is trained with."""
-        return list(seeds) if self.starred else list(seeds[:1])
 
 
 ARMS = (
@@ -111,7 +108,7 @@ NOTES = (
 
 
 def reward_costs(site: Site) -> dict[str, Cost]:
-    """Of a step of the warm-up and of policy optimisation with one and with four updates, and of a held-out puzzle."""
+    """What a step of the warm-up, of GRPO with one and with four updates, and a held-out puzzle cost."""
 
     def steps(model: Callable[[], Backbone]) -> dict[str, Callable[[Path], object]]:
         material, recipe = site.material(), site.recipe
@@ -133,7 +130,7 @@ def recipe_of(site: Site, arm: RewardArm, seed: int, costs: Mapping[str, Cost]) 
     """How an arm is trained: with the operations of one update a rollout."""
     base = site.recipe.grpo
     assert base.fit.steps is not None
-    steps = max(1, round(base.fit.steps * costs["one update"].operations / costs[arm.cost].operations))
+    steps = costs[arm.cost].steps(base.fit.steps * costs["one update"].operations)
     return replace(
         base,
         fit=replace(base.fit, seed=seed, steps=steps),
@@ -244,7 +241,7 @@ def held_parts(site: Site, model: Path, material: Material) -> Parts:
 
 
 def as_parts(told: Sequence[Mapping[str, float]]) -> Parts:
-    """Answers' parts by name."""
+    """Parts of the answers by name."""
     return {part: np.array([each[part] for each in told]) for part in PARTS}
 
 

@@ -20,7 +20,7 @@ import torch
 
 from longtake.backbones import load_backbone
 from longtake.backbones.base import Backbone
-from longtake.data.probe_world.haystack import files_in
+from longtake.data.probe_world.haystack import footage_names
 from longtake.data.puzzles.puzzle_file import PUZZLES
 from longtake.outputs import write_json
 from longtake.recipes.mvp import Choice, MvpRecipe, StartModel, mvp_debug
@@ -52,16 +52,16 @@ class Site:
     footage: Path | None = None
 
     def folder(self, seed: int) -> Path:
-        """Of a seed's run."""
+        """The folder of a seed's run."""
         return self.work / f"seed-{seed}"
 
     @property
     def footage_names(self) -> list[str]:
         """Part of what names questions and those who learned from them."""
-        return [file.name for file in files_in(self.footage)] if self.footage else []
+        return footage_names(self.footage)
 
     def blind(self, seed: int) -> Path:
-        """Of a seed's run that never sees a picture."""
+        """The folder of a seed's run that never sees a picture."""
         return self.work / f"blind-{seed}"
 
     def material(self) -> Material:
@@ -84,7 +84,7 @@ def smallest() -> MvpRecipe:
 
 
 def drawn_evenly(recipe: MvpRecipe) -> MvpRecipe:
-    """Puzzles come equally often in policy optimisation, as they do in supervised learning and in what is counted.
+    """A recipe whose policy optimisation draws puzzles equally often, as supervised learning and what is counted do.
 
     By its success it would learn from other puzzles than the arm that it is compared with, and of other cost.
     """
@@ -92,7 +92,7 @@ def drawn_evenly(recipe: MvpRecipe) -> MvpRecipe:
 
 
 def seeded(recipe: MvpRecipe, seed: int, supervised_steps: int = 1) -> MvpRecipe:
-    """With one seed for all stages, and so many steps of supervised learning."""
+    """A recipe with one seed for all stages, and so many steps of supervised learning."""
     return replace(
         recipe,
         warm=replace(recipe.warm, fit=replace(recipe.warm.fit, seed=seed)),
@@ -160,7 +160,7 @@ def cached_costs(
 
 
 def measured(step: Callable[[Path], object], items: int = 1) -> Cost:
-    """Of the second time that something is done, each in a new folder; of one of so many items that it does."""
+    """What a step costs an item, the second time it is done; each time in a new folder."""
     with tempfile.TemporaryDirectory() as name:
         step(Path(name) / "first")
         begun = time.process_time()
@@ -181,7 +181,7 @@ def one_step(
 
 
 def missing(models: Iterable[Path]) -> int:
-    """How many of them are not there."""
+    """How many of these files are not there."""
     return sum(not model.exists() for model in models)
 
 

@@ -13,8 +13,7 @@ from longtake.data.probe_world.questions import normal
 from longtake.eval.ablation import difference, standing_of_all
 from longtake.eval.ablation_report import AblationTable, Finding, TaskStart
 from longtake.recipes.mvp_replay import memory_file
-from longtake.tables.ablations.tables import Plan
-from longtake.tables.compare import Measured, Questions, questions_of, table_of
+from longtake.tables.compare import Measured, Questions, Titled, questions_of, table_of
 from longtake.tables.mvp.exam import (
     FRAMES,
     TRANSFER,
@@ -119,14 +118,8 @@ def cached_replies(
 def table_of_answers(exam: Questions, measured: Mapping[str, Measured], blind: Measured) -> AblationTable:
     """From answers to a table. blind: the warm-up's without the videos."""
     tasks = starts(exam, measured, blind)
-    plan = Plan(
-        name="mvp-transfer",
-        title="Questions of tasks that policy optimisation never trained on",
-        notes=NOTES,
-        arms=(),
-        pairs=PAIRS,
-    )
-    found = table_of(plan, measured, tasks)
+    title = "Questions of tasks that policy optimisation never trained on"
+    found = table_of(Titled(name="mvp-transfer", title=title, notes=NOTES, pairs=PAIRS), measured, tasks)
     known = {(f.arm, f.against, f.measure) for f in found.findings}
     more = [f for pair in FALLS for f in beside(pair, exam, measured, tasks) if _key(f) not in known]
     findings = (*found.findings, *more)

@@ -36,7 +36,10 @@ ARMS = (REPLAY, QUESTIONS, PUZZLES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferSize:
-    """items: of each task. replay: beside all arms. more_videos: beyond replay's, for the questions of their arm."""
+    """How large the table is. items: of each task. replay: beside all arms.
+
+    more_videos: beyond replay's, for the questions of their arm.
+    """
 
     items: int = 2000
     replay: Replay = Replay(count=2, videos=200, frames=FRAMES, tasks=("what", "is_there", "when"))
@@ -48,7 +51,7 @@ SMALLEST = TransferSize(items=6, replay=replace(SIZE.replay, videos=2), more_vid
 
 
 def transfer_costs(site: Site, size: TransferSize) -> dict[str, Cost]:
-    """Of a step of the warm-up, of each arm's own share of a step, of an answer and of a video."""
+    """What a step of the warm-up, each arm's own share of a step, an answer and a video cost."""
 
     def steps(model: Callable[[], Backbone]) -> dict[str, Callable[[Path], object]]:
         material, few = site.material(), replace(size, replay=replace(size.replay, videos=2), more_videos=2)
@@ -83,7 +86,7 @@ def arm_recipe(
 
 
 def step_cost(site: Site, size: TransferSize, arm: str, costs: Mapping[str, Cost]) -> Cost:
-    """Of a step of an arm, its replay with it."""
+    """What a step of an arm costs, its replay with it."""
     if arm == REPLAY:
         return costs[REPLAY]
     times = arm_recipe(site, size, arm, 0, costs).fit.batch / site.recipe.grpo.fit.batch
@@ -109,12 +112,12 @@ class Remembered(QuestionPuzzle):
 
 
 def remembered(question: QuestionPuzzle) -> Remembered:
-    """A question as such a lesson."""
+    """A replayed question as a lesson of the warm-up."""
     return Remembered(**{field.name: getattr(question, field.name) for field in fields(question)})
 
 
 def warm_folder(site: Site, size: TransferSize, seed: int) -> Path:
-    """Of the warm-up with replay that all arms begin from."""
+    """The folder of the warm-up with replay that all arms begin from."""
     key = flat(site.recipe.warm) | flat(size.replay, "replay") | {"footage": site.footage_names}
     return site.folder(seed) / named("warm-replayed", key)
 

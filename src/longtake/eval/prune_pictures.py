@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from longtake import video
+from longtake.data.pruning.prune import Pruning, beside
 from longtake.data.pruning.samples import SUBSETS, Subset
 from longtake.data.pruning.scorer import VideoPart, read_frames
 from longtake.data.pruning.verdict import Verdict
-from longtake.types import LongtakeError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from longtake.eval.plot import pyplot, save
 
 KEPT, DROPPED = "#2b7a78", "#d1495b"
 BINS = 40
@@ -27,18 +25,14 @@ SHOWN_FRAMES = 4
 CELL = (90, 160)  # height and width that a frame is fitted into
 HEADING_INCHES, STRIP_INCHES = 0.4, 1.2
 LONGEST_NAME = 60
+SAVED: dict[str, Any] = {"dpi": 110, "bbox_inches": "tight", "pad_inches": 0.15}
 
 
-def require_matplotlib() -> None:
-    """Raises LongtakeError where pictures cannot be drawn."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError as missing:
-        raise LongtakeError(
-            "the pictures need matplotlib: pip install -e '.[plot]' in longtake's checkout, "
-            "or leave them out (--no-pictures)"
-        ) from missing
-    matplotlib.use("Agg")
+def draw(done: Pruning, output: Path) -> None:
+    """``.histogram.png`` and ``.examples.png`` beside a pruning's output; none where no sample has a score."""
+    if any(verdict.score is not None for verdict in done.verdicts):
+        histograms(done.verdicts, done.lines, beside(output, "histogram.png"))
+        contact_sheet(done.verdicts, beside(output, "examples.png"))
 
 
 def histograms(verdicts: Sequence[Verdict], lines: Mapping[Subset, float | None], file: Path) -> None:
@@ -46,14 +40,12 @@ def histograms(verdicts: Sequence[Verdict], lines: Mapping[Subset, float | None]
 
     At least one sample must have a score.
     """
-    from matplotlib import pyplot
-
     scored = _by_subset(verdicts)
     everything = [v.score for group in scored.values() for v in group if v.score is not None]
     low, high = min(everything), max(everything)
     edges = np.linspace(min(low, high - NARROWEST), high, BINS + 1)
     size = 9, 0.6 + 2.1 * len(scored)
-    figure, panels = pyplot.subplots(len(scored), figsize=size, sharex=True, squeeze=False, layout="constrained")
+    figure, panels = pyplot().subplots(len(scored), figsize=size, sharex=True, squeeze=False, layout="constrained")
     for axes, (subset, group) in zip(panels[:, 0], scored.items(), strict=True):
         sides = [[v.score for v in group if v.kept == kept] for kept in (True, False)]
         labels = [f"{len(sides[0])} kept", f"{len(sides[1])} dropped"]
@@ -66,19 +58,17 @@ def histograms(verdicts: Sequence[Verdict], lines: Mapping[Subset, float | None]
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9, frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     panels[-1, 0].set_xlabel("similarity of a video's frames (1: all the same)")
-    _save(figure, file)
+    save(figure, file, **SAVED)
 
 
 def contact_sheet(verdicts: Sequence[Verdict], file: Path) -> None:
     """A few frames of some kept and dropped samples of each subset, with their scores; kept left, dropped right."""
-    from matplotlib import pyplot
-
     rows: list[Subset | tuple[Verdict | None, ...]] = []  # a heading, or what stands left and right
     for subset, group in _by_subset(verdicts).items():
         sides = [_spread([v for v in group if v.kept == kept]) for kept in (True, False)]
         rows += [subset, *zip_longest(*sides)]
     heights = [HEADING_INCHES if isinstance(row, str) else STRIP_INCHES for row in rows]
-    figure, grid = pyplot.subplots(
+    figure, grid = pyplot().subplots(
         len(heights), 2, figsize=(13, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
     )
     for axes in grid.flat:
@@ -91,7 +81,7 @@ def contact_sheet(verdicts: Sequence[Verdict], file: Path) -> None:
                 part = verdict.sample.parts[0]
                 axes.imshow(strip(part), interpolation="antialiased")
                 axes.set_title(f"{verdict.score:.6f}  {_short(part.name)}", loc="left", fontsize=9, parse_math=False)
-    _save(figure, file)
+    save(figure, file, **SAVED)
 
 
 def strip(part: VideoPart) -> NDArray[np.uint8]:
@@ -129,10 +119,3 @@ def _spread(group: Sequence[Verdict]) -> list[Verdict]:
 def _short(name: str) -> str:
     half = LONGEST_NAME // 2
     return name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
-
-
-def _save(figure: Figure, file: Path) -> None:
-    from matplotlib import pyplot
-
-    figure.savefig(file, dpi=110, format="png", bbox_inches="tight", pad_inches=0.15)
-    pyplot.close(figure)

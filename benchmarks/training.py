@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import SiglipVisionModel
 
-from longtake.backbones import products
+from longtake.backbones.products import by_products
 from longtake.data.probe_world.haystack import clips_and_scenes
 from longtake.data.probe_world.needles import Card
 from longtake.models.dts import DynamicTokenSynthesizer
@@ -104,7 +104,7 @@ def compare_attention() -> None:
         fused = best_seconds(
             lambda q=q, k=k, v=v, m=seen: F.scaled_dot_product_attention(q, k, v, m, is_causal=m is None)
         )
-        plain = best_seconds(lambda q=q, k=k, v=v, m=seen: products.attention(q, k, v, m, scaling=0.125))
+        plain = best_seconds(lambda q=q, k=k, v=v, m=seen: by_products(q, k, v, m, scaling=0.125))
         shape = f"{batch} rows, {queries} queries of {keys} keys"
         print(f"attention, {shape}: {fused:.4f} s fused, {plain:.4f} s as products", flush=True)
 

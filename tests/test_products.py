@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from transformers import Qwen2Config, Qwen2Model
 
-from longtake.backbones import products
+from longtake.backbones import attention, products
 from longtake.backbones.attention import Veil, causal_attention
 
 SCALING = 0.25
@@ -43,7 +43,7 @@ def test_it_is_as_exact_as_the_fused_kernel(monkeypatch, masked, key_heads, at_o
         allowed = allowed & (torch.rand(3, 1, 20, 33, generator=torch.Generator().manual_seed(4)) < 0.5)
         allowed[..., 0] = True
     plain = gradients(
-        products.attention(*inputs, allowed if masked else None, scaling=SCALING), inputs
+        products.by_products(*inputs, allowed if masked else None, scaling=SCALING), inputs
     )
     fused = gradients(
         F.scaled_dot_product_attention(*inputs, attn_mask=allowed.expand(3, 1, -1, -1), scale=SCALING, enable_gqa=True),
@@ -78,7 +78,7 @@ def test_causal_attention_is_the_same_with_padding_and_a_veil(monkeypatch):
     for own, veiled in ((None, None), (mask, None), (mask, veil), (None, veil)):
         plain = gradients(causal_attention(*inputs, own, scaling=SCALING, veil=veiled), inputs)
         with monkeypatch.context() as patched:
-            patched.setattr(products, "pays", lambda query, key: False)
+            patched.setattr(attention, "pays", lambda query, key: False)
             fused = gradients(causal_attention(*inputs, own, scaling=SCALING, veil=veiled), inputs)
         for ours, theirs in zip(plain, fused, strict=True):
             assert (ours.double() - theirs.double()).norm() < 0.02 * theirs.double().norm()
@@ -95,8 +95,8 @@ def test_a_decoder_of_transformers_takes_it_by_name(monkeypatch):
     padded = torch.ones(2, 10, dtype=torch.int64)
     padded[1, 7:] = 0
     calls = []
-    attention = products.attention
-    monkeypatch.setattr(products, "attention", lambda *given, **more: calls.append(1) or attention(*given, **more))
+    by_products = products.by_products
+    monkeypatch.setattr(products, "by_products", lambda *given, **more: calls.append(1) or by_products(*given, **more))
     found = {}
     for name in ("sdpa", products.NAME):
         model.set_attn_implementation(name)

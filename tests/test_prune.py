@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import time
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -46,10 +47,13 @@ def make_scorer(settings: dict[str, object] = SETTINGS) -> Scorer:
 
 
 class DyingScorer(Scorer):
-    """Its process is killed at one video, as by a lack of memory."""
+    """Its process is killed at one video, as by a lack of memory, once another one's score is kept."""
 
     def score(self, part: VideoPart):  # noqa: ANN201
         if part.name == "busy1.mp4":
+            scores, patience = Path(os.environ["KEPT_SCORES"]), time.monotonic() + 60
+            while "busy0.mp4" not in scores.read_text() and time.monotonic() < patience:
+                time.sleep(0.02)
             os.kill(os.getpid(), signal.SIGKILL)
         return super().score(part)
 
@@ -385,7 +389,8 @@ def test_one_worker_and_two_give_the_same_files(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_reported_and_its_fellows_work_is_kept(run, tmp_path):
+def test_a_killed_worker_is_reported_and_its_fellows_work_is_kept(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("KEPT_SCORES", str(tmp_path / "out.videos.jsonl"))
     told = r"busy1\.mp4: the process that worked on it was killed \(signal 9\); .* run again to go on"
     with pytest.raises(LongtakeError, match=told):
         run(make=make_dying_scorer, workers=2)

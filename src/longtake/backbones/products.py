@@ -31,7 +31,7 @@ def pays(query: Tensor, key: Tensor) -> bool:
     return trained and short and dtype == torch.bfloat16 and query.device.type == "cpu"
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, *, scaling: float) -> Tensor:
+def by_products(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, *, scaling: float) -> Tensor:
     """Softmax attention in bfloat16, a few rows at a time: ``(batch, heads, queries, dim)``.
 
     allowed: bool ``(batch or 1, 1, queries, keys)``, of which every query has one; None is causal, queries being the
@@ -71,7 +71,7 @@ def attend(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    output = attention(query, key, value, attention_mask, scaling=scaling)
+    output = by_products(query, key, value, attention_mask, scaling=scaling)
     return output.transpose(1, 2).contiguous(), None
 
 

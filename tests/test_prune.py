@@ -6,8 +6,8 @@ import csv
 import json
 import os
 import signal
-import time
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

@@ -126,24 +126,36 @@ def test_a_fork_attends_as_in_training_though_the_packaged_model_is_asked(tmp_pa
     assert asked.language_model.config._attn_implementation != fresh
 
 
+SHORT, LONG = (f"videos of {frames} frames, watched and asked about" for frames in (32, 64))
+
+
 def test_what_is_kept_is_not_estimated_again(tmp_path, monkeypatch):
     here, size = World(tmp_path, None, SMALLEST), HeatmapSize(lengths=(32, 64), videos=2, steps=2, tokens=1024)
     done = []
     monkeypatch.setattr(heatmap.checkpoint, "last_step", lambda folder: 2 if folder in done else 0)
     monkeypatch.setattr(heatmap.Costs, "pretraining", lambda *_: Cost(operations=1.0, seconds=5.0))
+    monkeypatch.setattr(heatmap, "asking_seconds", lambda world, frames, questions: float(questions))
+    seconds = {part.name: part.seconds for part in parts_of(here, size, 0, 0.1)}
+    assert seconds[LONG] == pytest.approx(64 * 0.1 + 4 * size.questions)
     left = {part.name: part.times for part in parts_of(here, size, 0, 0.1)}
-    assert left == {"bank": 1, "ReCoT, 8 steps": 1, "decoders, 2 steps": 3, "videos of 32 frames, watched": 2,
-                    "videos of 64 frames, watched": 2}  # fmt: skip
+    trained = {"bank": 1, "ReCoT, 8 steps": 1, "decoders, 2 steps": 3}
+    assert left == trained | {SHORT: 2, LONG: 2}
     done += [heatmap.folder_of(here, size, arm, 0) for arm in list(arms_of(here).values())[1:]]
     for file in heatmap.answer_files(here, size, 0, 32, 1).values():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     left = {part.name: part.times for part in parts_of(here, size, 0, 0.1)}
-    assert left == {"bank": 1, "ReCoT, 8 steps": 1, "decoders, 2 steps": 1, "videos of 32 frames, watched": 1,
-                    "videos of 64 frames, watched": 2}  # fmt: skip
+    trained = {"bank": 1, "ReCoT, 8 steps": 1, "decoders, 2 steps": 1}
+    assert left == trained | {SHORT: 1, LONG: 2}
     assert missing(here, size, 0) == [(32, 0), (64, 0), (64, 1)]
     done.append(heatmap.folder_of(here, size, arms_of(here)[RECOT], 0))
     assert "bank" not in {part.name for part in parts_of(here, size, 0, 0.1) if part.times}
+
+
+def test_longer_videos_take_longer_to_be_asked_about(tmp_path):
+    here = World(tmp_path, None, SMALLEST)
+    short, long = (heatmap.asking_seconds(here, frames, 2) for frames in (32, 512))
+    assert 0 < short < long
 
 
 @pytest.mark.slow

@@ -27,13 +27,15 @@ from longtake.data.probe_world.probe import ProbeVideo, make_video
 from longtake.data.probe_world.questions import TASKS, Question, ask_all
 from longtake.data.probe_world.regroup import group_frames
 from longtake.eval.ablation_report import AblationTable
-from longtake.eval.probe import QUESTIONS_A_VIDEO
+from longtake.eval.probe import ANSWER_TOKENS, QUESTIONS_A_VIDEO
+from longtake.model import Model
+from longtake.models.mean import TemporalMean
 from longtake.models.video_llm import VideoLLM
 from longtake.tables.ablations.arms import Arm, Pretraining, compressor_of, load_weights, pretraining_folder
 from longtake.tables.ablations.heatmap_table import KINDS, PACKAGED, RANDOM, RECOT, START, table_of
 from longtake.tables.ablations.jobs import Site, follow, processes, test_clips_at, world_at
 from longtake.tables.ablations.plans import Costs
-from longtake.tables.ablations.replies import Sight, ask_seen, ask_unseen
+from longtake.tables.ablations.replies import Sight, ask_seen, ask_unseen, remember
 from longtake.tables.ablations.world import BANK_FRAMES, GROUNDED_LAYER, Exam, World
 from longtake.tables.operations import Part
 from longtake.tables.replies import Replies
@@ -268,5 +270,26 @@ def parts_of(world: World, size: HeatmapSize, seed: int, render: float) -> list[
     parts.append(Part(name=f"decoders, {size.steps} steps", times=len(left), seconds=size.steps * STEP_SECONDS))
     for frames in size.lengths:
         times = sum(of_video == frames for of_video, _ in videos)
-        parts.append(Part(name=f"videos of {frames:,} frames, watched", times=times, seconds=frames * render))
+        asked = (1 + len(arms_of(world))) * asking_seconds(world, frames, size.questions) if times else 0.0
+        name = f"videos of {frames:,} frames, watched and asked about"
+        parts.append(Part(name=name, times=times, seconds=frames * render + asked))
     return parts
+
+
+@torch.no_grad()
+def asking_seconds(world: World, frames: int, questions: int) -> float:
+    """Core-seconds of one model's answers about a video, measured on made-up features.
+
+    The first question reads the memory; where the context is too short for all of it, every question does.
+    """
+    rows, columns = world.packaged.config.tower_grid
+    features = torch.randn(frames, rows * columns, world.size.dim).bfloat16()
+    backbone = world.backbone(world.packaged)
+    memory, model = remember(backbone, TemporalMean(GROUP), SIGHT, features), Model(backbone=backbone)
+    spent = []
+    for asked in ("What is on the red card?", "What is on the blue card?"):
+        begun = time.process_time()
+        model.ask(memory, asked, max_new_tokens=ANSWER_TOKENS)
+        spent.append(time.process_time() - begun)
+    first, other = spent
+    return first + (questions - 1) * other

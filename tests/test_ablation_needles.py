@@ -118,6 +118,14 @@ def test_forks_keep_their_names_and_two_of_them_start_alike(tmp_path):
     assert here.begun.parent == here.work
 
 
+def test_more_videos_go_on_with_the_same_weights_and_answers(tmp_path):
+    here = World(tmp_path, None, FULL)
+    few = dataclasses.replace(heatmap.FULL, videos=3)
+    assert heatmap.answer_files(here, few, 0, 64, 2) == heatmap.answer_files(here, heatmap.FULL, 0, 64, 2)
+    fewer_steps = dataclasses.replace(heatmap.FULL, steps=3)
+    assert heatmap.answer_files(here, fewer_steps, 0, 64, 2) != heatmap.answer_files(here, few, 0, 64, 2)
+
+
 def test_a_fork_attends_as_in_training_though_the_packaged_model_is_asked(tmp_path):
     here = World(tmp_path, None, SMALLEST)
     asked = here.backbone(here.packaged).model

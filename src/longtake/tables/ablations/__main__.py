@@ -30,6 +30,7 @@ from longtake.tables.compare import picture, with_settings
 from longtake.tables.operations import Part
 from longtake.tables.table_command import common_parser, estimate_text, finish, settings_of
 from longtake.train import checkpoint
+from longtake.types import LongtakeError
 
 QUESTIONS_A_VIDEO = 10  # about, in short videos
 
@@ -126,6 +127,8 @@ def run_heatmap(world: World, options: argparse.Namespace) -> None:
     """The heat-map's table, with the first seed."""
     options.seeds = options.seeds[:1]
     size = heatmap.SMALLEST if options.size == "smallest" else heatmap.FULL
+    if options.videos is not None:
+        size = dataclasses.replace(size, videos=options.videos)
     render = video_seconds(world) / BANK_FRAMES
     print(f"forks and answers: {world.begun}")
     print(estimate_text(heatmap.parts_of(world, size, options.seeds[0], render)), flush=True)
@@ -134,7 +137,9 @@ def run_heatmap(world: World, options: argparse.Namespace) -> None:
     if options.jobs > 1:
         heatmap.run_jobs(site_of(world, options), size, options.seeds[0], options.jobs)
     found = heatmap.run_heatmap(world, size, options.seeds[0])
-    finish(with_settings(found, **told_of(world, options), size=dataclasses.asdict(size)), options.results)
+    told = told_of(world, options)
+    told["command"] += f" --videos {options.videos}" if options.videos is not None else ""
+    finish(with_settings(found, **told, size=dataclasses.asdict(size)), options.results)
     heatmap_table.picture(found, size.lengths, options.results)
 
 
@@ -146,10 +151,13 @@ def main() -> None:
     """The command line."""
     parser = common_parser("ablations", __doc__, [*PLANS, *OTHERS], ".cache/ablations")
     parser.add_argument("--model", type=Path, default=None, help="a folder; without it the one in the package")
+    parser.add_argument("--videos", type=int, default=None, help="the heat-map's, of each length; more may follow")
     parser.add_argument("--threads", type=int, default=2, help="of each process")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--device", default="cpu", help="where weights are trained; answers come from the CPU")
     options = parser.parse_args()
+    if options.videos is not None and (options.videos < 1 or options.table != "heatmap"):
+        raise LongtakeError(f"videos is {options.videos}; it is the heat-map's alone, and must be at least 1")
     size = SMALLEST if options.size == "smallest" else FULL
     world = World(options.work, options.footage, size, torch.device(options.device), options.model or EMBEDDED)
     use_threads(options.threads)

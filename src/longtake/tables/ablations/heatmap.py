@@ -48,6 +48,7 @@ from longtake.train.embedded.lookback import look_back
 from longtake.types import LongtakeError
 
 STEP_SECONDS = 3.6  # core-seconds of a decoder's step, about: docs/training/decoder.jsonl, steps 1,100 to 1,400
+VIDEOS = 20  # of each length
 SIGHT = Sight(size=GROUP)
 Models = Mapping[str, tuple[OwnVideoLLM, nn.Module]]
 
@@ -57,10 +58,14 @@ class HeatmapSize:
     """How large the heat-map is. lengths: in frames, ``videos`` of each. questions: about each, naming a card there."""
 
     lengths: tuple[int, ...] = (64, 256, 1024, 4096, 8192)
-    videos: int = 20
+    videos: int = VIDEOS
     questions: int = 12
     steps: int = 600
     tokens: int = 6144
+
+    def named(self) -> dict[str, Any]:
+        """What names of kept weights and answers are made of: all but the number of videos, which may grow."""
+        return dataclasses.asdict(dataclasses.replace(self, videos=VIDEOS))
 
 
 FULL = HeatmapSize()
@@ -92,7 +97,7 @@ def decoder_recipe(size: HeatmapSize, seed: int) -> DecoderRecipe:
 def folder_of(world: World, size: HeatmapSize, arm: Arm, seed: int) -> Path:
     """Where a fork's weights and answers are kept."""
     settings = {"arm": dataclasses.asdict(arm), "world": dataclasses.asdict(world.size), "seed": seed}
-    return world.begun / named("long", settings | dataclasses.asdict(size))
+    return world.begun / named("long", settings | size.named())
 
 
 def new_fork(world: World, seed: int) -> VideoLLM:
@@ -136,7 +141,7 @@ def models_of(world: World, size: HeatmapSize, seed: int) -> Models:
 def answer_files(world: World, size: HeatmapSize, seed: int, frames: int, number: int) -> dict[str, Path]:
     """Where each model's answers about a video are or will be, and the packaged model's without it ("blind")."""
     folders = {name: folder_of(world, size, arm, seed) / "answers" for name, arm in arms_of(world).items()}
-    folders[PACKAGED] = world.begun / named("answers", dataclasses.asdict(size))
+    folders[PACKAGED] = world.begun / named("answers", size.named())
     files = {name: folder / f"{frames}-{number}.json" for name, folder in folders.items()}
     return {**files, "blind": folders[PACKAGED] / f"blind-{frames}-{number}.json"}
 
@@ -223,14 +228,14 @@ def run_heatmap(world: World, size: HeatmapSize, seed: int) -> AblationTable:
 
 
 def run_jobs(site: Site, size: HeatmapSize, seed: int, jobs: int) -> None:
-    """Do in ``jobs`` processes what the table misses: forks first, then videos, the longest first."""
+    """Do in ``jobs`` processes what the table misses: forks first, then videos by number, the longest first."""
     world = world_at(site)
     left = untrained(world, size, seed)
     if left:
         _ = world.bank
     with processes(jobs) as pool:
         follow([pool.submit(_train, site, size, arm, seed) for arm in left.values()])
-        videos = sorted(missing(world, size, seed), reverse=True)
+        videos = sorted(missing(world, size, seed), key=lambda video: (video[1], -video[0]))
         follow([pool.submit(_ask, site, size, seed, frames, number) for frames, number in videos])
 
 

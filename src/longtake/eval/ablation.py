@@ -5,8 +5,9 @@ difference uncertain: the seeds, and which videos were asked about. Its variance
 the variance of the mean over seeds (S seeds: S - 1 degrees of freedom) and that of resampling whole videos with the
 answers averaged over seeds (V videos: V - 1); the interval is Student's with Welch and Satterthwaite's degrees of
 freedom. Noise that belongs to one seed and one question is counted by both, so most intervals are a little wide; where
-seeds alone differ they are a little narrow (in the tests' simulations 93 to 98 of 100 hold the truth, and 2 to 7 differences of 100 hold that are none). With one seed
-the second part stands alone. Where seeds and videos all say the same the error is not 0 but unknown, and nothing holds.
+seeds alone differ they are a little narrow: in the tests' simulations 93 to 98 of 100 hold the truth, and of
+differences that are none 2 to 7 of 100 "hold". With one seed the second part stands alone. Where seeds and videos all
+say the same the error is not 0 but unknown, and nothing holds.
 """
 
 from __future__ import annotations

@@ -46,14 +46,16 @@ def finish(table: AblationTable, folder: Path) -> None:
 
 
 def settings_of(
-    options: argparse.Namespace, family: str = "ablations", folders: Sequence[str] = ("footage",)
+    options: argparse.Namespace, family: str, folders: Sequence[str] = ("footage",), own: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What it takes to run a table again, but for the machine's own paths.
+    """What it takes to run a table again, but for the machine's own paths: "command" and "versions".
 
-    family: of tables, the folder that is run. folders: options that name one.
+    family: of tables, the folder that is run. folders: options that name one. own: the family's own options that
+    decide what is in a table, left out where they are None.
     """
     seeds = " ".join(map(str, options.seeds))
     named = "".join(f" --{name} FOLDER" for name in folders if getattr(options, name))
-    command = f"python -m longtake.tables.{family} {options.table}{named} --seeds {seeds} --size {options.size}"
+    more = "".join(f" --{name} {value}" for name in own if (value := getattr(options, name)) is not None)
+    command = f"python -m longtake.tables.{family} {options.table}{named} --seeds {seeds} --size {options.size}{more}"
     versions = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}
     return {"command": command, "versions": versions}

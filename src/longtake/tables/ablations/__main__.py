@@ -81,7 +81,7 @@ def site_of(world: World, options: argparse.Namespace) -> Site:
 
 def told_of(world: World, options: argparse.Namespace) -> dict[str, Any]:
     """What every table says of how it was made."""
-    return {**settings_of(options, folders=("footage", "model")), "work folder": world.work.name}
+    return {**settings_of(options, "ablations", ("footage", "model"), own=("videos",)), "work folder": world.work.name}
 
 
 def run_plans(world: World, table: str, options: argparse.Namespace) -> None:
@@ -137,9 +137,7 @@ def run_heatmap(world: World, options: argparse.Namespace) -> None:
     if options.jobs > 1:
         heatmap.run_jobs(site_of(world, options), size, options.seeds[0], options.jobs)
     found = heatmap.run_heatmap(world, size, options.seeds[0])
-    told = told_of(world, options)
-    told["command"] += f" --videos {options.videos}" if options.videos is not None else ""
-    finish(with_settings(found, **told, size=dataclasses.asdict(size)), options.results)
+    finish(with_settings(found, **told_of(world, options), size=dataclasses.asdict(size)), options.results)
     heatmap_table.picture(found, size.lengths, options.results)
 
 

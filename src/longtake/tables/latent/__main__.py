@@ -132,8 +132,7 @@ def main() -> None:
     world = HopWorld(options.work, options.footage, size, options.curve)
     found = run_search(world, options) if options.table == "setting" else run_table(world, options)
     if found is not None:
-        settings = settings_of(options, "latent")
-        settings["command"] += f" --curve {options.curve}"
+        settings = settings_of(options, "latent", own=("curve",))
         finish(with_settings(found, **settings, size=str(dataclasses.asdict(world.size))), options.results)
         picture(found, options.results)
         if found.sections:

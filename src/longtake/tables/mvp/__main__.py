@@ -80,8 +80,7 @@ def make(site: Site, options: argparse.Namespace) -> AblationTable | None:
     table.warm()
     costs = table.costs()
     spent = {name: float(f"{cost.operations / 1e12:.3g}") for name, cost in costs.items()}
-    settings = settings_of(options, "mvp", ("puzzles", "footage", "start"))
-    settings["command"] += f" --steps {options.steps}" if options.steps is not None else ""
+    settings = settings_of(options, "mvp", ("puzzles", "footage", "start"), own=("steps",))
     return with_settings(table.run(costs), **settings, **{"operations of one, 10^12": spent})
 
 

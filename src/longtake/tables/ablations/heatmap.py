@@ -63,7 +63,7 @@ class HeatmapSize:
     steps: int = 600
     tokens: int = 6144
 
-    def named(self) -> dict[str, Any]:
+    def key(self) -> dict[str, Any]:
         """What names of kept weights and answers are made of: all but the number of videos, which may grow."""
         return dataclasses.asdict(dataclasses.replace(self, videos=VIDEOS))
 
@@ -97,7 +97,7 @@ def decoder_recipe(size: HeatmapSize, seed: int) -> DecoderRecipe:
 def folder_of(world: World, size: HeatmapSize, arm: Arm, seed: int) -> Path:
     """Where a fork's weights and answers are kept."""
     settings = {"arm": dataclasses.asdict(arm), "world": dataclasses.asdict(world.size), "seed": seed}
-    return world.begun / named("long", settings | size.named())
+    return world.begun / named("long", settings | size.key())
 
 
 def new_fork(world: World, seed: int) -> VideoLLM:
@@ -141,7 +141,7 @@ def models_of(world: World, size: HeatmapSize, seed: int) -> Models:
 def answer_files(world: World, size: HeatmapSize, seed: int, frames: int, number: int) -> dict[str, Path]:
     """Where each model's answers about a video are or will be, and the packaged model's without it ("blind")."""
     folders = {name: folder_of(world, size, arm, seed) / "answers" for name, arm in arms_of(world).items()}
-    folders[PACKAGED] = world.begun / named("answers", size.named())
+    folders[PACKAGED] = world.begun / named("answers", size.key())
     files = {name: folder / f"{frames}-{number}.json" for name, folder in folders.items()}
     return {**files, "blind": folders[PACKAGED] / f"blind-{frames}-{number}.json"}
 

@@ -1,8 +1,8 @@
 """Attention of short rows written out as products, which a CPU trains on faster than on the fused kernel.
 
-In bfloat16 the fused kernel's backward pass is slow on a CPU where rows are short; written out, a training step of the
-probe world's decoders takes three quarters of the time (``python benchmarks/training.py attention``). Scores are
-rounded to bfloat16 then, as in transformers' eager attention. Without a gradient nothing changes.
+In bfloat16 the fused kernel's backward pass is slow on a CPU where rows are short: ``python benchmarks/training.py
+attention`` compares the two. Scores are rounded to bfloat16 when they are written out, as in transformers' eager
+attention. Without a gradient nothing changes.
 """
 
 # mypy: disable-error-code="no-untyped-call, no-any-return"
@@ -44,13 +44,13 @@ def by_products(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | Non
         allowed = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    hidden = torch.zeros(allowed.shape, dtype=torch.bfloat16).masked_fill(~allowed, float("-inf"))
+    bias = torch.zeros(allowed.shape, dtype=torch.bfloat16).masked_fill(~allowed, float("-inf"))
     rows = max(1, SCORES_AT_ONCE // (heads * queries * keys))
     outputs = []
     for start in range(0, batch, rows):
         own = slice(start, start + rows)
         scores = (query[own] * scaling) @ key[own].transpose(-1, -2)
-        scores = scores + (hidden if len(hidden) == 1 else hidden[own])
+        scores = scores + (bias if len(bias) == 1 else bias[own])
         outputs.append(scores.softmax(dim=-1) @ value[own])
     return torch.cat(outputs)
 

@@ -33,7 +33,7 @@ class Saved:
 
     folder: str = ""
 
-    def place(self) -> tuple[Path, str]:
+    def folder_and_type(self) -> tuple[Path, str]:
         """The model's folder, and the type that its config has. Raises LongtakeError where there is no config."""
         folder = Path(self.folder) if self.folder else EMBEDDED
         if not (folder / "config.json").is_file():
@@ -42,7 +42,7 @@ class Saved:
 
     def model(self) -> tuple[VideoLLM, VideoLLMProcessor]:
         """The saved model in float32, and its processor."""
-        folder, kind = self.place()
+        folder, kind = self.folder_and_type()
         if kind != VideoLLMConfig.model_type:
             raise LongtakeError(
                 f"start.folder holds a model of type {kind}; recot, align and sft train a {VideoLLMConfig.model_type}"
@@ -51,7 +51,7 @@ class Saved:
 
     def other_family(self) -> Backbone | None:
         """The model in the folder where it is no ``VideoLLM``."""
-        folder, kind = self.place()
+        folder, kind = self.folder_and_type()
         return None if kind == VideoLLMConfig.model_type else load_backbone(str(folder), dtype=torch.float32)
 
     def data(self, folder: Path) -> DataFiles | None:

@@ -2,7 +2,7 @@
 
     python benchmarks/train.py arms [--size embedded] [--frames 64 256 1024] [--repeats 3] [--threads 1] [--json]
     python benchmarks/train.py arms --size 3b --device cuda --learns projector decoder --checkpointing --budget-gb 80
-    python benchmarks/train.py store [--size embedded] [--stage recot align] [--videos 8] [--json]
+    python benchmarks/train.py store [--size embedded] [--stage recot align] [--videos 8] [--batch 4] [--json]
 
 ``arms``: one video and one answer a step, forward, backward and AdamW, with a frozen tower; ``--learns`` learn. Both
 arms (see ``arms.py``) share their weights and take turns; medians count, and peak memory is that of one more process
@@ -10,8 +10,9 @@ each. ``step`` begins from the tower's features; ``whole`` adds the tower, as wh
 what ``whole`` would gain if nothing but the tower took time; ``compressor`` is its forward and backward pass alone.
 
 ``store``: samples of 16 frames at 1 a second of drawn videos (640x360, 30 frames a second, H.264). Either each step
-reads and encodes its video, or it takes the tower's features from a ``FeatureStore`` that was filled before.
-``decoded`` is the gain where reading a video costs nothing. Medians of each part of a sample count.
+reads and encodes its videos (4, as a micro-batch of the recipe ``embedded``), or it takes the tower's features from a
+``FeatureStore`` that was filled before. ``decoded`` is the gain where reading a video costs nothing. Medians of each
+part of a sample count.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from torch import Tensor
 
 from longtake import video
 from longtake.backbones.language import pixels_of
+from longtake.backbones.products import train_by_products
 from longtake.data.features import FeatureStore
 from longtake.models import VideoLLMConfig
 from longtake.models.preprocess import normalised_pixels
@@ -74,9 +76,10 @@ class Trainer:
         self.model.requires_grad_(False)
         for part in learns:
             self.model.get_submodule(MODULES[part]).requires_grad_(True)
+        train_by_products(self.model.language_model)
         if checkpointing:
             self.model.language_model.activation_checkpointing_enable()
-        self.optimiser = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5)
+        self.optimiser = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-5, fused=True)
         self.autocast = nullcontext() if whole else torch.autocast(device, torch.bfloat16)
 
     @torch.no_grad()
@@ -90,9 +93,13 @@ class Trainer:
         side = self.model.config.vision_config.image_size
         return self.model.encode_frames(normalised_pixels(pixels, (side, side)).to(self.model.dtype)).bfloat16()
 
-    def answer_step(self, arm: Arm, features: Tensor) -> None:
-        """One step on a video's features ``(frames, rows, columns, dim)`` and an answer of ``ANSWER`` tokens."""
-        model, ids = self.model, prompt(self.model.config, arm, len(features)).to(self.device)
+    def answer_step(self, arm: Arm, features: Tensor, videos: int = 1) -> None:
+        """One step on videos of one length, each with an answer of ``ANSWER`` tokens.
+
+        features: of all videos, ``(frames, rows, columns, dim)``.
+        """
+        model = self.model
+        ids = prompt(model.config, arm, len(features) // videos).expand(videos, -1).to(self.device)
         with self.autocast, in_arm(model, arm):
             tokens = model.project(model.group_tokens(features.to(model.dtype))).flatten(0, 2)
             embedded = model.get_input_embeddings()(ids)
@@ -100,7 +107,7 @@ class Trainer:
             embedded = embedded.masked_scatter(visual, tokens.to(embedded.dtype))
             states = model.language_model.model(inputs_embeds=embedded, use_cache=False).last_hidden_state
             logits = model.language_model.lm_head(states[:, -ANSWER - 1 : -1]).float()
-            loss = F.cross_entropy(logits.flatten(0, 1), ids[0, -ANSWER:])
+            loss = F.cross_entropy(logits.flatten(0, 1), ids[:, -ANSWER:].flatten())
         self.learn(loss)
 
     def compressor_pass(self, features: Tensor) -> None:
@@ -274,16 +281,19 @@ def compare_store(options: argparse.Namespace, stage: str, folder: Path) -> dict
         fill.start()
         store.prefill((path, CLIP) for path in paths)
         fill.lap("fill")
-        learn(store.get(paths[0], CLIP).features)
-        clocks = [_sample(trainer, learn, store, path, side) for _ in range(options.repeats) for path in paths]
+        learn([store.get(path, CLIP).features for path in paths[: options.batch]])
+        batches = [paths[start : start + options.batch] for start in range(0, len(paths), options.batch)]
+        clocks = [_batch(trainer, learn, store, batch, side) for _ in range(options.repeats) for batch in batches]
     spent = {
-        name: statistics.median(clock.laps[name] for clock in clocks) for name in ("read", "tower", "step", "load")
+        name: statistics.median(clock.laps[name] for clock in clocks) / options.batch
+        for name in ("read", "tower", "step", "load")
     }
     encoding, storing = spent["read"] + spent["tower"] + spent["step"], spent["load"] + spent["step"]
     return {
         "size": options.size,
         "stage": stage,
-        "samples": len(clocks),
+        "samples": len(clocks) * options.batch,
+        "batch": options.batch,
         **{f"{name}_seconds": value for name, value in spent.items()},
         "fill_seconds": fill.laps["fill"] / len(paths),
         "encode_samples_per_second": 1 / encoding,
@@ -293,34 +303,38 @@ def compare_store(options: argparse.Namespace, stage: str, folder: Path) -> dict
     }
 
 
-def _sample(trainer: Trainer, learn: Callable[[Tensor], None], store: FeatureStore, path: Path, side: int) -> Clock:
-    """One sample's parts: reading, encoding, learning, and loading what the store has of it, the same features."""
+def _batch(
+    trainer: Trainer, learn: Callable[[list[Tensor]], None], store: FeatureStore, paths: list[Path], side: int
+) -> Clock:
+    """A batch's parts: reading, encoding, learning, and loading what the store has of it, the same features."""
     clock = Clock(trainer.device)
     clock.start()
-    frames = torch.cat([pixels_of(chunk, CPU) for chunk in video.read(path, CLIP, size=(side, side))])
+    read = [video.read(path, CLIP, size=(side, side)) for path in paths]
+    frames = [torch.cat([pixels_of(chunk, CPU) for chunk in chunks]) for chunks in read]
     clock.lap("read")
-    features = trainer.encode(frames)
+    features = [trainer.encode(own) for own in frames]
     clock.lap("tower")
     learn(features)
     clock.lap("step")
-    stored = store.get(path, CLIP).features.to(trainer.device)
+    stored = [store.get(path, CLIP).features.to(trainer.device) for path in paths]
     clock.lap("load")
-    assert torch.equal(stored, features), f"{path}: the store's features are not the tower's"
+    for path, own, kept in zip(paths, features, stored, strict=True):
+        assert torch.equal(own, kept), f"{path}: the store's features are not the tower's"
     return clock
 
 
-def _stage(trainer: Trainer, stage: str) -> Callable[[Tensor], None]:
-    """One update from a sample's features: the projector's (``align``), or ReCoT's."""
+def _stage(trainer: Trainer, stage: str) -> Callable[[list[Tensor]], None]:
+    """One update from a batch's features: the projector's (``align``), or ReCoT's."""
     if stage == "align":
-        return lambda features: trainer.answer_step("compressed", features.to(trainer.device))
+        return lambda features: trainer.answer_step("compressed", torch.cat(features).to(trainer.device), len(features))
     config = trainer.model.config
     recot = ReCoT(config.vision_config.hidden_size, config.frames_per_group).to(trainer.device)
-    trainer.optimiser = torch.optim.AdamW(recot.parameters(), lr=1e-4)
+    trainer.optimiser = torch.optim.AdamW(recot.parameters(), lr=1e-4, fused=True)
 
-    def learn(features: Tensor) -> None:
-        clip = resized(features.to(trainer.device, torch.float32), config.grid)[None]
+    def learn(features: list[Tensor]) -> None:
+        clips = torch.stack([resized(own.to(trainer.device, torch.float32), config.grid) for own in features])
         with torch.autocast(trainer.device, torch.bfloat16):
-            loss = recot(clip).loss
+            loss = recot(clips).loss
         trainer.learn(loss)
 
     return learn
@@ -329,7 +343,7 @@ def _stage(trainer: Trainer, stage: str) -> Callable[[Tensor], None]:
 def print_store(found: dict[str, Any]) -> None:
     spent = ", ".join(f"{name} {1000 * found[f'{name}_seconds']:.1f}" for name in ("read", "tower", "step", "load"))
     print(
-        f"{found['stage']:6} {found['samples']} samples: ms a sample: {spent}; "
+        f"{found['stage']:6} {found['samples']} samples in steps of {found['batch']}: ms a sample: {spent}; "
         f"{found['encode_samples_per_second']:.2f} samples/s encoding, {found['store_samples_per_second']:.2f} stored: "
         f"{found['ratio']:.2f} times as many (without reading {found['decoded_ratio']:.2f})"
     )
@@ -342,9 +356,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--learns", nargs="+", choices=PARTS[1:], default=list(PARTS[1:]))
     parser.add_argument("--checkpointing", action="store_true", help="compute the decoder's layers again")
     parser.add_argument("--stage", nargs="+", choices=("recot", "align"), default=["recot", "align"])
-    parser.add_argument("--videos", type=int, default=8)
+    parser.add_argument("--videos", type=int, default=8, help="a multiple of --batch")
+    parser.add_argument("--batch", type=int, default=4, help="samples a step, of store")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "longtake-benchmarks")
     options = parser.parse_args(arguments)
+    if options.videos % options.batch:
+        parser.error(f"--videos {options.videos} is not a multiple of --batch {options.batch}")
     torch.set_num_threads(options.threads)
     if options.one is not None:
         limit_device(options.budget_gb)

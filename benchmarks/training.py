@@ -1,13 +1,15 @@
-"""What the training stages' choices are worth: the optimiser, how attention is computed, and reading a video unmasked.
+"""What the training stages' choices are worth: the optimiser, how layers are computed, and reading a video unmasked.
 
     python benchmarks/training.py optimiser [--footage FOLDER] [--steps 400] [--seed 0]
     python benchmarks/training.py attention
+    python benchmarks/training.py compressor
     python benchmarks/training.py by-heart --work FOLDER
 
 ``optimiser`` trains the first stage (``school``) for some steps with AdamW alone and with Muon at two rates, and reads
 windows of the test split (other fonts, triples and footage). ``attention`` times forward and backward passes: the
 tower's, fused and written out, by patches; one attention over a video's columns, with a mask and without; and one over
-short rows, fused and as products.
+short rows, fused and as products. ``compressor`` times the same of layers of the DTS and the reconstructor, for 16
+groups of 4 frames at the embedded width: norms, attention within frames, and the convolution that doubles frames.
 ``by-heart`` reads numbers from the groups of a bank with the compressor in a training's folder: groups of the videos
 that it was trained on, and of those held out, by the number of frames that show the card.
 """
@@ -19,6 +21,7 @@ import dataclasses
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -26,13 +29,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import SiglipVisionModel
 
-from longtake.backbones.products import by_products
 from longtake.data.probe_world.haystack import clips_and_scenes
 from longtake.data.probe_world.needles import Card
-from longtake.models.dts import DynamicTokenSynthesizer
+from longtake.models.dts import NORM_EPS, NUM_NORM_GROUPS, DynamicTokenSynthesizer, attend
+from longtake.models.group_norm import group_norm
+from longtake.models.products import by_products, causal
+from longtake.models.reconstructor import TwoFramesForOne
 from longtake.recipes import make_embedded as embedded
 from longtake.train import checkpoint
 from longtake.train.embedded import optimiser
@@ -44,6 +49,7 @@ SHOWN = ("letter", "symbol", "tens", "units")
 TEST_CARDS = 3000
 TEST_WINDOWS = 2000
 BANK_GROUPS = 1500  # of each half
+WIDTH = 192  # of the embedded tower
 
 
 def compare_optimisers(footage: Path | None, steps: int, seed: int) -> None:
@@ -95,18 +101,48 @@ def compare_attention() -> None:
         q, k, v = (torch.randn(batch, 4, columns, 64, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
         mask = torch.ones(columns, columns, dtype=torch.bool).tril().expand(batch, 1, -1, -1)
         masked = best_seconds(lambda q=q, k=k, v=v, mask=mask: F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
-        causal = best_seconds(lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v, is_causal=True))
-        print(f"attention, {batch} x {columns} columns: {masked:.3f} s with a mask, {causal:.3f} s without", flush=True)
+        unmasked = best_seconds(lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v, is_causal=True))
+        told = f"{masked:.3f} s with a mask, {unmasked:.3f} s without"
+        print(f"attention, {batch} x {columns} columns: {told}", flush=True)
     for batch, queries, keys in ((8, 81, 81), (8, 166, 247), (1, 588, 588), (8, 512, 512), (1, 1024, 1024)):
         q = torch.randn(batch, 4, queries, 64, dtype=torch.bfloat16, requires_grad=True)
         k, v = (torch.randn(batch, 4, keys, 64, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
-        seen = None if queries == keys else torch.ones(1, 1, queries, keys, dtype=torch.bool).tril(keys - queries)
+        seen = causal(queries, keys)
+        mask = None if queries == keys else seen
         fused = best_seconds(
-            lambda q=q, k=k, v=v, m=seen: F.scaled_dot_product_attention(q, k, v, m, is_causal=m is None)
+            lambda q=q, k=k, v=v, m=mask: F.scaled_dot_product_attention(q, k, v, m, is_causal=m is None)
         )
         plain = best_seconds(lambda q=q, k=k, v=v, m=seen: by_products(q, k, v, m, scaling=0.125))
         shape = f"{batch} rows, {queries} queries of {keys} keys"
         print(f"attention, {shape}: {fused:.4f} s fused, {plain:.4f} s as products", flush=True)
+
+
+def compare_compressor() -> None:
+    """Seconds of layers as they are written here and as PyTorch has them, under autocast, the best of five."""
+    groups, places, dim = 16, 64, WIDTH
+    norm = nn.GroupNorm(NUM_NORM_GROUPS, dim, eps=NORM_EPS)
+    for batch, length in ((groups, 4 * places), (groups * places, 4)):
+        x = torch.randn(batch, length, dim, requires_grad=True)
+        ours = best_seconds(lambda x=x: group_norm(x, norm))
+        theirs = best_seconds(lambda x=x: norm(x.transpose(1, 2)).transpose(1, 2))
+        out = best_seconds(lambda x=x: written_out(x, norm))
+        print(f"norm, {batch} x {length}: {ours:.4f} s, nn.GroupNorm {theirs:.4f} s, written out {out:.4f} s")
+    q, k, v = (torch.randn(4 * groups, 1, places, dim, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    ours, theirs = (best_seconds(lambda f=f: f(q, k, v)) for f in (attend, F.scaled_dot_product_attention))
+    print(f"attention within {4 * groups} frames: {ours:.4f} s, fused {theirs:.4f} s", flush=True)
+    x = torch.randn(groups, dim, 3, 10, 10, requires_grad=True)
+    conv = TwoFramesForOne(dim, dim, kernel_size=3, stride=(2, 1, 1), padding=(1, 2, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = (best_seconds(lambda f=f: f(x)) for f in (conv, partial(nn.ConvTranspose3d.forward, conv)))
+    print(f"two frames for one: {ours:.4f} s, nn.ConvTranspose3d {theirs:.4f} s", flush=True)
+
+
+def written_out(x_BLD: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """The norm of channels-last ``(batch, length, dim)`` in single operations, for autograd to go back through."""
+    x_BLHE = x_BLD.unflatten(-1, (norm.num_groups, -1))
+    centred = x_BLHE - x_BLHE.mean(dim=(1, 3), keepdim=True)
+    variance = centred.square().mean(dim=(1, 3), keepdim=True)
+    return (centred * torch.rsqrt(variance + norm.eps)).flatten(2) * norm.weight + norm.bias
 
 
 def best_seconds(run: Callable[[], Tensor], times: int = 5) -> float:
@@ -161,7 +197,7 @@ def read_numbers(dts: DynamicTokenSynthesizer, head: ReadingHead, bank: FeatureB
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("optimiser", "attention", "by-heart"))
+    parser.add_argument("what", choices=("optimiser", "attention", "compressor", "by-heart"))
     parser.add_argument("--footage", type=Path, help="folder of videos for backgrounds; drawn scenes alone without it")
     parser.add_argument("--work", type=Path, default=Path(".cache/embedded"), help="the training's folder")
     parser.add_argument("--steps", type=int, default=400)
@@ -171,6 +207,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.what == "attention":
         compare_attention()
+    elif options.what == "compressor":
+        compare_compressor()
     elif options.what == "by-heart":
         compare_bank_halves(options.work)
     else:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import dts_reference
-from longtake.models.dts import DynamicTokenSynthesizer, group_norm, scramble
+from longtake.models.dts import DynamicTokenSynthesizer, scramble
+from longtake.models.group_norm import group_norm
 
 
 def randomised(dim: int, frames: int, layout: str = "correct") -> DynamicTokenSynthesizer:
@@ -53,6 +54,34 @@ def test_group_norm_is_pytorch_s() -> None:
     torch.nn.init.normal_(norm.bias)
     x = torch.randn(3, 7, 96) * 5 + 20
     torch.testing.assert_close(group_norm(x, norm), norm(x.transpose(1, 2)).transpose(1, 2), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("batch", "length"), [(3, 7), (5, 1)])
+def test_group_norm_has_pytorch_s_gradients(batch: int, length: int) -> None:
+    torch.manual_seed(0)
+    norm = torch.nn.GroupNorm(4, 12, eps=1e-6).double()
+    torch.nn.init.normal_(norm.weight)
+    x = (torch.randn(batch, length, 12) * 5 + 20).double().requires_grad_()
+    wanted = torch.randn(batch, length, 12).double()
+    given = x, norm.weight, norm.bias
+    ours = torch.autograd.grad((group_norm(x, norm) * wanted).sum(), given)
+    theirs = torch.autograd.grad((norm(x.transpose(1, 2)).transpose(1, 2) * wanted).sum(), given)
+    for own, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_group_norm_of_bfloat16_is_worked_out_in_float32(weights: torch.dtype) -> None:
+    torch.manual_seed(0)
+    norm = torch.nn.GroupNorm(4, 12, eps=1e-6).to(weights)
+    x = (torch.randn(3, 50, 12) * 0.1 + 20).bfloat16().requires_grad_()
+    found = group_norm(x, norm)
+    assert found.dtype == torch.bfloat16
+    exact = torch.nn.functional.group_norm(x.double().transpose(1, 2), 4, eps=1e-6).transpose(1, 2)
+    assert (found.double() - exact).norm() < 0.004 * exact.norm()
+    found.sum().backward()
+    assert x.grad.dtype == torch.bfloat16
+    assert norm.weight.grad.dtype == weights
 
 
 def test_gradient_reaches_every_weight_once_the_zeros_have_moved() -> None:

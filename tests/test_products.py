@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 from transformers import Qwen2Config, Qwen2Model
 
-from longtake.backbones import attention, products
+from longtake.backbones import attention
+from longtake.backbones import products as named
 from longtake.backbones.attention import Veil, causal_attention
+from longtake.models import dts, products
 
 SCALING = 0.25
 
@@ -34,16 +36,19 @@ def gradients(output: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> list[to
 
 @pytest.mark.parametrize("at_once", [1, 10**9])
 @pytest.mark.parametrize("key_heads", [4, 2])
-@pytest.mark.parametrize("masked", [False, True])
-def test_it_is_as_exact_as_the_fused_kernel(monkeypatch, masked, key_heads, at_once):
+@pytest.mark.parametrize("seen", ["all", "causal", "some"])
+def test_it_is_as_exact_as_the_fused_kernel(monkeypatch, seen, key_heads, at_once):
     monkeypatch.setattr(products, "SCORES_AT_ONCE", at_once)
     inputs = states(3, 4, 20, 1), states(3, key_heads, 33, 2), states(3, key_heads, 33, 3)
-    allowed = torch.ones(1, 1, 20, 33, dtype=torch.bool).tril(13)
-    if masked:
+    allowed = torch.ones(1, 1, 20, 33, dtype=torch.bool)
+    if seen != "all":
+        allowed = products.causal(20, 33)
+        assert torch.equal(allowed, torch.ones(1, 1, 20, 33, dtype=torch.bool).tril(13))
+    if seen == "some":
         allowed = allowed & (torch.rand(3, 1, 20, 33, generator=torch.Generator().manual_seed(4)) < 0.5)
         allowed[..., 0] = True
     plain = gradients(
-        products.by_products(*inputs, allowed if masked else None, scaling=SCALING), inputs
+        products.by_products(*inputs, None if seen == "all" else allowed, scaling=SCALING), inputs
     )
     fused = gradients(
         F.scaled_dot_product_attention(*inputs, attn_mask=allowed.expand(3, 1, -1, -1), scale=SCALING, enable_gqa=True),
@@ -96,16 +101,40 @@ def test_a_decoder_of_transformers_takes_it_by_name(monkeypatch):
     padded[1, 7:] = 0
     calls = []
     by_products = products.by_products
-    monkeypatch.setattr(products, "by_products", lambda *given, **more: calls.append(1) or by_products(*given, **more))
+    monkeypatch.setattr(named, "by_products", lambda *given, **more: calls.append(1) or by_products(*given, **more))
     found = {}
-    for name in ("sdpa", products.NAME):
+    for name in ("sdpa", named.NAME):
         model.set_attn_implementation(name)
         with torch.autocast("cpu", torch.bfloat16):
             found[name] = model(inputs_embeds=embeddings, attention_mask=padded).last_hidden_state.float()
     assert len(calls) == 2
-    assert torch.allclose(found["sdpa"][0], found[products.NAME][0], atol=0.05)
+    assert torch.allclose(found["sdpa"][0], found[named.NAME][0], atol=0.05)
     with torch.no_grad():
         ours = model(inputs_embeds=embeddings).last_hidden_state
         model.set_attn_implementation("sdpa")
         assert torch.equal(ours, model(inputs_embeds=embeddings).last_hidden_state)
     assert len(calls) == 2
+
+
+def test_only_a_decoder_with_the_fused_kernel_is_changed():
+    config = Qwen2Config(vocab_size=8, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    for name, after in (("sdpa", named.NAME), ("eager", "eager"), ("longtake_sdpa", "longtake_sdpa")):
+        model = Qwen2Model(config)
+        model.set_attn_implementation(name)
+        named.train_by_products(model)
+        assert model.config._attn_implementation == after
+
+
+def test_places_of_a_frame_attend_by_products_in_training_alone(monkeypatch):
+    inputs = states(3, 1, 20, 1), states(3, 1, 20, 2), states(3, 1, 20, 3)
+    calls = []
+    by_products = products.by_products
+    monkeypatch.setattr(dts, "by_products", lambda *given, **more: calls.append(1) or by_products(*given, **more))
+    plain = gradients(dts.attend(*inputs), inputs)
+    assert calls == [1]
+    fused = gradients(F.scaled_dot_product_attention(*inputs), inputs)
+    for ours, theirs in zip(plain, fused, strict=True):
+        assert (ours.double() - theirs.double()).norm() < 0.02 * theirs.double().norm()
+    with torch.no_grad():
+        assert torch.equal(dts.attend(*inputs), F.scaled_dot_product_attention(*inputs))
+    assert calls == [1]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from longtake.models.dts import DynamicTokenSynthesizer
-from longtake.models.reconstructor import Doubling, FourfoldStage, Reconstructor
+from longtake.models.reconstructor import Doubling, FourfoldStage, Reconstructor, TwoFramesForOne
 from longtake.models.recot import ReCoT, mean_frames, target_tokens, token_errors
 from longtake.types import LongtakeError
 
@@ -88,6 +88,21 @@ def test_the_transposed_convolutions_are_those_of_a_loop():
     weights = [p.detach().numpy() for p in (doubling.conv.weight, doubling.conv.bias)]
     # without a frame behind: of the loop's it would be the last, which gives nothing that is kept
     np.testing.assert_allclose(doubled, transposed(x[0].numpy(), *weights), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("taps", "padding", "behind"), [(3, 1, 1), (2, 0, 0)])
+def test_two_frames_for_one_have_the_gradients_of_pytorch_s_transposed_convolution(taps, padding, behind):
+    torch.manual_seed(0)
+    settings = {"kernel_size": (taps, 3, 3), "stride": (2, 1, 1), "padding": (padding, 2, 2)}
+    conv = TwoFramesForOne(3, 3, **settings).double()
+    x = torch.randn(2, 3, 3 + behind, 6, 5, dtype=torch.float64, requires_grad=True)
+    given = x, conv.weight, conv.bias
+    ours, theirs = conv(x), nn.ConvTranspose3d.forward(conv, x)[:, :, :6]
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    wanted = torch.randn_like(ours)
+    gradients = (torch.autograd.grad((found * wanted).sum(), given) for found in (ours, theirs))
+    for own, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("frames", [2, 4, 8])

@@ -19,7 +19,7 @@ from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from longtake.backbones.products import by_products, pays
+from longtake.models.products import by_products, causal, pays
 
 NAME = "longtake_sdpa"
 BLOCK_QUERIES = 512  # a block's mask is BLOCK_QUERIES x keys; the block skips all keys after its last query
@@ -111,9 +111,10 @@ def causal_attention(
     groups = query.shape[1] // key.shape[1]
     attend = partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
     if not dropout and pays(query, key):
-        plain = mask is None and veil is None
-        seen_by_all = None if plain else visible(range(queries), queries, keys, mask, veil, query.device)[:, None]
-        return by_products(query, key, value, seen_by_all, scaling=scaling)
+        allowed = causal(queries, keys)
+        if mask is not None or veil is not None:
+            allowed = visible(range(queries), queries, keys, mask, veil, query.device)[:, None]
+        return by_products(query, key, value, allowed, scaling=scaling)
     if queries == 1 and veil is None:  # query heads that share a key head are rows of one product; keys are not copied
         rows = query.reshape(query.shape[0], key.shape[1], groups, query.shape[3])
         return attend(rows, key, value, attn_mask=None if mask is None else mask[:, None, None]).view_as(query)

@@ -1,9 +1,4 @@
-"""Attention of short rows written out as products, which a CPU trains on faster than on the fused kernel.
-
-In bfloat16 the fused kernel's backward pass is slow on a CPU where rows are short: ``python benchmarks/training.py
-attention`` compares the two. Scores are rounded to bfloat16 when they are written out, as in transformers' eager
-attention. Without a gradient nothing changes.
-"""
+"""A decoder of transformers that trains on attention as products where they pay (``models/products.py``)."""
 
 # mypy: disable-error-code="no-untyped-call, no-any-return"
 # (PyTorch's own methods are only partly typed.)
@@ -14,45 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from longtake.models.products import by_products, causal, pays
+
 NAME = "longtake_products"
-MOST_SCORES = 1 << 20  # of a head; above, computing what a causal mask hides costs more than is gained
-SCORES_AT_ONCE = 1 << 20  # of some rows' heads together, so that they stay in the cache
-
-
-def pays(query: Tensor, key: Tensor) -> bool:
-    """Whether products are faster: bfloat16 rows of a thousand columns at most that are trained on, on a CPU."""
-    trained = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
-    short = query.shape[2] * key.shape[2] <= MOST_SCORES
-    return trained and short and dtype == torch.bfloat16 and query.device.type == "cpu"
-
-
-def by_products(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, *, scaling: float) -> Tensor:
-    """Softmax attention in bfloat16, a few rows at a time: ``(batch, heads, queries, dim)``.
-
-    allowed: bool ``(batch or 1, 1, queries, keys)``, of which every query has one; None is causal, queries being the
-    last of the keys. key, value: ``(batch, key heads, keys, dim)``; heads that share a key stand side by side.
-    """
-    batch, heads, queries, _ = query.shape
-    keys, groups = key.shape[2], heads // key.shape[1]
-    query, key, value = (states.bfloat16() for states in (query, key, value))
-    if allowed is None:
-        allowed = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    bias = torch.zeros(allowed.shape, dtype=torch.bfloat16).masked_fill(~allowed, float("-inf"))
-    rows = max(1, SCORES_AT_ONCE // (heads * queries * keys))
-    outputs = []
-    for start in range(0, batch, rows):
-        own = slice(start, start + rows)
-        scores = (query[own] * scaling) @ key[own].transpose(-1, -2)
-        scores = scores + (bias if len(bias) == 1 else bias[own])
-        outputs.append(scores.softmax(dim=-1) @ value[own])
-    return torch.cat(outputs)
 
 
 def attend(
@@ -71,8 +34,15 @@ def attend(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    output = by_products(query, key, value, attention_mask, scaling=scaling)
+    allowed = causal(query.shape[2], key.shape[2]) if attention_mask is None else attention_mask
+    output = by_products(query, key, value, allowed, scaling=scaling)
     return output.transpose(1, 2).contiguous(), None
+
+
+def train_by_products(decoder: PreTrainedModel) -> None:
+    """Let a decoder that attends by PyTorch's fused kernel train on products where they pay."""
+    if decoder.config._attn_implementation == "sdpa":
+        decoder.set_attn_implementation(NAME)
 
 
 AttentionInterface.register(NAME, attend)

@@ -19,6 +19,9 @@ from torch.nn import functional as F
 from torch.nn import init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from longtake.models.group_norm import group_norm
+from longtake.models.products import by_products, pays
+
 Layout = Literal["correct", "legacy"]
 
 NUM_NORM_GROUPS = 32
@@ -115,7 +118,7 @@ class SpatialAttention(nn.Module):
         """Residual; the shape stays ``(groups, frames, rows, columns, dim)``."""
         normed = group_norm(x_GTRCD.flatten(1, 3), self.norm)
         normed_FND = normed.reshape(-1, 1, x_GTRCD.shape[2] * x_GTRCD.shape[3], x_GTRCD.shape[4])
-        attended = F.scaled_dot_product_attention(self.q(normed_FND), self.k(normed_FND), self.v(normed_FND))
+        attended = attend(self.q(normed_FND), self.k(normed_FND), self.v(normed_FND))
         return x_GTRCD + self.proj_out(attended).view_as(x_GTRCD)
 
 
@@ -176,6 +179,13 @@ class RelativePosition(nn.Module):
         return self.embeddings_table[moment[None, :] - moment[:, None] + MAX_RELATIVE_STEPS]
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Softmax attention of every place to every place, ``(batch, heads, places, dim)``."""
+    if pays(query, key):
+        return by_products(query, key, value, None, scaling=query.shape[-1] ** -0.5)
+    return F.scaled_dot_product_attention(query, key, value)
+
+
 def zero_out(layer: nn.Module) -> None:
     """Set all of a layer's weights to zero."""
     for parameter in layer.parameters():
@@ -190,18 +200,6 @@ def keep_channels(conv: nn.Conv3d | nn.ConvTranspose3d, taps: Mapping[int, float
     same = torch.arange(len(conv.weight))
     for tap, share in taps.items():
         conv.weight[same, same, tap, 1, 1] += share
-
-
-def group_norm(x_BLD: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """GroupNorm of channels-last ``(batch, length, dim)``: statistics over the length and each block of channels.
-
-    The channels stay last: ``nn.GroupNorm`` itself would need two transposed copies.
-    """
-    x_BLHE = at_least_float32(x_BLD).unflatten(-1, (norm.num_groups, -1))
-    centred = x_BLHE - x_BLHE.mean(dim=(1, 3), keepdim=True)
-    variance = centred.square().mean(dim=(1, 3), keepdim=True)  # torch.var_mean is five times slower on these strides
-    normed = (centred * torch.rsqrt(variance + norm.eps)).flatten(2)
-    return (normed * norm.weight + norm.bias).to(x_BLD.dtype)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from longtake.backbones.products import train_by_products
 from longtake.data.conversations.batches import Batch
 from longtake.data.conversations.media import MediaClip
 from longtake.data.features import Features
@@ -35,6 +36,7 @@ class AnswerLoss(nn.Module):
     def __init__(self, model: VideoLLM) -> None:
         super().__init__()
         self.model = model
+        train_by_products(model.language_model)
 
     @property
     def device(self) -> torch.device:

@@ -285,14 +285,14 @@ def _dts(config: VideoLLMConfig, groups: int) -> _Products:
 
 
 def _reconstructor(config: VideoLLMConfig, groups: int) -> _Products:
-    """Operations of the reconstructor; its convolutions run over the border: a place on each side, a frame more."""
+    """Operations of the reconstructor; every tap of its transposed convolutions is of a frame that stays."""
     (rows, columns), dim = config.grid, config.vision_config.hidden_size
-    frames, inner, attention, bordered = 1, 0.0, 0.0, (rows + 2) * (columns + 2)
+    frames, inner, attention = 1, 0.0, 0.0
     if config.frames_per_group.bit_length() % 2 == 0:  # an odd number of doublings begins with a lone one
-        frames, inner = 2, groups * bordered * 2 * 18 * dim * dim
+        frames, inner = 2, groups * rows * columns * 2 * 18 * dim * dim
     while frames < config.frames_per_group:
         mixed = _attentions(dim, rows * columns, groups * 2 * frames, 2 * frames)
-        inner += mixed.inner + groups * (2 * frames + 1) * bordered * 2 * 27 * dim * dim
+        inner += mixed.inner + groups * 2 * frames * rows * columns * 2 * 27 * dim * dim
         attention += mixed.attention
         frames *= 4
     return _Products(inner=inner, attention=attention)

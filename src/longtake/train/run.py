@@ -360,8 +360,7 @@ def _adamw(module: nn.Module, fit: Fit, faster: Mapping[str, float]) -> torch.op
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": fit.weight_decay, **more},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0, **more},
         ]
-    fused = True if fit.zero else None  # its state is flat, so that the unfused one would copy it whole
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=fit.lr, fused=fused)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=fit.lr, fused=True)
 
 
 def _random_state() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
-from longtake.backbones.products import NAME as PRODUCTS
+from longtake.backbones.products import train_by_products
 from longtake.data.probe_world.bank import GROUP, Mix
 from longtake.data.probe_world.questions import Question, ask_all
 from longtake.data.probe_world.regroup import VideoSource
@@ -122,7 +122,7 @@ def train_decoder(
     text = Text(tokenizer, model.config.video_token_id)
     modules, optimiser = decoder_parts(recipe, model, begin, along)
     ledger = cast(Ledger, modules["ledger"])
-    model.language_model.set_attn_implementation(PRODUCTS)
+    train_by_products(model.language_model)
     learning = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
     start = checkpoint.resume(folder, modules, optimiser)
     log = checkpoint.Log(folder / "log.jsonl", recipe.steps, start)

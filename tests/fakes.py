@@ -65,7 +65,7 @@ class FakeBackbone:
     def prompt_tokens(self, prompt: Prompt) -> int:
         return self.prepare([prompt]).ids.shape[1]
 
-    def prepare(self, prompts: Sequence[Prompt]) -> Inputs:
+    def prepare(self, prompts: Sequence[Prompt], *, shared: bool = False) -> Inputs:
         (prompt,) = prompts
         columns = [(0.5, -1), (0.25, -1)]  # what stands there, and which visual token it is
         if prompt.tokens is not None:

@@ -108,9 +108,9 @@ def test_stages_end_when_the_device_has_done_its_work(monkeypatch):
     waits = []
     monkeypatch.setattr(torch.accelerator, "synchronize", waits.append)
     ask(FakeBackbone(device=torch.device("cuda", 0)), remember(12), QUESTION)
-    assert waits == [torch.device("cuda", 0)] * 3
+    assert waits == [torch.device("cuda", 0)] * 4
     ask(FakeBackbone(), remember(12), QUESTION)
-    assert len(waits) == 3
+    assert len(waits) == 4
 
 
 def test_asking_encodes_nothing_again():

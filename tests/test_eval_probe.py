@@ -171,16 +171,15 @@ def test_a_budget_adds_its_controls(model, monkeypatch):
     monkeypatch.setattr(probe, "ANSWER_TOKENS", 3)
     monkeypatch.setattr(probe, "QUESTIONS_A_VIDEO", 3)
     kept: dict[str, set[int]] = {}
-    ask = longtake.Model.ask
+    ask = longtake.Model.ask_all
 
-    def watched(self, memory, question, **settings):
-        found = ask(self, memory, question, **settings)
-        kept.setdefault(type(settings["selector"]).__name__ + str(settings["budget_tokens"]), set()).add(
-            found.usage.visual_tokens
-        )
+    def watched(self, memory, questions, **settings):
+        found = ask(self, memory, questions, **settings)
+        name = type(settings["selector"]).__name__ + str(settings["budget_tokens"])
+        kept.setdefault(name, set()).update(one.usage.visual_tokens for one in found)
         return found
 
-    monkeypatch.setattr(longtake.Model, "ask", watched)
+    monkeypatch.setattr(longtake.Model, "ask_all", watched)
 
     def ask_video(run: ProbeRun) -> list[Asked]:
         return ask_watched(model, run, watch_video(model, run, world.clips(), 0))
@@ -239,15 +238,18 @@ def test_a_perfect_model_scores_everything(model, monkeypatch, begin):
         truths.update({question.text: question for question in questions})
         return questions
 
-    def told(self, memory, text, **settings):
+    def told(text):
         question = later(truths[text], begin)
-        assert memory.tokens.seconds[0] == begin
         spans = [] if question.event is None else [(question.event.start_seconds, question.event.stop_seconds, 1.0)]
         found = answer(*spans)
         return Answer(text=f" {question.answer}. ", evidence=found.evidence, usage=found.usage)
 
+    def all_told(self, memory, texts, **settings):
+        assert memory.tokens.seconds[0] == begin
+        return [told(text) for text in texts]
+
     monkeypatch.setattr(probe, "ask_all", remembered)
-    monkeypatch.setattr(longtake.Model, "ask", told)
+    monkeypatch.setattr(longtake.Model, "ask_all", all_told)
     monkeypatch.setattr(probe, "ANSWER_TOKENS", 2)
     run = ProbeRun(num_frames=64, num_videos=3, begin_seconds=begin)
     (found,) = evaluate_each(model, [run], world.clips())

@@ -14,19 +14,31 @@ import torch
 
 import longtake.video
 from longtake.backbones.base import Cache, Inputs, Prompt, no_scorer
+from longtake.backbones.layout import first_row
 from longtake.backbones.thinking import Thought, think, thinking_of
 from longtake.models.latent import Thinking
 from longtake.select import Selector, TopK
 from longtake.types import Answer, Evidence, LatentLooks, LongtakeError, Memory, Query, Usage, VideoError, VisualTokens
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
     from longtake.backbones.base import Backbone
 
-__all__ = ["PrefixCache", "ask", "check_video", "evidence_spans", "group_scores", "place_scores", "thinking_for"]
+COLUMNS_AT_ONCE = 1024  # of the questions that are answered side by side, the video's columns left out
+
+__all__ = [
+    "PrefixCache",
+    "ask",
+    "ask_all",
+    "check_video",
+    "evidence_spans",
+    "group_scores",
+    "place_scores",
+    "thinking_for",
+]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,10 +68,13 @@ class PrefixCache:
 
 
 def _key(memory: Memory, kept: Tensor | None) -> tuple[int, bytes]:
-    return id(memory), b"" if kept is None else kept.cpu().numpy().tobytes()
+    return id(memory), _kept_key(kept)
 
 
-@torch.no_grad()
+def _kept_key(kept: Tensor | None) -> bytes:
+    return b"" if kept is None else kept.cpu().numpy().tobytes()
+
+
 def ask(
     backbone: Backbone,
     memory: Memory,
@@ -89,33 +104,125 @@ def ask(
     Raises LongtakeError for an empty or too long question, another model's memory, a missing scorer, or latents that
     the model does not have.
     """
-    query = Query(text=question)
+    (answer,) = ask_all(
+        backbone,
+        memory,
+        [question],
+        selector=selector,
+        budget_tokens=budget_tokens,
+        max_new_tokens=max_new_tokens,
+        cache=cache,
+        latents=latents,
+        show_latents=show_latents,
+    )
+    return answer
+
+
+@torch.no_grad()
+def ask_all(
+    backbone: Backbone,
+    memory: Memory,
+    questions: Sequence[str],
+    *,
+    selector: Selector | None = None,
+    budget_tokens: int | None = None,
+    max_new_tokens: int = 64,
+    cache: PrefixCache | None = None,
+    latents: int | None = None,
+    show_latents: bool = False,
+) -> list[Answer]:
+    """Answer several questions about a watched video, each as ``ask`` does alone, to rounding.
+
+    Those for which the same tokens are kept go on side by side from the video's part of their prompts, which is read
+    and held once; questions that are thought about are answered one after the other. An answer's usage has an equal
+    share of the seconds that those beside it took together.
+    """
+    queries = [Query(text=question) for question in questions]
     check_model(backbone, memory)
     check_video(memory)
     thinking = thinking_for(backbone, latents, show_latents)
-    clock = _Clock(device=backbone.device)
     thought_tokens = 0 if thinking is None else thinking.latents + 2
-    kept = _kept(backbone, memory.tokens, query, selector, budget_tokens, max_new_tokens, thought_tokens)
-    tokens = memory.tokens if kept is None else memory.tokens[kept]
-    inputs = backbone.prepare([Prompt(question=query.text, tokens=tokens)])
+    asked = []
+    for place, query in enumerate(queries):
+        clock = _Clock(device=backbone.device)
+        kept = _kept(backbone, memory.tokens, query, selector, budget_tokens, max_new_tokens, thought_tokens)
+        clock.lap("select")
+        asked.append(_Asked(place=place, query=query, kept=kept, seconds=clock.laps["select"]))
+    answers: dict[int, Answer] = {}
+    for some in _together(backbone, memory, asked, alone=thinking is not None):
+        found = _answered(backbone, memory, some, thinking, max_new_tokens, cache, show_latents)
+        answers |= {one.place: answer for one, answer in zip(some, found, strict=True)}
+    return [answers[place] for place in range(len(queries))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """A question, its place among others, the tokens kept for it (None: all), and the seconds that choosing took."""
+
+    place: int
+    query: Query
+    kept: Tensor | None
+    seconds: float
+
+
+def _together(backbone: Backbone, memory: Memory, asked: Sequence[_Asked], alone: bool) -> Iterator[list[_Asked]]:
+    """Questions that are answered side by side: those with the same tokens, as many as ``COLUMNS_AT_ONCE`` allows."""
+    alike: dict[bytes, list[_Asked]] = {}
+    for one in asked:
+        alike.setdefault(_kept_key(one.kept), []).append(one)
+    for group in alike.values():
+        rows = 1
+        if len(group) > 1 and not alone:
+            longest = max(group, key=lambda one: _prompt_tokens(backbone, one.query.text, None))
+            inputs = backbone.prepare([Prompt(question=longest.query.text, tokens=_tokens(memory, longest.kept))])
+            rows = max(1, COLUMNS_AT_ONCE // (inputs.ids.shape[1] - inputs.prefix)) if inputs.prefix else 1
+        yield from (group[start : start + rows] for start in range(0, len(group), rows))
+
+
+def _answered(
+    backbone: Backbone,
+    memory: Memory,
+    asked: Sequence[_Asked],
+    thinking: Thinking | None,
+    max_new_tokens: int,
+    cache: PrefixCache | None,
+    show_latents: bool,
+) -> list[Answer]:
+    """Answers to questions for which the same tokens are kept, side by side."""
+    clock = _Clock(device=backbone.device)
+    kept = asked[0].kept
+    tokens = _tokens(memory, kept)
+    inputs = backbone.prepare([Prompt(question=one.query.text, tokens=tokens) for one in asked], shared=True)
     clock.lap("select")
     prefix = _prefix(backbone, inputs, memory, kept, cache)
     clock.lap("prefill")
-    prompt_tokens, thought = int(inputs.mask.sum()), None
+    prompt_tokens, thought = inputs.mask.sum(dim=1).tolist(), None
     if thinking is not None:
         thought = think(backbone, inputs, prefix, thinking=thinking, record=show_latents)
         inputs, prefix = thought.inputs, thought.cache
         clock.lap("think")
-    rollout = backbone.generate(inputs, prefix, max_new_tokens=max_new_tokens, record_attention=True)[0]
+    rollouts = backbone.generate(inputs, prefix, max_new_tokens=max_new_tokens, record_attention=True)
     clock.lap("generate")
-    assert rollout.attention is not None
-    scores = group_scores(rollout.attention, inputs.source[0], tokens)
-    return Answer(
-        text=rollout.text.strip(),
-        evidence=evidence_spans(scores, memory, backbone.evidence_threshold),
-        usage=_usage(memory, len(tokens), prompt_tokens, clock.laps),
-        latents=_looks(backbone, thought, tokens, memory) if thought is not None and show_latents else None,
-    )
+    answers = []
+    for row, (one, rollout) in enumerate(zip(asked, rollouts, strict=True)):
+        assert rollout.attention is not None
+        scores = group_scores(rollout.attention, inputs.source[row], tokens)
+        laps = {name: seconds / len(asked) for name, seconds in clock.laps.items()}
+        laps["select"] += one.seconds
+        looks = _looks(backbone, thought, row, tokens, memory) if thought is not None and show_latents else None
+        answers.append(
+            Answer(
+                text=rollout.text.strip(),
+                evidence=evidence_spans(scores, memory, backbone.evidence_threshold),
+                usage=_usage(memory, len(tokens), prompt_tokens[row], laps),
+                latents=looks,
+            )
+        )
+    return answers
+
+
+def _tokens(memory: Memory, kept: Tensor | None) -> VisualTokens:
+    return memory.tokens if kept is None else memory.tokens[kept]
 
 
 def thinking_for(backbone: Backbone, latents: int | None, shown: bool) -> Thinking | None:
@@ -136,13 +243,13 @@ def _usage(memory: Memory, visual_tokens: int, prompt_tokens: int, laps: Mapping
     )
 
 
-def _looks(backbone: Backbone, thought: Thought, tokens: VisualTokens, memory: Memory) -> LatentLooks:
+def _looks(backbone: Backbone, thought: Thought, row: int, tokens: VisualTokens, memory: Memory) -> LatentLooks:
     assert thought.attended is not None
     assert backbone.latent is not None
-    source, reread = thought.inputs.source[0], thought.reread
+    source, reread = thought.inputs.source[row], thought.reread
     return LatentLooks(
-        attended=place_scores(thought.attended[0], source, tokens),
-        reread=None if reread is None else place_scores(reread[0], source, tokens),
+        attended=place_scores(thought.attended[row], source, tokens),
+        reread=None if reread is None else place_scores(reread[row], source, tokens),
         openness=float(backbone.latent.openness),
         times=tuple(zip(*_group_times(memory), strict=True)),
     )
@@ -162,7 +269,7 @@ def check_video(memory: Memory) -> None:
     video = memory.provenance.video
     if Path(video).is_absolute() and Path(video).is_file() and _identity(video) != memory.provenance.video_identity:
         line = f"{video} has changed since it was watched; the answer is about the earlier file; watch it again"
-        warnings.warn(line, stacklevel=3)
+        warnings.warn(line, stacklevel=4)
 
 
 def _identity(video: str) -> str | None:
@@ -244,12 +351,12 @@ def _runs(indices: list[int]) -> list[range]:
 def _prefix(
     backbone: Backbone, inputs: Inputs, memory: Memory, kept: Tensor | None, cache: PrefixCache | None
 ) -> Cache | None:
-    """The keys and values of the columns before the question, remembered or computed now."""
+    """The keys and values of the columns before the questions, of one row for all, remembered or computed now."""
     if inputs.prefix == 0:
         return None
     found = cache.get(memory, kept) if cache is not None else None
     if found is None:
-        found = backbone.prefill(inputs, stop=inputs.prefix)
+        found = backbone.prefill(first_row(inputs), stop=inputs.prefix)
         if cache is not None:
             cache.put(memory, kept, found)
     assert found.length == inputs.prefix

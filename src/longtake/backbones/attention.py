@@ -27,7 +27,7 @@ BLOCK_QUERIES = 512  # a block's mask is BLOCK_QUERIES x keys; the block skips a
 
 @dataclass(slots=True, kw_only=True)
 class Recorder:
-    """Collects where the last columns look, in the given layers, during one forward pass."""
+    """Collects where the last columns look, in the given layers, during one forward pass; of each branch abreast."""
 
     layers: frozenset[int]
     columns: int = 1
@@ -67,9 +67,10 @@ class Branches:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abreast:
-    """``count`` branches a row that grow together, a column of each at a time, behind ``stem`` columns that are cached.
+    """``count`` branches a row that grow together, behind ``stem`` columns that are cached.
 
-    A branch sees the stem and itself. The cache has the stem once, then a column of each branch, and so on.
+    A branch sees the stem and itself. The cache has the stem once, then a column of each branch, and so on; as many new
+    columns of each are run at a time as one likes, in the same order.
     """
 
     stem: int
@@ -185,22 +186,34 @@ def branched_attention(
 def abreast_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, abreast: Abreast, *, scaling: float
 ) -> Tensor:
-    """Attention of the newest column of each branch over the stem and its own branch: ``(batch, heads, count, dim)``.
+    """Attention of the newest columns of each branch over the stem and its own branch: ``(batch, heads, new, dim)``.
 
-    query: ``(batch, heads, count, dim)``; key, value: ``(batch, key heads, keys, dim)``, of stem and branches as
-    ``Abreast`` says; mask: bool ``(batch, keys)``. All branches of a row are queries of one product, so that the stem
-    is read once for all of them.
+    query: ``(batch, heads, new, dim)``, new being a multiple of ``count``; key, value: ``(batch, key heads, keys,
+    dim)``, of stem and branches as ``Abreast`` says; mask: bool ``(batch, keys)``. All branches of a row are queries of
+    one product, so that the stem is read once for all of them.
     """
-    count, (heads, dim) = abreast.count, query.shape[1::2]
-    branch = torch.arange(key.shape[2] - abreast.stem, device=query.device) % count
-    own = branch == torch.arange(count, device=query.device)[:, None]
-    allowed = F.pad(own, (abreast.stem, 0), value=True)[None]
-    if mask is not None:
-        allowed = allowed & mask[:, None]
-    groups = heads // key.shape[1]  # query heads that share a key head are rows of one product; keys are not copied
-    rows = query.reshape(query.shape[0], key.shape[1], groups * count, dim)
-    seen = allowed.repeat(1, groups, 1)[:, None]
+    (heads, new, dim), key_heads = query.shape[1:], key.shape[1]
+    groups = heads // key_heads  # query heads that share a key head are rows of one product; keys are not copied
+    rows = query.reshape(query.shape[0], key_heads, groups * new, dim)
+    seen = seen_abreast(new, key.shape[2], mask, abreast, query.device).repeat(1, groups, 1)[:, None]
     return F.scaled_dot_product_attention(rows, key, value, attn_mask=seen, scale=scaling).reshape(query.shape)
+
+
+def seen_abreast(new: int, keys: int, mask: Tensor | None, abreast: Abreast, device: torch.device) -> Tensor:
+    """What the newest columns see of the keys, bool ``(batch or 1, new, keys)``."""
+    place = torch.arange(keys - abreast.stem, device=device)
+    own = place[-new:, None]
+    seen = F.pad((place % abreast.count == own % abreast.count) & (place <= own), (abreast.stem, 0), value=True)[None]
+    return seen if mask is None else seen & mask[:, None]
+
+
+def looks_abreast(query: Tensor, key: Tensor, mask: Tensor | None, abreast: Abreast, scaling: float) -> Tensor:
+    """Attention of each branch's newest column, averaged over heads: float32 ``(batch, count, keys)``."""
+    heads, keys = query.shape[1], key.shape[2]
+    last = query[:, :, -abreast.count :].unflatten(1, (key.shape[1], heads // key.shape[1]))
+    scores = (last @ key[:, :, None].transpose(-1, -2)).float() * scaling
+    seen = seen_abreast(abreast.count, keys, mask, abreast, query.device)[:, None, None]
+    return scores.masked_fill(~seen, float("-inf")).softmax(dim=-1).mean(dim=(1, 2))
 
 
 def fuses(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
@@ -228,7 +241,10 @@ def longtake_sdpa(
 ) -> tuple[Tensor, None]:
     """transformers' attention signature; the last three arrive as keywords of the model's forward."""
     if recorder is not None and module.layer_idx in recorder.layers:
-        recorder.rows.append(last_columns_attention(query, key, attention_mask, scaling, recorder.columns))
+        if isinstance(branches, Abreast):
+            recorder.rows.append(looks_abreast(query, key, attention_mask, branches, scaling))
+        else:
+            recorder.rows.append(last_columns_attention(query, key, attention_mask, scaling, recorder.columns))
     if branches is None:
         output = causal_attention(query, key, value, attention_mask, scaling=scaling, dropout=dropout, veil=veil)
     elif isinstance(branches, Abreast):

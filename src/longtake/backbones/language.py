@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -147,8 +148,8 @@ class DecoderBackbone(ABC):
         """Columns of a prompt up to where the answer begins."""
         return len(self.layout(prompt).ids)
 
-    def prepare(self, prompts: Sequence[Prompt]) -> Inputs:
-        """Prompts to a batch padded on the left; an answer is followed by the end token, and both are learned."""
+    def prepare(self, prompts: Sequence[Prompt], *, shared: bool = False) -> Inputs:
+        """Prompts to a padded batch (``collate``); an answer is followed by the end token, and both are learned."""
         layouts = []
         for prompt in prompts:
             layout = self.layout(prompt)
@@ -156,7 +157,7 @@ class DecoderBackbone(ABC):
                 answer = [*self.text_ids(prompt.answer).tolist(), self.end_id]
                 layout = with_answer(layout, answer)
             layouts.append(layout)
-        return collate(layouts, self.embed)
+        return collate(layouts, self.embed, shared=shared)
 
     @torch.no_grad()
     def prefill(
@@ -207,22 +208,14 @@ class DecoderBackbone(ABC):
 
         top_p: tokens are drawn from the likeliest ones that together have this probability.
         generators: one for each row, whose draws then do not depend on the rows beside it; none: PyTorch's own.
-        A given cache (of all columns, or of the prefix) is extended while this runs and cropped back at the end.
-        Several completions of a row grow side by side: its prompt's keys and values are held and read once.
-        ``Rollout.attention`` is aligned with the columns of ``inputs``, padding included; with one rollout a row only.
+        A given cache (of all columns, or of the prefix) is extended while this runs and cropped back at the end. One
+        row's cache of the prefix will do for several rows that share it.
+        Several completions of a row grow side by side, and so do rows that share a prefix: what they have in common is
+        held and read once. ``Rollout.attention`` is aligned with the columns of ``inputs``, padding included.
         """
-        assert num_rollouts == 1 or not record_attention
-        rows = len(inputs.ids)
-        full = self.prefill(inputs, cache)
-        key_values, abreast = full.key_values, None
-        if rows * num_rollouts > 1:  # a single long prompt is not held twice
-            key_values = with_room(key_values, max_new_tokens * num_rollouts)
-        if num_rollouts > 1:
-            abreast = Abreast(stem=full.length, count=num_rollouts)
-        mask = None if bool(inputs.mask.all()) else inputs.mask
-        logits = full.logits.repeat_interleave(num_rollouts, dim=0)
-        look = full.attention.repeat_interleave(num_rollouts, dim=0)
-        positions = inputs.next_position[:, None].expand(-1, num_rollouts)
+        begun = self._begun(inputs, cache, num_rollouts, max_new_tokens)
+        logits, look, mask = begun.logits, begun.look, begun.mask
+        batch, count = begun.positions.shape
         tape = Tape(ends=self._ends.to(self.device), looks=torch.zeros_like(look))
         for step in range(max_new_tokens):
             ids, logprobs = self._choose(logits, temperature, top_p, generators)
@@ -231,14 +224,59 @@ class DecoderBackbone(ABC):
                 break
             recorder = self.recorder() if record_attention else None
             if mask is not None:
-                mask = torch.nn.functional.pad(mask, (0, num_rollouts), value=True)
-            new = self.embed(ids).unflatten(0, (rows, num_rollouts))
-            states = self.run(new, positions + step, mask, key_values, recorder, abreast)
+                mask = torch.nn.functional.pad(mask, (0, count), value=True)
+            new = self.embed(ids).unflatten(0, (batch, count))
+            states = self.run(new, begun.positions + step, mask, begun.key_values, recorder, begun.abreast)
             logits = self.head(states.flatten(0, 1))
-            look = look if recorder is None else recorder.mean()
+            look = look if recorder is None else begun.aligned(recorder)
         if cache is not None:
             crop(cache.key_values, cache.length)
         return tape.rollouts(self.tokenizer, attention=record_attention)
+
+    def _begun(self, inputs: Inputs, cache: Cache | None, num_rollouts: int, max_new_tokens: int) -> _Begun:
+        """Reads what is left of the prompts, for ``num_rollouts`` completions of each row."""
+        rows = len(inputs.ids)
+        if cache is not None and len(cache.logits) < rows:
+            assert num_rollouts == 1, "rows that share a cache have one completion each"
+            return self._side_by_side(inputs, cache, max_new_tokens)
+        full = self.prefill(inputs, cache)
+        key_values = full.key_values
+        if rows * num_rollouts > 1:  # a single long prompt is not held twice
+            key_values = with_room(key_values, max_new_tokens * num_rollouts)
+        return _Begun(
+            key_values=key_values,
+            logits=full.logits.repeat_interleave(num_rollouts, dim=0),
+            look=full.attention.repeat_interleave(num_rollouts, dim=0),
+            positions=inputs.next_position[:, None].expand(-1, num_rollouts),
+            mask=None if bool(inputs.mask.all()) else inputs.mask,
+            abreast=Abreast(stem=full.length, count=num_rollouts) if num_rollouts > 1 else None,
+        )
+
+    def _side_by_side(self, inputs: Inputs, prefix: Cache, max_new_tokens: int) -> _Begun:
+        """Reads rows with one prefix, of which the cache is, as branches of it: a column of each, and so on."""
+        stem, (rows, length) = prefix.length, inputs.ids.shape
+        crop(prefix.key_values, stem)
+        own, device = length - stem, inputs.ids.device
+        behind, shared = inputs.mask[:, stem:].T.reshape(1, -1), torch.arange(stem, device=device).expand(rows, -1)
+        begun = _Begun(
+            key_values=with_room(prefix.key_values, (own + max_new_tokens) * rows),
+            logits=prefix.logits,
+            look=prefix.attention,
+            positions=inputs.next_position[None],
+            mask=None if bool(inputs.mask.all()) else torch.cat([inputs.mask[:1, :stem], behind], dim=1),
+            abreast=Abreast(stem=stem, count=rows),
+            keys=torch.cat([shared, torch.arange(own * rows, device=device).view(own, rows).T + stem], dim=1),
+        )
+        recorder = self.recorder()
+        states = self.run(
+            inputs.embeddings[:, stem:].transpose(0, 1).flatten(0, 1)[None],
+            inputs.positions[..., stem:].transpose(-1, -2).flatten(-2)[..., None, :],
+            begun.mask,
+            begun.key_values,
+            recorder,
+            begun.abreast,
+        )
+        return replace(begun, logits=self.head(states[0, -rows:]), look=begun.aligned(recorder))
 
     def logprobs(
         self, inputs: Inputs, completions: Sequence[Sequence[int]], *, temperature: float = 1.0
@@ -347,6 +385,30 @@ class DecoderBackbone(ABC):
         else:
             ids = logprobs.argmax(dim=-1, keepdim=True)
         return ids[:, 0], logprobs.gather(-1, ids)[:, 0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Begun:
+    """Prompts that have been read, ready for the first token of every completion.
+
+    logits: ``(completions, vocabulary)``, of each one's last column. look: float32 ``(completions, columns of the
+    inputs)``, where that looked. positions: int64 ``(batch, completions a row)``, of the first token. mask: bool
+    ``(batch, keys)``. keys: int64 ``(completions, columns)``, which key stands for a column of the inputs; None: each
+    for its own.
+    """
+
+    key_values: KeyValues
+    logits: Tensor
+    look: Tensor
+    positions: Tensor
+    mask: Tensor | None
+    abreast: Abreast | None
+    keys: Tensor | None = None
+
+    def aligned(self, recorder: Recorder) -> Tensor:
+        """Where each completion's newest column looked, at the columns of the inputs, and any behind them."""
+        looks = recorder.means().flatten(0, 1)
+        return looks if self.keys is None else looks.gather(1, self.keys)
 
 
 def pixels_of(frames: Frames, device: torch.device) -> Tensor:

@@ -79,22 +79,54 @@ def with_answer(layout: Layout, ids: Sequence[int]) -> Layout:
     )
 
 
-def collate(layouts: Sequence[Layout], embed: Callable[[Tensor], Tensor]) -> Inputs:
-    """Layouts to a batch padded on the left; ``embed`` maps ids to embeddings. Gradients reach both."""
+def collate(layouts: Sequence[Layout], embed: Callable[[Tensor], Tensor], *, shared: bool = False) -> Inputs:
+    """Layouts to a batch; ``embed`` maps ids to embeddings. Gradients reach both.
+
+    It is padded on the left, or where the layouts are of questions about one video (``shared``) between the columns
+    that do not depend on the question and the others.
+    """
     length = max(len(layout.ids) for layout in layouts)
-    ids = _stack([layout.ids for layout in layouts], length, 0)
+    before = layouts[0].prefix if shared or len(layouts) == 1 else 0
+    assert not before or all(layout.prefix == before for layout in layouts), "prefixes differ"
+
+    def stacked(rows: Sequence[Tensor], filler: int) -> Tensor:
+        """Rows ``(..., columns)`` padded and stacked before the last axis."""
+        return torch.stack([padded(row, before, length, filler) for row in rows], dim=-2)
+
     labels = [
         torch.where(_is_learned(layout), layout.ids, torch.full_like(layout.ids, IGNORE)) for layout in layouts
     ]
+    embeddings = [_embeddings(layout, embed) for layout in layouts]
     return Inputs(
-        embeddings=torch.stack([_embeddings(layout, length, embed) for layout in layouts]),
-        positions=_stack([layout.positions for layout in layouts], length, 0),
-        mask=_stack([torch.ones_like(layout.ids, dtype=torch.bool) for layout in layouts], length, False),
-        source=_stack([layout.source for layout in layouts], length, -1),
-        ids=ids,
-        labels=_stack(labels, length, IGNORE) if any(layout.learned for layout in layouts) else None,
-        prefix=layouts[0].prefix if len(layouts) == 1 else 0,
-        next_position=torch.tensor([layout.next_position for layout in layouts], device=ids.device),
+        embeddings=torch.stack([padded(row, before, length, 0, dim=0) for row in embeddings]),
+        positions=stacked([layout.positions for layout in layouts], 0),
+        mask=stacked([torch.ones_like(layout.ids, dtype=torch.bool) for layout in layouts], False),
+        source=stacked([layout.source for layout in layouts], -1),
+        ids=stacked([layout.ids for layout in layouts], 0),
+        labels=stacked(labels, IGNORE) if any(layout.learned for layout in layouts) else None,
+        prefix=before,
+        next_position=torch.tensor([layout.next_position for layout in layouts], device=layouts[0].ids.device),
+    )
+
+
+def padded(row: Tensor, before: int, length: int, filler: int, dim: int = -1) -> Tensor:
+    """A row made ``length`` long along ``dim``, by a filler behind its first ``before`` columns."""
+    gap = list(row.shape)
+    gap[dim] = length - row.shape[dim]
+    first, rest = row.tensor_split([before], dim=dim)
+    return torch.cat([first, row.new_full(gap, filler), rest], dim=dim)
+
+
+def first_row(inputs: Inputs) -> Inputs:
+    """The first row of a batch without labels."""
+    return replace(
+        inputs,
+        embeddings=inputs.embeddings[:1],
+        positions=inputs.positions[..., :1, :],
+        mask=inputs.mask[:1],
+        source=inputs.source[:1],
+        ids=inputs.ids[:1],
+        next_position=inputs.next_position[:1],
     )
 
 
@@ -103,7 +135,7 @@ def _is_learned(layout: Layout) -> Tensor:
     return columns >= len(layout.ids) - layout.learned
 
 
-def _embeddings(layout: Layout, length: int, embed: Callable[[Tensor], Tensor]) -> Tensor:
+def _embeddings(layout: Layout, embed: Callable[[Tensor], Tensor]) -> Tensor:
     embedded = embed(layout.ids)
     if layout.features is not None:
         columns = torch.nonzero(layout.source >= 0).squeeze(1)
@@ -113,10 +145,4 @@ def _embeddings(layout: Layout, length: int, embed: Callable[[Tensor], Tensor]) 
     if layout.finish is not None:
         asked = len(layout.ids) - layout.learned
         embedded = torch.cat([layout.finish(embedded[:asked]), embedded[asked:]])
-    return torch.nn.functional.pad(embedded, (0, 0, length - len(layout.ids), 0))
-
-
-def _stack(rows: Sequence[Tensor], length: int, filler: int) -> Tensor:
-    """Rows ``(..., columns)`` padded on the left and stacked before the last axis."""
-    padded = [torch.nn.functional.pad(row, (length - row.shape[-1], 0), value=filler) for row in rows]
-    return torch.stack(padded, dim=-2)
+    return embedded

@@ -90,7 +90,7 @@ def watch_video(model: Model, run: ProbeRun, clips: list[Clip], number: int) -> 
 def ask_watched(model: Model, run: ProbeRun, watched: Watched) -> list[Asked]:
     """Every question about one video under every condition."""
     conditions = _conditions(run, watched, model)
-    replies = {name: [ask(question) for question in watched.questions] for name, ask in conditions.items()}
+    replies = {name: answered(watched.questions) for name, answered in conditions.items()}
     blind = ask_blind(model, [question.text for question in watched.questions])
     asked = []
     for place, question in enumerate(watched.questions):
@@ -126,8 +126,10 @@ def later_event(event: Event, seconds: int) -> Event:
     return replace(event, start_seconds=event.start_seconds + seconds, stop_seconds=event.stop_seconds + seconds)
 
 
-def _conditions(run: ProbeRun, watched: Watched, model: Model) -> dict[str, Callable[[Question], Answer]]:
-    """How each condition answers. The controls keep as many tokens as the model's own selection may.
+def _conditions(
+    run: ProbeRun, watched: Watched, model: Model
+) -> dict[str, Callable[[Sequence[Question]], list[Answer]]]:
+    """How each condition answers questions. The controls keep as many tokens as the model's own selection may.
 
     Uniform keeps whole groups, so the budget is a whole number of them, at least one.
     """
@@ -135,14 +137,17 @@ def _conditions(run: ProbeRun, watched: Watched, model: Model) -> dict[str, Call
     tokens, (_, rows, columns) = len(memory.tokens), memory.tokens.grid
     group = rows * columns
     budget = None if run.keep is None else max(group, int(tokens * run.keep) // group * group)
-    settings: dict[str, Any] = {"max_new_tokens": ANSWER_TOKENS}
 
-    def asker(selector: Selector | None, budget: int | None) -> Callable[[Question], Answer]:
-        return lambda asked: model.ask(memory, asked.text, selector=selector, budget_tokens=budget, **settings)
+    def asker(selector: Selector | None, budget: int | None) -> Callable[[Sequence[Question]], list[Answer]]:
+        settings: dict[str, Any] = {"selector": selector, "budget_tokens": budget, "max_new_tokens": ANSWER_TOKENS}
+        return lambda asked: model.ask_all(memory, [question.text for question in asked], **settings)
 
-    def oracle(question: Question) -> Answer:
-        chosen = Oracle(groups=needle_groups(watched, run, question), seed=run.seed)
-        return model.ask(memory, question.text, selector=chosen, budget_tokens=budget, **settings)
+    def oracle(asked: Sequence[Question]) -> list[Answer]:
+        answers: list[Answer] = []
+        for question in asked:
+            chosen = Oracle(groups=needle_groups(watched, run, question), seed=run.seed)
+            answers += asker(chosen, budget)([question])
+        return answers
 
     asks = {"model": asker(None, budget)}
     if budget is not None or tokens >= model.backbone.context_tokens:

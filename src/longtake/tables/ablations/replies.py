@@ -34,8 +34,7 @@ def ask_seen(backbone: OwnVideoLLM, compressor: nn.Module, sight: Sight, exam: E
     for features, questions in zip(exam.features, exam.questions, strict=True):
         memory = remember(backbone, compressor, sight, features)
         model = Model(backbone=backbone)  # with its own cache of what was read
-        for question in questions:
-            answer = model.ask(memory, question.text, max_new_tokens=ANSWER_TOKENS)
+        for answer in model.ask_all(memory, [question.text for question in questions], max_new_tokens=ANSWER_TOKENS):
             best = answer.evidence[0] if answer.evidence else None
             answers.append(answer.text)
             spans.append(None if best is None else (best.start_seconds, best.stop_seconds))

@@ -66,8 +66,26 @@ class FakeBackbone:
         return self.prepare([prompt]).ids.shape[1]
 
     def prepare(self, prompts: Sequence[Prompt], *, shared: bool = False) -> Inputs:
-        (prompt,) = prompts
-        columns = [(0.5, -1), (0.25, -1)]  # what stands there, and which visual token it is
+        assert shared or len(prompts) == 1
+        rows = [self._columns(prompt) for prompt in prompts]
+        (before,) = {before for _, before in rows}
+        length = max(len(columns) for columns, _ in rows)
+        gap = [(0.0, -1)]
+        rows = [columns[:before] + gap * (length - len(columns)) + columns[before:] for columns, _ in rows]
+        lengths = [sum(column != gap[0] for column in row) for row in rows]
+        return Inputs(
+            embeddings=torch.tensor([[value for value, _ in row] for row in rows])[..., None].expand(-1, -1, DIM),
+            positions=torch.arange(length).expand(len(rows), -1),
+            mask=torch.tensor([[column != gap[0] for column in row] for row in rows]),
+            source=torch.tensor([[source for _, source in row] for row in rows]),
+            ids=torch.zeros(len(rows), length, dtype=torch.long),
+            prefix=before,
+            next_position=torch.tensor(lengths),
+        )
+
+    def _columns(self, prompt: Prompt) -> tuple[list[tuple[float, int]], int]:
+        """What stands in each column, and which visual token it is; and how many do not depend on the question."""
+        columns = [(0.5, -1), (0.25, -1)]
         if prompt.tokens is not None:
             last = -1
             for index, group in enumerate(prompt.tokens.position[:, 0].tolist()):
@@ -76,36 +94,31 @@ class FakeBackbone:
                     columns += [(float(ord(letter)), -1) for letter in stamp]
                     last = group
                 columns.append((float(prompt.tokens.features[index, 0]), index))
-        prefix = len(columns)
+        before = len(columns)
         columns += [(float(sum(map(ord, word))), -1) for word in [*prompt.question.split(), "Answer:"]]
-        length = len(columns)
-        return Inputs(
-            embeddings=torch.tensor([value for value, _ in columns])[None, :, None].expand(1, length, DIM),
-            positions=torch.arange(length)[None],
-            mask=torch.ones(1, length, dtype=torch.bool),
-            source=torch.tensor([source for _, source in columns])[None],
-            ids=torch.zeros(1, length, dtype=torch.long),
-            prefix=prefix,
-            next_position=torch.tensor([length]),
-        )
+        return columns, before
 
     def prefill(self, inputs: Inputs, cache: Cache | None = None, *, stop: int | None = None) -> Cache:
         start = 0 if cache is None else cache.length
         stop = inputs.embeddings.shape[1] if stop is None else stop
-        self.prefilled_columns += stop - start
+        self.prefilled_columns += int(inputs.mask[:, start:stop].sum())
         seen = inputs.embeddings[:, :stop].clone()
         return Cache(key_values=seen, length=stop, logits=torch.zeros(1, 2), attention=torch.zeros(1, stop))
 
     def generate(self, inputs: Inputs, cache: Cache | None = None, **settings: object) -> list[Rollout]:
         if cache is not None:
-            assert torch.equal(cache.key_values, inputs.embeddings[:, : cache.length]), "a cache of another prompt"
+            for row in inputs.embeddings:
+                assert torch.equal(cache.key_values[0], row[: cache.length]), "a cache of another prompt"
         self.prefill(inputs, cache)
-        visual = inputs.source[0] >= 0
-        attention = torch.where(visual, inputs.embeddings[0, :, 0] ** 3, 0.0)
+        return [self._rollout(inputs, row) for row in range(len(inputs.ids))]
+
+    def _rollout(self, inputs: Inputs, row: int) -> Rollout:
+        visual = inputs.source[row] >= 0
+        attention = torch.where(visual, inputs.embeddings[row, :, 0] ** 3, 0.0)
         text = f"column {int(attention.argmax())}"
         attention = attention / attention.sum().clamp_min(1e-9) * (1 - SINK)
         attention[0] = SINK
-        return [Rollout(text=f" {text}\n", ids=(1,), logprobs=(0.0,), finished=True, attention=attention)]
+        return Rollout(text=f" {text}\n", ids=(1,), logprobs=(0.0,), finished=True, attention=attention)
 
     def logprobs(self, inputs: Inputs, completions: Sequence[Sequence[int]]) -> torch.Tensor:
         raise AssertionError("nothing here is trained")

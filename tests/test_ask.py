@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from fakes import FakeBackbone, grey_frames, write_video
-from longtake.ask import PrefixCache, ask, evidence_spans, group_scores
+from longtake.ask import PrefixCache, ask, ask_all
 from longtake.backbones.base import Prompt
+from longtake.evidence import evidence_spans, group_scores
 from longtake.memory import load_memory, save_memory
 from longtake.model import Model
 from longtake.select import Random, TopK, Uniform
@@ -186,6 +187,19 @@ def test_prefix_is_shared_among_questions_and_changes_no_answer():
     assert backbone.prefilled_columns - whole == 6  # the second question only
     alone = ask(FakeBackbone(), memory, "And when is it dark?")
     assert (second.text, second.evidence) == (alone.text, alone.evidence)
+
+
+def test_questions_together_read_the_video_once():
+    memory, backbone = remember(400, bright=range(100, 108)), FakeBackbone()
+    questions = [QUESTION, "And when is it dark?", "When?"]
+    together = ask_all(backbone, memory, questions)
+    counted = backbone.prefilled_columns
+    alone = [ask(FakeBackbone(), memory, question) for question in questions]
+    assert [(a.text, a.evidence) for a in together] == [(a.text, a.evidence) for a in alone]
+    columns = [a.usage.prompt_tokens for a in together]
+    assert columns == [a.usage.prompt_tokens for a in alone]
+    shared = columns[1] - 6
+    assert counted == shared + sum(count - shared for count in columns)
 
 
 def test_prefixes_of_other_memories_and_kept_sets_are_kept_apart():

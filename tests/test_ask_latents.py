@@ -9,12 +9,13 @@ import torch
 from typer.testing import CliRunner
 
 import tiny
-from longtake.ask import PrefixCache, ask, place_scores
+from longtake.ask import PrefixCache, ask
 from longtake.backbones.base import Prompt
 from longtake.backbones.thinking import think
 from longtake.cli import app
 from longtake.cli.latents import looks_fields
 from longtake.eval.plot import latent_looks
+from longtake.evidence import place_scores
 from longtake.memory import save_memory
 from longtake.model import Model
 from longtake.types import LatentLooks, LongtakeError, Memory, Sampling

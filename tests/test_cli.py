@@ -89,6 +89,23 @@ def test_ask_a_video_in_words(run, video):
     assert "120 frames, 120 visual tokens" in used
 
 
+def test_ask_several_questions(run, video, tmp_path):
+    others = ["--also", "When is it dark?", "--also", "Is it ever green at all?"]
+    done = run("ask", video, QUESTION, *others, "--json")
+    assert (done.code, done.err) == (0, "")
+    found = [json.loads(line) for line in done.out.splitlines()]
+    assert [fields.pop("question") for fields in found] == [QUESTION, *others[1::2]]
+    alone = json.loads(run("ask", video, others[3], "--json").out)
+    assert (found[2]["answer"], found[2]["evidence"]) == (alone["answer"], alone["evidence"])
+    assert found[2]["usage"]["prompt_tokens"] == alone["usage"]["prompt_tokens"]
+    blocks = run("ask", video, QUESTION, *others).out.split("\n\n")
+    assert [block.splitlines()[0] for block in blocks] == [QUESTION, *others[1::2]]
+    assert all(block.splitlines()[1].startswith("column ") for block in blocks)
+    assert_one_line(run("ask", tmp_path / "none.mp4", QUESTION, "--also", " "), "the question is empty; ask something")
+    shown = run("ask", video, QUESTION, *others, "--show-latents", tmp_path / "a.png")
+    assert_one_line(shown, "for one question; ask the others without it")
+
+
 def test_watch_then_ask_the_memory(run, video, tmp_path):
     memory = tmp_path / "grey.memory"
     done = run("watch", video, "-o", memory, "--fps", "0.5", "--start", "40")

@@ -19,7 +19,7 @@ SOURCE = ROOT / "src" / "longtake"
 FLOORS = [
     {"types"},
     {"outputs"},
-    {"video", "select", "memory", "shards"},
+    {"video", "select", "memory", "shards", "evidence"},
     {"models", "backbones", "data"},
     {"watch", "ask", "train"},
     {"model"},

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fakes import FakeBackbone
-from longtake.ask import evidence_spans
+from longtake.evidence import evidence_spans
 from longtake.memory import load_memory, read_tensors, save_memory, write_tensors
 from longtake.types import Memory, Sampling
 from longtake.video import read

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,8 +23,9 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from longtake.backbones.attention import NAME, Abreast, Branches, Recorder, Veil
 from longtake.backbones.base import Cache, Inputs, Prompt
+from longtake.backbones.begun import begin
 from longtake.backbones.identity import weights_hash
-from longtake.backbones.keys import crop, with_room
+from longtake.backbones.keys import crop
 from longtake.backbones.layout import Layout, collate, with_answer
 from longtake.backbones.tape import Tape
 from longtake.models.latent import LatentInjection
@@ -213,7 +213,7 @@ class DecoderBackbone(ABC):
         Several completions of a row grow side by side, and so do rows that share a prefix: what they have in common is
         held and read once. ``Rollout.attention`` is aligned with the columns of ``inputs``, padding included.
         """
-        begun = self._begun(inputs, cache, num_rollouts, max_new_tokens)
+        begun = begin(self, inputs, cache, num_rollouts, max_new_tokens)
         logits, look, mask = begun.logits, begun.look, begun.mask
         batch, count = begun.positions.shape
         tape = Tape(ends=self._ends.to(self.device), looks=torch.zeros_like(look))
@@ -232,51 +232,6 @@ class DecoderBackbone(ABC):
         if cache is not None:
             crop(cache.key_values, cache.length)
         return tape.rollouts(self.tokenizer, attention=record_attention)
-
-    def _begun(self, inputs: Inputs, cache: Cache | None, num_rollouts: int, max_new_tokens: int) -> _Begun:
-        """Reads what is left of the prompts, for ``num_rollouts`` completions of each row."""
-        rows = len(inputs.ids)
-        if cache is not None and len(cache.logits) < rows:
-            assert num_rollouts == 1, "rows that share a cache have one completion each"
-            return self._side_by_side(inputs, cache, max_new_tokens)
-        full = self.prefill(inputs, cache)
-        key_values = full.key_values
-        if rows * num_rollouts > 1:  # a single long prompt is not held twice
-            key_values = with_room(key_values, max_new_tokens * num_rollouts)
-        return _Begun(
-            key_values=key_values,
-            logits=full.logits.repeat_interleave(num_rollouts, dim=0),
-            look=full.attention.repeat_interleave(num_rollouts, dim=0),
-            positions=inputs.next_position[:, None].expand(-1, num_rollouts),
-            mask=None if bool(inputs.mask.all()) else inputs.mask,
-            abreast=Abreast(stem=full.length, count=num_rollouts) if num_rollouts > 1 else None,
-        )
-
-    def _side_by_side(self, inputs: Inputs, prefix: Cache, max_new_tokens: int) -> _Begun:
-        """Reads rows with one prefix, of which the cache is, as branches of it: a column of each, and so on."""
-        stem, (rows, length) = prefix.length, inputs.ids.shape
-        crop(prefix.key_values, stem)
-        own, device = length - stem, inputs.ids.device
-        behind, shared = inputs.mask[:, stem:].T.reshape(1, -1), torch.arange(stem, device=device).expand(rows, -1)
-        begun = _Begun(
-            key_values=with_room(prefix.key_values, (own + max_new_tokens) * rows),
-            logits=prefix.logits,
-            look=prefix.attention,
-            positions=inputs.next_position[None],
-            mask=None if bool(inputs.mask.all()) else torch.cat([inputs.mask[:1, :stem], behind], dim=1),
-            abreast=Abreast(stem=stem, count=rows),
-            keys=torch.cat([shared, torch.arange(own * rows, device=device).view(own, rows).T + stem], dim=1),
-        )
-        recorder = self.recorder()
-        states = self.run(
-            inputs.embeddings[:, stem:].transpose(0, 1).flatten(0, 1)[None],
-            inputs.positions[..., stem:].transpose(-1, -2).flatten(-2)[..., None, :],
-            begun.mask,
-            begun.key_values,
-            recorder,
-            begun.abreast,
-        )
-        return replace(begun, logits=self.head(states[0, -rows:]), look=begun.aligned(recorder))
 
     def logprobs(
         self, inputs: Inputs, completions: Sequence[Sequence[int]], *, temperature: float = 1.0
@@ -385,30 +340,6 @@ class DecoderBackbone(ABC):
         else:
             ids = logprobs.argmax(dim=-1, keepdim=True)
         return ids[:, 0], logprobs.gather(-1, ids)[:, 0]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Begun:
-    """Prompts that have been read, ready for the first token of every completion.
-
-    logits: ``(completions, vocabulary)``, of each one's last column. look: float32 ``(completions, columns of the
-    inputs)``, where that looked. positions: int64 ``(batch, completions a row)``, of the first token. mask: bool
-    ``(batch, keys)``. keys: int64 ``(completions, columns)``, which key stands for a column of the inputs; None: each
-    for its own.
-    """
-
-    key_values: KeyValues
-    logits: Tensor
-    look: Tensor
-    positions: Tensor
-    mask: Tensor | None
-    abreast: Abreast | None
-    keys: Tensor | None = None
-
-    def aligned(self, recorder: Recorder) -> Tensor:
-        """Where each completion's newest column looked, at the columns of the inputs, and any behind them."""
-        looks = recorder.means().flatten(0, 1)
-        return looks if self.keys is None else looks.gather(1, self.keys)
 
 
 def pixels_of(frames: Frames, device: torch.device) -> Tensor:

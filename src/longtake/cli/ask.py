@@ -15,6 +15,8 @@ from longtake.cli.latents import check_latents, looks_fields
 from longtake.types import LongtakeError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from longtake.model import Model
     from longtake.select import Selector
     from longtake.types import Answer, Memory, Sampling, VideoInfo
@@ -36,6 +38,9 @@ class Select(StrEnum):
 def ask(
     video_or_memory: Annotated[str, typer.Argument(help="A video file, or a memory that `longtake watch` saved.")],
     question: Annotated[str, typer.Argument(help="The model in the package knows drawn cards and shapes.")],
+    also: Annotated[
+        list[str] | None, typer.Option("--also", help="Another question, answered beside the first; may be repeated.")
+    ] = None,
     model: ModelOption = None,
     fps: FpsOption = None,
     max_frames: MaxFramesOption = None,
@@ -53,13 +58,11 @@ def ask(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer a question about a video, with the moments that the answer relied on."""
+    """Answer questions about a video, with the moments that the answers relied on."""
     from longtake.memory import is_memory, load_memory
-    from longtake.types import Query
 
-    Query(text=question)  # an empty one is refused before anything is watched
-    if show_latents is not None:
-        check_picture(show_latents)
+    questions = [question, *(also or ())]
+    _check_questions(questions, show_latents)
     if is_memory(video_or_memory):
         given = {"--fps": fps, "--max-frames": max_frames, "--start": start, "--stop": stop}
         if useless := [name for name, value in given.items() if value is not None]:
@@ -73,20 +76,20 @@ def ask(
         loaded = load_model(model, device)
         check_latents(loaded, latents, show_latents)
         memory = _watch(loaded, video_or_memory, sampling, None)
-    answer = loaded.ask(
+    answers = loaded.ask_all(
         memory,
-        question,
+        questions,
         selector=_selector(select),
         budget_tokens=budget,
         max_new_tokens=max_new_tokens,
         latents=latents,
         show_latents=show_latents is not None,
     )
-    if show_latents is not None and answer.latents is not None:
+    if show_latents is not None and answers[0].latents is not None:
         from longtake.eval.plot import latent_looks
 
-        latent_looks(question, answer.latents, show_latents)
-    print(json.dumps(_answer_fields(answer)) if as_json else _answer_text(answer))
+        latent_looks(question, answers[0].latents, show_latents)
+    _print_answers(questions, answers, as_json)
 
 
 def watch(
@@ -145,6 +148,28 @@ def _selector(choice: Select) -> Selector:
 
     methods: dict[Select, Selector] = {Select.query: TopK(), Select.uniform: Uniform(), Select.random: Random()}
     return methods[choice]
+
+
+def _check_questions(questions: Sequence[str], show_latents: Path | None) -> None:
+    """Refuse what can't be asked before anything is watched."""
+    from longtake.types import Query
+
+    for question in questions:
+        Query(text=question)
+    if show_latents is not None:
+        check_picture(show_latents)
+        if len(questions) > 1:
+            raise LongtakeError(f"--show-latents draws {show_latents} for one question; ask the others without it")
+
+
+def _print_answers(questions: Sequence[str], answers: Sequence[Answer], as_json: bool) -> None:
+    """One answer as it is, several each with its question."""
+    if as_json:
+        for question, answer in zip(questions, answers, strict=True):
+            print(json.dumps(({"question": question} if len(questions) > 1 else {}) | _answer_fields(answer)))
+        return
+    texts = [_answer_text(answer) for answer in answers]
+    print("\n\n".join(texts if len(texts) == 1 else map("\n".join, zip(questions, texts, strict=True))))
 
 
 def _answer_fields(answer: Answer) -> dict[str, Any]:

@@ -1,0 +1,87 @@
+"""Prompts that have been read, ready for the first token of their completions."""
+
+# mypy: disable-error-code="no-untyped-call"
+# (PyTorch's own methods are only partly typed.)
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import Cache as KeyValues
+
+from longtake.backbones.attention import Abreast, Recorder
+from longtake.backbones.base import Backbone, Cache, Inputs
+from longtake.backbones.keys import crop, with_room
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """Prompts of which completions go on.
+
+    logits: ``(completions, vocabulary)``, of each one's last column. look: float32 ``(completions, columns of the
+    inputs)``, where that looked. positions: int64 ``(batch, completions a row)``, of the first token. mask: bool
+    ``(batch, keys)``. abreast: how the completions of a row go on side by side. keys: int64 ``(completions, columns)``,
+    which key stands for a column of the inputs; None: each for its own.
+    """
+
+    key_values: KeyValues
+    logits: Tensor
+    look: Tensor
+    positions: Tensor
+    mask: Tensor | None
+    abreast: Abreast | None
+    keys: Tensor | None = None
+
+    def aligned(self, recorder: Recorder) -> Tensor:
+        """Where each completion's newest column looked, at the columns of the inputs, and any behind them."""
+        looks = recorder.means().flatten(0, 1)
+        return looks if self.keys is None else looks.gather(1, self.keys)
+
+
+def begin(backbone: Backbone, inputs: Inputs, cache: Cache | None, num_rollouts: int, max_new_tokens: int) -> Begun:
+    """Read what is left of the prompts, for ``num_rollouts`` completions of each row."""
+    rows = len(inputs.ids)
+    if cache is not None and len(cache.logits) < rows:
+        assert num_rollouts == 1, "rows that share a cache have one completion each"
+        return _begin_side_by_side(backbone, inputs, cache, max_new_tokens)
+    full = backbone.prefill(inputs, cache)
+    key_values = full.key_values
+    if rows * num_rollouts > 1:  # a single long prompt is not held twice
+        key_values = with_room(key_values, max_new_tokens * num_rollouts)
+    return Begun(
+        key_values=key_values,
+        logits=full.logits.repeat_interleave(num_rollouts, dim=0),
+        look=full.attention.repeat_interleave(num_rollouts, dim=0),
+        positions=inputs.next_position[:, None].expand(-1, num_rollouts),
+        mask=None if bool(inputs.mask.all()) else inputs.mask,
+        abreast=Abreast(stem=full.length, count=num_rollouts) if num_rollouts > 1 else None,
+    )
+
+
+def _begin_side_by_side(backbone: Backbone, inputs: Inputs, prefix: Cache, max_new_tokens: int) -> Begun:
+    """Read rows with one prefix, of which the cache is, as branches of it: a column of each, then the next of each."""
+    stem, (rows, length) = prefix.length, inputs.ids.shape
+    crop(prefix.key_values, stem)
+    own, device = length - stem, inputs.ids.device
+    behind, shared = inputs.mask[:, stem:].T.reshape(1, -1), torch.arange(stem, device=device).expand(rows, -1)
+    begun = Begun(
+        key_values=with_room(prefix.key_values, (own + max_new_tokens) * rows),
+        logits=prefix.logits,
+        look=prefix.attention,
+        positions=inputs.next_position[None],
+        mask=None if bool(inputs.mask.all()) else torch.cat([inputs.mask[:1, :stem], behind], dim=1),
+        abreast=Abreast(stem=stem, count=rows),
+        keys=torch.cat([shared, torch.arange(own * rows, device=device).view(own, rows).T + stem], dim=1),
+    )
+    recorder = backbone.recorder()
+    states = backbone.run(
+        inputs.embeddings[:, stem:].transpose(0, 1).flatten(0, 1)[None],
+        inputs.positions[..., stem:].transpose(-1, -2).flatten(-2)[..., None, :],
+        begun.mask,
+        begun.key_values,
+        recorder,
+        begun.abreast,
+    )
+    return replace(begun, logits=backbone.head(states[0, -rows:]), look=begun.aligned(recorder))

@@ -113,3 +113,14 @@ def test_one_bad_question_is_told_before_any_is_answered():
     memory = watch_frames(model.backbone, [tiny.frames(16, 32, 32)], Sampling(fps=1.0))
     with pytest.raises(LongtakeError, match="the question is empty"):
         model.ask_all(memory, ["What is on it?", " "])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_completions_of_one_prompt_tell_where_they_looked_too(family):
+    backbone = plain(family)
+    memory = watch_frames(backbone, [tiny.frames(16, 32, 32)], Sampling(fps=1.0))
+    inputs = backbone.prepare([Prompt(question=QUESTIONS[0], tokens=memory.tokens)])
+    (alone,) = backbone.generate(inputs, max_new_tokens=4, record_attention=True)
+    for found in backbone.generate(inputs, max_new_tokens=4, num_rollouts=3, record_attention=True):
+        assert found.ids == alone.ids
+        torch.testing.assert_close(found.attention, alone.attention, atol=1e-5, rtol=1e-3)

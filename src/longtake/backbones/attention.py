@@ -4,9 +4,6 @@ Registered with transformers as ``longtake_sdpa``. Masks stay ``(batch, keys)``:
 block at a time, so nothing of the size queries x keys is ever built.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 from dataclasses import dataclass, field

@@ -1,8 +1,5 @@
 """Prompts that have been read, ready for the first token of their completions."""
 
-# mypy: disable-error-code="no-untyped-call"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

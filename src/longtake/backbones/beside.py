@@ -3,9 +3,6 @@
 The rest of the folder stays what transformers itself writes and reads.
 """
 
-# mypy: disable-error-code="no-untyped-call"
-# (Transformers' own methods are only partly typed.)
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,8 +1,5 @@
 """A cache of keys and values made shorter, or given room, in what transformers calls ``Cache``."""
 
-# mypy: disable-error-code="no-untyped-call"
-# (Transformers' own methods are only partly typed.)
-
 from __future__ import annotations
 
 import copy

@@ -4,9 +4,6 @@ A family adds how frames become tokens (``encode``), how tokens and text stand i
 where it has one, its query scorer.
 """
 
-# mypy: disable-error-code="no-untyped-call"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 from abc import ABC, abstractmethod

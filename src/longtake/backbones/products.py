@@ -1,8 +1,5 @@
 """A decoder of transformers that trains on attention as products where they pay (``models/products.py``)."""
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 from typing import Any

@@ -5,9 +5,6 @@ as many passes: T of K columns and one of K + 1 behind the prompt ("parallel"), 
 Ours; VideoLatent, arXiv 2606.22870, says that latents stand between question and answer.
 """
 
-# mypy: disable-error-code="no-untyped-call"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 import dataclasses

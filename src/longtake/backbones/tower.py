@@ -1,8 +1,5 @@
 """A vision tower for comparing frames: by itself, as ``train/embedded/eyes.py`` leaves it, or with random weights."""
 
-# mypy: disable-error-code="no-untyped-call"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 import copy

@@ -44,7 +44,7 @@ def load_model(path: str | None, device: str | None) -> Model:
 
     from longtake.model import load
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # the bar of loading weights is no news
+    disable_progress_bar()  # the bar of loading weights is no news
     return load(path, device=device)
 
 
@@ -53,7 +53,7 @@ def load_tower(folder: Path, device: str | None) -> Tower:
 
     from longtake.backbones.tower import Tower
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]
+    disable_progress_bar()
     return Tower.load(folder, device)
 
 

@@ -54,7 +54,7 @@ def train(
     from longtake.recipes.settings import changed
     from longtake.train.run import end_processes
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # saving a model is no news
+    disable_progress_bar()  # saving a model is no news
     chosen = getattr(import_module((RECIPES | ON_PUZZLES)[recipe]), recipe)()
     for assignment in settings or []:
         chosen = changed(chosen, assignment)

@@ -6,9 +6,6 @@ penalised by their squares has its first layer in that span anyway, so nothing i
 large classifiers. All of this is ours; the paper names a two-layer MLP.
 """
 
-# mypy: disable-error-code="no-untyped-call"
-# (PyTorch's optimisers are only partly typed.)
-
 from __future__ import annotations
 
 from typing import Literal

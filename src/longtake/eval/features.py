@@ -8,9 +8,6 @@ of them are laid end to end. So an arm keeps where things are and when, and one 
 proportionally fewer values. Pooling, grid and classifiers (``eval/classifier.py``) are ours.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 import dataclasses

@@ -24,7 +24,7 @@ def register() -> None:
     """Teaches Hugging Face's Auto classes ``VideoLLM``; calling it again changes nothing."""
     AutoConfig.register(VideoLLMConfig.model_type, VideoLLMConfig, exist_ok=True)
     AutoModelForImageTextToText.register(VideoLLMConfig, VideoLLM, exist_ok=True)
-    AutoProcessor.register(VideoLLMConfig, VideoLLMProcessor, exist_ok=True)  # type: ignore[no-untyped-call]
+    AutoProcessor.register(VideoLLMConfig, VideoLLMProcessor, exist_ok=True)
 
 
 register()

@@ -5,9 +5,6 @@ first (activation beacons) is another architecture and is refused. Only the rele
 published files themselves: whatever does not fit is listed, nothing is guessed or left at random.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-# (PyTorch's and Transformers' own methods are only partly typed.)
-
 from __future__ import annotations
 
 import json

@@ -5,9 +5,6 @@ a strided 3-D convolution. Paper: Video-XL-Pro, arXiv 2503.18478, section 3.1; t
 released code. Everything here is channels-last: G groups, T frames, R rows, C columns, D channels.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 from collections.abc import Mapping

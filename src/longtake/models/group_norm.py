@@ -4,9 +4,6 @@
 out passes over its input a dozen times more: ``python benchmarks/training.py norm`` compares the three.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 from typing import Any

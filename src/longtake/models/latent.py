@@ -5,9 +5,6 @@ the sizes and all defaults here are ours. The markers before and after the laten
 words of the vocabulary: they are put in and never sampled, so that no table has to grow.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 import dataclasses

@@ -8,9 +8,6 @@ shares, the number of queries, the layer norm, the scale and the gradient's path
 B clips, T frames, R rows, C columns, D channels; places are R x C.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 from dataclasses import dataclass

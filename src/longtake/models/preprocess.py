@@ -1,8 +1,5 @@
 """Frames to the pixel values that a SigLIP tower wants, for a whole batch at once and without torchvision."""
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 import torch

@@ -1,8 +1,5 @@
 """The processor of ``VideoLLM``: chat text, ``Frames`` and images to ``input_ids`` and pixel values."""
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-# (PyTorch's and Transformers' own methods are only partly typed.)
-
 from __future__ import annotations
 
 import math

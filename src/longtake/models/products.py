@@ -5,9 +5,6 @@ attention`` compares the two. Scores are rounded to bfloat16 when they are writt
 attention. Without a gradient nothing changes.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 import torch

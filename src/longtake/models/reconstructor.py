@@ -5,9 +5,6 @@ stated. Ours: it mirrors the DTS with one stage for every two of its own, so tha
 G groups, T frames, R rows, C columns, D channels.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 import torch

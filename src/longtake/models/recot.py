@@ -5,9 +5,6 @@ the DTS; a decoder with half of its parameters must give back all of the tower's
 are thrown away afterwards.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -5,9 +5,6 @@ its scaling, second layer and straight-through use are our own. ``LegacySelector
 does, for published checkpoints. Which tokens to keep, given scores, is decided in ``select/``.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 from typing import Literal

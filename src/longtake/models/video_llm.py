@@ -5,9 +5,6 @@ laptop. A video costs ``rows / pool x columns / pool`` tokens a group of ``frame
 a video of one frame: it fills a group of its own.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-# (PyTorch's and Transformers' own methods are only partly typed.)
-
 from __future__ import annotations
 
 from collections.abc import Sequence

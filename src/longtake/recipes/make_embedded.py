@@ -210,7 +210,7 @@ def trained_tower(work: Path) -> SiglipVisionModel:
 
 def frame_encoder(trained: SiglipVisionModel, device: torch.device) -> Callable[[Tensor], Tensor]:
     """uint8 frames to bf16 features of the trained tower, on the CPU."""
-    trained.eval().to(device)  # type: ignore[no-untyped-call]
+    trained.eval().to(device)
 
     @torch.no_grad()
     def encode(pixels: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ ON_CPU = {  # which PyTorch's counter has on other devices only
 }
 COUNTED: Mapping[Any, Callable[..., int]] = {
     **flop_registry,
-    **{name: shape_wrapper(count) for name, count in ON_CPU.items()},  # type: ignore[no-untyped-call]
+    **{name: shape_wrapper(count) for name, count in ON_CPU.items()},
 }
 
 
@@ -55,7 +55,7 @@ class Operations(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.total = 0
 
     def __torch_dispatch__(

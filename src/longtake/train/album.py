@@ -1,8 +1,5 @@
 """The pictures of a folder of puzzles as backbones see them: each encoded alone, once, and kept while there is room."""
 
-# mypy: disable-error-code="no-untyped-call"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 from collections import OrderedDict

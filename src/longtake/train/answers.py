@@ -4,9 +4,6 @@ The visual parts run once for all clips of a batch, and once on an empty group w
 share a model's weights must call its parts equally often.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-# (PyTorch's and Transformers' own methods are only partly typed.)
-
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -5,9 +5,6 @@ those of matrix products, convolutions and attention; norms, pools, activation f
 scorer's weights are left out, together under a hundredth at real sizes. Memory is in ``footprint``.
 """
 
-# mypy: disable-error-code="no-any-return"
-# (Transformers' configs are not typed.)
-
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

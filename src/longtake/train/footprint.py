@@ -5,9 +5,6 @@ from what PyTorch's operators keep), the largest passing tensors, and keys and v
 the libraries' workspaces and the device's own context, usually a few gigabytes on a GPU.
 """
 
-# mypy: disable-error-code="no-any-return"
-# (Transformers' configs are not typed.)
-
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

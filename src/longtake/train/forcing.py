@@ -6,9 +6,6 @@ rollout has). The forced pass then runs prompt, these latents and the answer as 
 without a cache, so that layers may be computed again. Ours; of VideoLatent the abstract alone is known.
 """
 
-# mypy: disable-error-code="no-untyped-call"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence

@@ -3,9 +3,6 @@
 One visible loop on the adapter, so that both families learn, whole or by LoRA. Ours, as are its defaults.
 """
 
-# mypy: disable-error-code="no-untyped-call"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

@@ -4,9 +4,6 @@ VideoLatent, arXiv 2606.22870, names "latent alignment" and "latent diversity"; 
 contents ``(rows, latents, dim)``, before a slot's own vector is added: with it latents would agree, or differ, anyway.
 """
 
-# mypy: disable-error-code="no-any-return"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 import torch

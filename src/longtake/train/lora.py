@@ -1,8 +1,5 @@
 """Low-rank weights beside a decoder's own: put there, switched off, merged. LoRA, arXiv 2106.09685, through peft."""
 
-# mypy: disable-error-code="no-untyped-call"
-# (peft's own methods are only partly typed.)
-
 from __future__ import annotations
 
 from collections.abc import Iterator

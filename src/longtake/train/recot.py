@@ -5,9 +5,6 @@ from a store or a bank. Learning rate, batch, length of clips and the share of i
 ours.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 import math

@@ -1,8 +1,5 @@
 """Groups of sampled completions with their rewards, and what an update needs of them."""
 
-# mypy: disable-error-code="no-untyped-call"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 import dataclasses

@@ -5,9 +5,6 @@ One process, several that hold the whole model each (DDP), several that hold a p
 can be continued by another. The loops are in the stages' own files.
 """
 
-# mypy: disable-error-code="no-untyped-call"
-# (accelerate's own methods are only partly typed.)
-
 from __future__ import annotations
 
 import math

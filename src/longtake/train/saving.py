@@ -1,8 +1,5 @@
 """Save trained models in folders, which appear whole, and load them."""
 
-# mypy: disable-error-code="no-untyped-call"
-# (Transformers' own methods are only partly typed.)
-
 from __future__ import annotations
 
 import shutil

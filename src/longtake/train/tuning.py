@@ -1,8 +1,5 @@
 """Which weights of a model learn, and whether its layers are computed again."""
 
-# mypy: disable-error-code="no-untyped-call"
-# (Transformers' own methods are only partly typed.)
-
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence

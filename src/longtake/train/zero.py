@@ -5,9 +5,6 @@ accelerate, which leaves processes without an accelerator apart, each alone, and
 weights and optimiser are float32 and bf16 computes under autocast, as everywhere in this package.
 """
 
-# mypy: disable-error-code="no-untyped-call, no-any-return"
-# (DeepSpeed ships no types.)
-
 from __future__ import annotations
 
 from importlib.util import find_spec

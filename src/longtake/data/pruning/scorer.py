@@ -1,8 +1,5 @@
 """One video to its redundancy score, the same whichever process computes it."""
 
-# mypy: disable-error-code="no-untyped-call"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping

@@ -1,8 +1,5 @@
 """Videos on disk to frame files: found, read once in bounded memory, embedded, stored."""
 
-# mypy: disable-error-code="no-untyped-call"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 import hashlib

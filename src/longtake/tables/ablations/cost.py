@@ -88,7 +88,7 @@ def arm_cost(world: World, arm: Arm) -> Cost:
 
 def _measured(loss: Callable[[int], Tensor], optimiser: Optimiser) -> Cost:
     with Operations() as counter:
-        loss(0).backward()  # type: ignore[no-untyped-call]
+        loss(0).backward()
     spent = []
     for number in range(1, TIMED + 1):
         begun = time.process_time()

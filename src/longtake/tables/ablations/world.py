@@ -258,7 +258,7 @@ class World:
 
     def backbone(self, model: VideoLLM) -> OwnVideoLLM:
         """A model behind the adapter, ready to answer."""
-        model.eval()  # type: ignore[no-untyped-call]
+        model.eval()
         return OwnVideoLLM(model, VideoLLMProcessor.from_config(self.tokenizer, model.config))
 
 

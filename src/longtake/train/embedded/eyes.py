@@ -11,9 +11,6 @@ projection head, so that the vectors compared are those that ``longtake synth mv
 Run: python -m longtake.recipes.make_embedded eyes
 """
 
-# mypy: disable-error-code="no-untyped-call"
-# (PyTorch's own methods are only partly typed.)
-
 from __future__ import annotations
 
 from collections.abc import Sequence

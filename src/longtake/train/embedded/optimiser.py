@@ -43,7 +43,7 @@ class Optimiser:
         """Do one step on a scalar loss at ``share`` (0 to 1) of the peak rates; the gradient's norm is clipped to 1."""
         for part, _ in self._parts.values():
             part.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self._params, 1.0)
         for part, peak in self._parts.values():
             for group in part.param_groups:

@@ -119,7 +119,7 @@ def window_states(tower: SiglipVisionModel, pixels: Tensor, grid: int, generator
     step = torch.arange(WINDOW)
     places = (corner[0][:, None, None] + step[:, None]) * grid + corner[1][:, None, None] + step
     states = patches + embeddings.position_embedding(places.flatten(1))
-    return tower.post_layernorm(tower.encoder(inputs_embeds=states).last_hidden_state)  # type: ignore[no-any-return]
+    return tower.post_layernorm(tower.encoder(inputs_embeds=states).last_hidden_state)
 
 
 def train_school(recipe: SchoolRecipe, clips: list[Clip], folder: Path) -> SiglipVisionModel:

@@ -46,6 +46,6 @@ def cached_tokenizer(file: Path) -> PreTrainedTokenizerFast:
 
 def fast_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     """A trained tokenizer as transformers' class, which knows padding and end."""
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, model_max_length=8192
     )

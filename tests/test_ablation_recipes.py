@@ -21,7 +21,7 @@ from longtake.models.processor import VideoLLMProcessor
 from longtake.tables.ablations.__main__ import main
 from longtake.tables.ablations.arms import Arm, Pretraining, base_arm, folder_of, new_compressor, pretraining_folder
 from longtake.tables.ablations.cost import arm_cost
-from longtake.tables.ablations.data import SampleMixer, sampled
+from longtake.tables.ablations.data import Dataset, SampleMixer, sampled, shares_by_cards
 from longtake.tables.ablations.figures import reconstruction
 from longtake.tables.ablations.jobs import Site, run_jobs
 from longtake.tables.ablations.plans import PLANS, Costs
@@ -94,6 +94,22 @@ def test_samples_are_drawn_alike_and_go_together():
         assert len(mix.video.movers) <= 1
         np.add.at(seen, mix.groups, 1)
     assert seen[12:].mean() == pytest.approx(300 * 3 / 24, rel=0.3)
+
+
+def test_training_videos_are_counted_by_their_cards():
+    cards = [Card(content=str(n % 10), colour=colour, outline="round") for n, colour in enumerate(COLOURS)]
+    busy = [Unit(first_group=n, groups=1, events=(placed(card, 2, 4),)) for n, card in enumerate(cards)]
+    plain = [Unit(first_group=9 + n, groups=1, events=()) for n in range(len(busy))]
+
+    def shares(units, frames):
+        return shares_by_cards(Dataset(blocks=BLOCKS, source=SampleMixer(units, 8)), frames)
+
+    assert shares(busy, 16) == {"0": 0, "1": 0, "2": 1, "3": 0, "more": 0}
+    assert shares(busy, 40)["more"] == shares(plain, 40)["0"] == 1
+    found = shares([*busy, *plain], 16)  # a quarter, a half and a quarter, but for second cards of the first's colour
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["0"] == pytest.approx(0.25, abs=0.1)
+    assert found["1"] == pytest.approx(0.5, abs=0.1)
 
 
 def test_patches_of_a_needle_by_hand():

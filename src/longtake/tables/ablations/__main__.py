@@ -22,6 +22,7 @@ from longtake.recipes.one_line import errors_in_one_line
 from longtake.tables.ablations import heatmap, heatmap_table, selector
 from longtake.tables.ablations.arms import Arm, Pretraining, base_arm, folder_of, pretraining_folder
 from longtake.tables.ablations.cost import question_seconds, video_seconds
+from longtake.tables.ablations.data import dataset, shares_by_cards
 from longtake.tables.ablations.jobs import Site, run_jobs
 from longtake.tables.ablations.plans import PLANS, Costs
 from longtake.tables.ablations.tables import Plan, run_plan
@@ -104,9 +105,20 @@ def run_plans(world: World, table: str, options: argparse.Namespace) -> None:
             "decoder steps": steps,
             "training operations, 10^12": spent,
             "beside these, tokenising the bank, 10^12": beside,
+            **cards_told(world, plan),
         }
         finish(with_settings(found, **told_of(world, options), **more), options.results)
         picture(found, options.results)
+
+
+def cards_told(world: World, plan: Plan) -> dict[str, Any]:
+    """Where arms learn from other samples: how many cards their training videos show, of the first seed."""
+    if not any(planned.starred and planned.arm.kept != "all" for planned in plan.arms):
+        return {}
+    arms = [planned for planned in plan.arms if planned.starred]
+    data = {planned.name: dataset(world, planned.arm.samples, planned.arm.kept, 0) for planned in arms}
+    shares = {name: shares_by_cards(own, plan.frames) for name, own in data.items()}
+    return {f"training videos by cards, {name}": shown for name, shown in shares.items()}
 
 
 def run_selector(world: World, options: argparse.Namespace) -> None:

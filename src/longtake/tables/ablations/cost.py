@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longtake.backbones.products import train_by_products
 from longtake.data.clips import Clips
 from longtake.data.probe_world.bank import BankRecipe, Placed, Unit, build_bank, plan_pair
 from longtake.data.probe_world.haystack import drawn_clip
@@ -64,6 +65,7 @@ def arm_cost(world: World, arm: Arm) -> Cost:
     bank = made_up_bank(world, arm)
     chosen = new_compressor(arm, world.size.dim, 0)
     model, ledger = world.fresh_model(0), Ledger(world.size.hidden)
+    train_by_products(model.language_model)  # as in training
     modules = {"projector": model.projector, "decoder": model.language_model, "ledger": ledger}
     begun = time.process_time()
     with Operations() as counter:

@@ -86,6 +86,14 @@ def dataset(world: World, samples: Samples, kept: Kept, seed: int) -> Dataset:
     return Dataset(blocks=blocks, source=SampleMixer(units, BLOCK))
 
 
+def shares_by_cards(data: Dataset, frames: int, videos: int = 400) -> dict[str, float]:
+    """How many training videos show no card, one, two, three, and more, as shares of all."""
+    rng = np.random.default_rng(47)
+    shown = [len(data.source.mix(rng, frames // BLOCK, MAX_CARDS, 0.5).video.cards) for _ in range(videos)]
+    counts = np.bincount(np.minimum(shown, 4), minlength=5) / videos
+    return dict(zip(("0", "1", "2", "3", "more"), counts.round(3).tolist(), strict=True))
+
+
 def _unit(events: tuple[Placed, ...]) -> Unit:
     return Unit(first_group=0, groups=1, events=events)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from longtake.backbones.own import OwnVideoLLM
 from longtake.backbones.qwen_vl import QwenVL
 from longtake.models.processor import VideoLLMProcessor
 from longtake.types import Frames, LongtakeError, Rollout, VisualTokens, first_line
+from thoughts import plain
 
 QUESTIONS = ("What is on the red card?", "Which way did it move?", "Is it blue?")
 
@@ -612,3 +614,19 @@ def test_the_own_tower_gives_what_the_dts_takes() -> None:
     with torch.no_grad():
         groups = backbone.model.project(backbone.model.group_tokens(backbone.tower_features(frames)))
         torch.testing.assert_close(groups.flatten(0, 2), backbone.encode(frames).features)
+
+
+def test_columns_of_a_video_are_kept_for_it_alone() -> None:
+    backbone = plain("own")
+    tokens = backbone.encode(tiny.frames(16, 32, 32))
+    later = dataclasses.replace(tokens, seconds=tokens.seconds + 100)
+    fewer = tokens[torch.arange(3)]
+    first = [backbone.layout(Prompt(question="?", tokens=shown)).ids for shown in (tokens, later, fewer)]
+    picture = backbone.layout(Prompt(question="?", parts=(Part(tokens=tokens, timed=False),))).ids
+    again = [backbone.layout(Prompt(question="?", tokens=shown)).ids for shown in (tokens, later, fewer)]
+    fresh = [plain("own").layout(Prompt(question="?", tokens=shown)).ids for shown in (tokens, later, fewer)]
+    for one, two, three in zip(first, again, fresh, strict=True):
+        assert torch.equal(one, two)
+        assert torch.equal(one, three)
+    assert not torch.equal(first[0], first[1])
+    assert len(picture) < len(first[0])

@@ -20,6 +20,8 @@ from longtake.models.processor import VIDEO_MARK, VideoLLMProcessor, stamp_text
 from longtake.models.scorer import LegacySelector, QueryScorer
 from longtake.types import Frames, LongtakeError, Query, VisualTokens
 
+BLOCKS_KEPT = 4  # of columns that were just made: a question is laid out twice, and others about its video follow
+
 
 class OwnVideoLLM(DecoderBackbone):
     """A ``VideoLLM`` and its processor."""
@@ -39,6 +41,7 @@ class OwnVideoLLM(DecoderBackbone):
             evidence_threshold=model.config.evidence_threshold,
         )
         self.processor = processor
+        self._recent: tuple[tuple[Tensor, Tensor, bool, Piece], ...] = ()  # blocks by where and when their tokens stand
 
     @classmethod
     def load(cls, path: str, device: str | torch.device, dtype: torch.dtype | None) -> OwnVideoLLM:
@@ -190,10 +193,18 @@ class OwnVideoLLM(DecoderBackbone):
         tokens = part.tokens
         if tokens is None or not len(tokens):
             return Piece(ids=(empty := torch.zeros(0, dtype=torch.int64, device=self.device)), source=empty)
+        for position, seconds, timed, block in self._recent:
+            if position is tokens.position and seconds is tokens.seconds and timed == part.timed:
+                return block
+        block = self._new_block(tokens, part.timed)
+        self._recent = ((tokens.position, tokens.seconds, part.timed, block), *self._recent)[:BLOCKS_KEPT]
+        return block
+
+    def _new_block(self, tokens: VisualTokens, timed: bool) -> Piece:
         _, counts = torch.unique_consecutive(tokens.position[:, 0], return_counts=True)
         ends = counts.cumsum(0)
         style = self.model.config.stamp_style
-        stamps = [stamp_text(t, style) if part.timed else "" for t in tokens.seconds[ends - counts].tolist()]
+        stamps = [stamp_text(t, style) if timed else "" for t in tokens.seconds[ends - counts].tolist()]
         ids: list[int] = []
         source: list[int] = []
         stamp_ids = self.tokenizer(stamps, add_special_tokens=False)["input_ids"]

@@ -20,7 +20,6 @@ from longtake.backbones.own import OwnVideoLLM
 from longtake.backbones.qwen_vl import QwenVL
 from longtake.models.processor import VideoLLMProcessor
 from longtake.types import Frames, LongtakeError, Rollout, VisualTokens, first_line
-from thoughts import plain
 
 QUESTIONS = ("What is on the red card?", "Which way did it move?", "Is it blue?")
 
@@ -617,14 +616,14 @@ def test_the_own_tower_gives_what_the_dts_takes() -> None:
 
 
 def test_columns_of_a_video_are_kept_for_it_alone() -> None:
-    backbone = plain("own")
+    backbone = own()
     tokens = backbone.encode(tiny.frames(16, 32, 32))
     later = dataclasses.replace(tokens, seconds=tokens.seconds + 100)
     fewer = tokens[torch.arange(3)]
     first = [backbone.layout(Prompt(question="?", tokens=shown)).ids for shown in (tokens, later, fewer)]
     picture = backbone.layout(Prompt(question="?", parts=(Part(tokens=tokens, timed=False),))).ids
     again = [backbone.layout(Prompt(question="?", tokens=shown)).ids for shown in (tokens, later, fewer)]
-    fresh = [plain("own").layout(Prompt(question="?", tokens=shown)).ids for shown in (tokens, later, fewer)]
+    fresh = [own().layout(Prompt(question="?", tokens=shown)).ids for shown in (tokens, later, fewer)]
     for one, two, three in zip(first, again, fresh, strict=True):
         assert torch.equal(one, two)
         assert torch.equal(one, three)

@@ -12,6 +12,7 @@ from live_bytes import LiveBytes
 from longtake import LongtakeError
 from longtake.backbones.base import Prompt
 from longtake.backbones.own import OwnVideoLLM
+from longtake.models import dts
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.recot import ReCoT
 from longtake.train import footprint, lora
@@ -45,6 +46,12 @@ SHAPES = {
         "frames_per_group": 2,
     },
 }
+
+
+@pytest.fixture(autouse=True)
+def fused(monkeypatch):
+    """Attention as a device computes it: the formula is a device's, and products are what a CPU trains on."""
+    monkeypatch.setattr(dts, "pays", lambda query, key: False)
 
 
 def step(work: Workload, **changes: object):

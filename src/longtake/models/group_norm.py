@@ -28,10 +28,11 @@ class _ChannelsLastNorm(torch.autograd.Function):
     def forward(ctx: Any, x_BLD: Tensor, weight: Tensor, bias: Tensor, blocks: int, eps: float) -> Tensor:
         wide = x_BLD.to(torch.promote_types(x_BLD.dtype, torch.float32))
         centred = wide - _block_means(wide.mean(dim=1), blocks)[:, None]
+        del wide  # of a half precision a copy
         rstd_BD = torch.rsqrt(_block_means(centred.square().mean(dim=1), blocks) + eps)
         ctx.save_for_backward(centred, rstd_BD, weight)
         ctx.blocks = blocks
-        return torch.addcmul(bias.to(wide.dtype), centred, (rstd_BD * weight)[:, None]).to(x_BLD.dtype)
+        return torch.addcmul(bias.to(centred.dtype), centred, (rstd_BD * weight)[:, None]).to(x_BLD.dtype)
 
     @staticmethod
     @once_differentiable

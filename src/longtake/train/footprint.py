@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from longtake.backbones.language import PREFILL_COLUMNS
-from longtake.models.dts import NUM_NORM_GROUPS
 from longtake.models.video_llm import FRAMES_PER_PASS, VideoLLMConfig
 from longtake.train.estimate import (
     RECOMPUTED,
@@ -127,7 +126,7 @@ def recot_memory(
         weights_bytes=(counts["tower"] + learned * (split if sharding == "full" else 1.0)) * widths.weight,
         gradients_bytes=learned * widths.gradient * split,
         states_bytes=learned * _states(widths, sharding) * split,
-        activations_bytes=saved + (learned - tables) * widths.copies,
+        activations_bytes=saved + (learned - tables) * widths.copies + _turned_kernels(config, widths),
         working_bytes=_recot_working(config, widths, clips, frames),
     )
 
@@ -245,8 +244,8 @@ def _dts_stage(config: VideoLLMConfig, widths: _Widths, frames: int) -> float:
     Norms (in float32), attentions, and the convolution's input with and without border.
     """
     (rows, columns), d = config.grid, config.vision_config.hidden_size
-    norms = 2 * 2 * FULL * d + widths.normed(d, 3) + widths.normed(d, 1)
-    statistics = FULL * NUM_NORM_GROUPS * (1 + rows * columns)  # of the group, and of every place
+    norms = 2 * FULL * d + widths.normed(d, 3) + widths.normed(d, 1)
+    statistics = FULL * d * (1 + rows * columns)  # deviations of each channel, in the group and at every place
     shares = FULL * (1 + frames) + widths.product * frames * (widths.product < FULL)  # in space their sums alone
     attention = (4 + 3 + 1) * widths.product * d + shares
     bordered = (frames + 1) * (rows + 2) * (columns + 2) * widths.product * d
@@ -274,16 +273,25 @@ def _reconstructor_saved(config: VideoLLMConfig, widths: _Widths) -> float:
     """Bytes that the reconstructor saves of each group.
 
     A lone doubling's input with and without border; what gains multiply, and a stage as the DTS's. The gains are
-    float32, so that a stage's stream is as wide as the DTS's first.
+    float32, so that a stage's stream is as wide as the DTS's first. Two convolutions read an input with border: where
+    they read it cast, each has a cast of its own.
     """
     (rows, columns), number = config.grid, widths.product * config.vision_config.hidden_size
+    again = (rows + 2) * (columns + 2) * number * (widths.product < FULL)
     frames, total = 1, 0.0
     if config.frames_per_group.bit_length() % 2 == 0:  # an odd number of doublings begins with a lone one
-        frames, total = 2, number * (rows * columns + (rows + 2) * (columns + 2))
+        frames, total = 2, number * (rows * columns + (rows + 2) * (columns + 2)) + again
     while frames < config.frames_per_group:
-        total += number * frames * rows * columns + _dts_stage(config, widths, 2 * frames)
+        total += number * frames * rows * columns + _dts_stage(config, widths, 2 * frames) + 2 * frames * again
         frames *= 4
     return total
+
+
+def _turned_kernels(config: VideoLLMConfig, widths: _Widths) -> float:
+    """Bytes of the reconstructor's kernels turned round for direct convolutions, kept where no cast of them is."""
+    doublings = config.frames_per_group.bit_length() - 1
+    taps = 18 * (doublings % 2) + 27 * (doublings // 2)
+    return taps * config.vision_config.hidden_size**2 * FULL * (widths.product == FULL)
 
 
 def _recot_working(config: VideoLLMConfig, widths: _Widths, clips: int, frames: int) -> float:
@@ -291,13 +299,15 @@ def _recot_working(config: VideoLLMConfig, widths: _Widths, clips: int, frames: 
 
     The first has beside what is saved the gradient, three numbers on the way to the next one, and the clips in
     bfloat16; as much stands there when the error is computed. The second has the clips, the gradients of the
-    convolution's outcome, of its input with border, and of a whole stage's weight; what the error kept is gone.
+    convolution's outcome and of its input with border, and that of its kernel twice, as it comes in two parts (with a
+    cast one); what the error kept is gone.
     """
     (rows, columns), d, last = config.grid, config.vision_config.hidden_size, config.frames_per_group
     numbers, groups = clips * frames * rows * columns * d, clips * -(-frames // config.frames_per_group)
-    seen, made = (1, 2) if last == 2 else (last // 2 + 1, last + 1)
-    gradients = widths.product * groups * d * (seen * (rows + 2) * (columns + 2) + made * rows * columns)
-    return numbers * HALF + max(numbers * 4 * FULL, FULL * 27 * d * d + gradients - numbers * FULL)
+    seen, taps = (1, 18) if last == 2 else (last // 2 + 1, 27)
+    gradients = widths.product * groups * d * (seen * (rows + 2) * (columns + 2) + last * rows * columns)
+    kernel = taps * d * d * (2 * FULL + widths.product * (widths.product < FULL))
+    return numbers * HALF + max(numbers * 4 * FULL, kernel + gradients - numbers * FULL)
 
 
 def _projector_saved(config: VideoLLMConfig, widths: _Widths) -> float:
@@ -375,13 +385,11 @@ def _tower_passing(config: VideoLLMConfig, work: Workload) -> float:
 
 
 def _dts_passing(config: VideoLLMConfig, work: Workload) -> float:
-    """Passing bytes of the DTS for each frame, in temporal attention: at its norm, in float32, or at its end.
+    """Passing bytes of the DTS for each frame, at the end of temporal attention.
 
-    Beside both stand the DTS's input, the stage's, that of the attention, and the same in another order.
+    The DTS's input, the stage's, that of the attention, the same in another order, and the sum; queries, keys and
+    values, and the outcome in both orders.
     """
     widths = WIDTHS[work.precision]
-    norm = (4 + (widths.stream < FULL)) * FULL
-    attention = 6 * widths.product
-    return (
-        config.grid[0] * config.grid[1] * config.vision_config.hidden_size * (4 * widths.stream + max(norm, attention))
-    )
+    numbers = config.grid[0] * config.grid[1] * config.vision_config.hidden_size
+    return numbers * (5 * widths.stream + 5 * widths.product)

@@ -309,7 +309,8 @@ def test_thinking_has_all_its_figures(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_stored_features_and_whole_commands(tmp_path, capsys):
-    train.main(["store", "--size", "tiny", "--videos", "1", "--repeats", "1", "--folder", str(tmp_path), "--json"])
+    small = ["--size", "tiny", "--videos", "1", "--batch", "1", "--repeats", "1"]
+    train.main(["store", *small, "--folder", str(tmp_path), "--json"])
     about, recot, align = map(json.loads, capsys.readouterr().out.splitlines())
     assert about["torch"] == torch.__version__
     for row, stage in ((recot, "recot"), (align, "align")):

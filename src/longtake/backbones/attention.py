@@ -1,7 +1,7 @@
 """Causal attention for long prompts: exact, in blocks of queries, and able to say where the last column looked.
 
 Registered with transformers as ``longtake_sdpa``. Masks stay ``(batch, keys)``: what is causal is worked out a
-block at a time, so nothing of the size queries x keys is ever built.
+block at a time, so nothing of the size queries x keys is built for a long prompt.
 """
 
 from __future__ import annotations
@@ -74,21 +74,22 @@ class Abreast:
     count: int
 
 
-def last_columns_attention(
-    query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, columns: int = 1
-) -> Tensor:
-    """Attention of the last queries, averaged over heads: float32 ``(batch, columns, keys)``, causal among them.
+def looks(query: Tensor, key: Tensor, seen: Tensor, scaling: float) -> Tensor:
+    """Where the last queries look, averaged over heads: float32 ``(batch, columns, keys)``.
 
-    query: ``(batch, heads, queries, dim)``; key: ``(batch, key heads, keys, dim)``; mask: bool ``(batch, keys)``.
+    query: ``(batch, heads, queries, dim)``; key: ``(batch, key heads, keys, dim)``; seen: bool ``(batch or 1, columns,
+    keys)``, of the last ``columns`` queries.
     """
-    heads, keys = query.shape[1], key.shape[2]
-    last = query[:, :, -columns:].unflatten(1, (key.shape[1], heads // key.shape[1]))
+    last = query[:, :, -seen.shape[1] :].unflatten(1, (key.shape[1], query.shape[1] // key.shape[1]))
     scores = (last @ key[:, :, None].transpose(-1, -2)).float() * scaling
-    place = torch.arange(keys, device=key.device)
-    later = place > place[keys - columns :, None]
-    if mask is not None:
-        later = later | ~mask[:, None, None, None]
-    return scores.masked_fill(later, float("-inf")).softmax(dim=-1).mean(dim=(1, 2))
+    return scores.masked_fill(~seen[:, None, None], float("-inf")).softmax(dim=-1).mean(dim=(1, 2))
+
+
+def seen_last(columns: int, keys: int, mask: Tensor | None, device: torch.device) -> Tensor:
+    """What the last columns see, causally: bool ``(batch or 1, columns, keys)``; mask: bool ``(batch, keys)``."""
+    place = torch.arange(keys, device=device)
+    seen = (place <= place[keys - columns :, None])[None]
+    return seen if mask is None else seen & mask[:, None]
 
 
 def causal_attention(
@@ -204,15 +205,6 @@ def seen_abreast(new: int, keys: int, mask: Tensor | None, abreast: Abreast, dev
     return seen if mask is None else seen & mask[:, None]
 
 
-def looks_abreast(query: Tensor, key: Tensor, mask: Tensor | None, abreast: Abreast, scaling: float) -> Tensor:
-    """Attention of each branch's newest column, averaged over heads: float32 ``(batch, count, keys)``."""
-    heads, keys = query.shape[1], key.shape[2]
-    last = query[:, :, -abreast.count :].unflatten(1, (key.shape[1], heads // key.shape[1]))
-    scores = (last @ key[:, :, None].transpose(-1, -2)).float() * scaling
-    seen = seen_abreast(abreast.count, keys, mask, abreast, query.device)[:, None, None]
-    return scores.masked_fill(~seen, float("-inf")).softmax(dim=-1).mean(dim=(1, 2))
-
-
 def fuses(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
     """Whether CUDA's flash kernel takes these, which knows what is causal by itself: half precision, no padding.
 
@@ -238,10 +230,12 @@ def longtake_sdpa(
 ) -> tuple[Tensor, None]:
     """transformers' attention signature; the last three arrive as keywords of the model's forward."""
     if recorder is not None and module.layer_idx in recorder.layers:
+        keys, device = key.shape[2], key.device
         if isinstance(branches, Abreast):
-            recorder.rows.append(looks_abreast(query, key, attention_mask, branches, scaling))
+            seen = seen_abreast(branches.count, keys, attention_mask, branches, device)
         else:
-            recorder.rows.append(last_columns_attention(query, key, attention_mask, scaling, recorder.columns))
+            seen = seen_last(recorder.columns, keys, attention_mask, device)
+        recorder.rows.append(looks(query, key, seen, scaling))
     if branches is None:
         output = causal_attention(query, key, value, attention_mask, scaling=scaling, dropout=dropout, veil=veil)
     elif isinstance(branches, Abreast):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -59,26 +59,29 @@ def begin(backbone: Backbone, inputs: Inputs, cache: Cache | None, num_rollouts:
 
 def _begin_side_by_side(backbone: Backbone, inputs: Inputs, prefix: Cache, max_new_tokens: int) -> Begun:
     """Read rows with one prefix, of which the cache is, as branches of it: a column of each, then the next of each."""
-    stem, (rows, length) = prefix.length, inputs.ids.shape
+    stem, (rows, length), device = prefix.length, inputs.ids.shape, inputs.ids.device
+    own = length - stem
     crop(prefix.key_values, stem)
-    own, device = length - stem, inputs.ids.device
-    behind, shared = inputs.mask[:, stem:].T.reshape(1, -1), torch.arange(stem, device=device).expand(rows, -1)
-    begun = Begun(
-        key_values=with_room(prefix.key_values, (own + max_new_tokens) * rows),
-        logits=prefix.logits,
-        look=prefix.attention,
-        positions=inputs.next_position[None],
-        mask=None if bool(inputs.mask.all()) else torch.cat([inputs.mask[:1, :stem], behind], dim=1),
-        abreast=Abreast(stem=stem, count=rows),
-        keys=torch.cat([shared, torch.arange(own * rows, device=device).view(own, rows).T + stem], dim=1),
-    )
-    recorder = backbone.recorder()
+    key_values = with_room(prefix.key_values, (own + max_new_tokens) * rows)
+    abreast, recorder, mask = Abreast(stem=stem, count=rows), backbone.recorder(), None
+    if not bool(inputs.mask.all()):
+        mask = torch.cat([inputs.mask[:1, :stem], inputs.mask[:, stem:].T.reshape(1, -1)], dim=1)
     states = backbone.run(
         inputs.embeddings[:, stem:].transpose(0, 1).flatten(0, 1)[None],
         inputs.positions[..., stem:].transpose(-1, -2).flatten(-2)[..., None, :],
-        begun.mask,
-        begun.key_values,
+        mask,
+        key_values,
         recorder,
-        begun.abreast,
+        abreast,
     )
-    return replace(begun, logits=backbone.head(states[0, -rows:]), look=begun.aligned(recorder))
+    shared, behind = torch.arange(stem, device=device), torch.arange(own * rows, device=device).view(own, rows).T
+    keys = torch.cat([shared.expand(rows, -1), behind + stem], dim=1)
+    return Begun(
+        key_values=key_values,
+        logits=backbone.head(states[0, -rows:]),
+        look=recorder.means()[0].gather(1, keys),
+        positions=inputs.next_position[None],
+        mask=mask,
+        abreast=abreast,
+        keys=keys,
+    )

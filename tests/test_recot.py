@@ -90,11 +90,10 @@ def test_the_transposed_convolutions_are_those_of_a_loop():
     np.testing.assert_allclose(doubled, transposed(x[0].numpy(), *weights), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize(("taps", "padding", "behind"), [(3, 1, 1), (2, 0, 0)])
-def test_two_frames_for_one_have_the_gradients_of_pytorch_s_transposed_convolution(taps, padding, behind):
+@pytest.mark.parametrize(("taps", "behind"), [(3, 1), (2, 0)])
+def test_two_frames_for_one_have_the_gradients_of_pytorch_s_transposed_convolution(taps, behind):
     torch.manual_seed(0)
-    settings = {"kernel_size": (taps, 3, 3), "stride": (2, 1, 1), "padding": (padding, 2, 2)}
-    conv = TwoFramesForOne(3, 3, **settings).double()
+    conv = TwoFramesForOne(3, taps).double()
     x = torch.randn(2, 3, 3 + behind, 6, 5, dtype=torch.float64, requires_grad=True)
     given = x, conv.weight, conv.bias
     ours, theirs = conv(x), nn.ConvTranspose3d.forward(conv, x)[:, :, :6]

@@ -66,7 +66,7 @@ class FourfoldStage(nn.Module):
         self.gains = nn.Parameter(torch.empty(2, dim))
         self.spatial = SpatialAttention(dim)
         self.temporal = TemporalAttention(dim)
-        self.conv = TwoFramesForOne(dim, dim, kernel_size=3, stride=(2, 1, 1), padding=(1, 2, 2))
+        self.conv = TwoFramesForOne(dim, taps=3)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -87,7 +87,7 @@ class Doubling(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.conv = TwoFramesForOne(dim, dim, kernel_size=(2, 3, 3), stride=(2, 1, 1), padding=(0, 2, 2))
+        self.conv = TwoFramesForOne(dim, taps=2)
 
     def forward(self, x_GTRCD: Tensor) -> Tensor:
         """``(groups, frames, rows, columns, dim)`` to ``(groups, 2 frames, rows, columns, dim)``."""
@@ -98,12 +98,17 @@ class Doubling(nn.Module):
 class TwoFramesForOne(nn.ConvTranspose3d):
     """A transposed convolution that doubles the frames, worked out as one direct convolution for each of the two.
 
-    As PyTorch's own works it out, most of it is of the border and of a frame behind that are cut off again. Kernels of
-    3 frames (padding 1) take frames and one behind them, kernels of 2 (padding 0) frames alone; in space 3x3.
+    As PyTorch's own works it out, most of it is of the border and of a frame behind that are cut off again.
+
+    taps: frames of the kernel, which is 3x3 in space; with 3 it takes the frames and one behind them, with 2 the frames
+    alone.
     """
 
+    def __init__(self, dim: int, taps: int) -> None:
+        super().__init__(dim, dim, kernel_size=(taps, 3, 3), stride=(2, 1, 1), padding=(taps - 2, 2, 2))
+
     def forward(self, x_GDTRC: Tensor) -> Tensor:  # type: ignore[override]  # no output size
-        """``(groups, dim, frames, rows + 2, columns + 2)`` to ``(groups, dim, 2 frames, rows, columns)``."""
+        """``(groups, dim, frames (+ 1), rows + 2, columns + 2)`` to ``(groups, dim, 2 frames, rows, columns)``."""
         kernel = self.weight.transpose(0, 1).flip(2, 3, 4)  # taps back to front
         if self.kernel_size[0] == 3:  # the middle tap alone; a frame's last tap and the next one's first
             first = F.conv3d(x_GDTRC[:, :, :-1], kernel[:, :, 1:2], self.bias)

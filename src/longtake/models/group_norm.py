@@ -1,7 +1,7 @@
 """GroupNorm of channels-last tensors, forward and backward in few passes over memory.
 
 ``nn.GroupNorm`` wants channels first, which takes two transposed copies, and autograd through a norm that is written
-out passes over its input a dozen times more: ``python benchmarks/training.py norm`` compares the three.
+out passes over its input a dozen times more: ``python benchmarks/training.py compressor`` compares the three.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def dataset(world: World, samples: Samples, kept: Kept, seed: int) -> Dataset:
 
 
 def shares_by_cards(data: Dataset, frames: int, videos: int = 400) -> dict[str, float]:
-    """How many training videos show no card, one, two, three, and more, as shares of all."""
+    """How many training videos of so many frames show no card, one, two, three, and more, as shares of all."""
     rng = np.random.default_rng(47)
     shown = [len(data.source.mix(rng, frames // BLOCK, MAX_CARDS, 0.5).video.cards) for _ in range(videos)]
     counts = np.bincount(np.minimum(shown, 4), minlength=5) / videos

@@ -277,12 +277,12 @@ def _reconstructor_saved(config: VideoLLMConfig, widths: _Widths) -> float:
     they read it cast, each has a cast of its own.
     """
     (rows, columns), number = config.grid, widths.product * config.vision_config.hidden_size
-    again = (rows + 2) * (columns + 2) * number * (widths.product < FULL)
+    second_cast = (rows + 2) * (columns + 2) * number * (widths.product < FULL)
     frames, total = 1, 0.0
     if config.frames_per_group.bit_length() % 2 == 0:  # an odd number of doublings begins with a lone one
-        frames, total = 2, number * (rows * columns + (rows + 2) * (columns + 2)) + again
+        frames, total = 2, number * (rows * columns + (rows + 2) * (columns + 2)) + second_cast
     while frames < config.frames_per_group:
-        total += number * frames * rows * columns + _dts_stage(config, widths, 2 * frames) + 2 * frames * again
+        total += number * frames * rows * columns + _dts_stage(config, widths, 2 * frames) + 2 * frames * second_cast
         frames *= 4
     return total
 

@@ -113,12 +113,9 @@ def run_plans(world: World, table: str, options: argparse.Namespace) -> None:
 
 def cards_told(world: World, plan: Plan) -> dict[str, Any]:
     """Where arms learn from other samples: how many cards their training videos show, of the first seed."""
-    if not any(planned.starred and planned.arm.kept != "all" for planned in plan.arms):
-        return {}
-    arms = [planned for planned in plan.arms if planned.starred]
+    arms = [planned for planned in plan.arms if planned.starred and planned.arm.samples != "bank"]
     data = {planned.name: dataset(world, planned.arm.samples, planned.arm.kept, 0) for planned in arms}
-    shares = {name: shares_by_cards(own, plan.frames) for name, own in data.items()}
-    return {f"training videos by cards, {name}": shown for name, shown in shares.items()}
+    return {f"training videos by cards, {name}": shares_by_cards(own, plan.frames) for name, own in data.items()}
 
 
 def run_selector(world: World, options: argparse.Namespace) -> None:

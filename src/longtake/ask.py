@@ -126,8 +126,8 @@ def ask_all(
 
     Those for which the same tokens are kept go on side by side from the video's part of their prompts, which is read
     and held once; questions that are thought about are answered one after the other. An answer's usage has an equal
-    share of the seconds that those beside it took together. Arguments, warnings and errors are those of ``ask``; nothing
-    is answered where one question is refused.
+    share of the seconds that those beside it took together. Arguments, warnings and errors are those of ``ask``, and
+    nothing is answered where one question is refused.
     """
     queries = [Query(text=question) for question in questions]
     check_model(backbone, memory)

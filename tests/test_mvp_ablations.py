@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 
@@ -25,10 +26,11 @@ from longtake.eval.puzzle_table import (
 from longtake.recipes import mvp_replay
 from longtake.recipes.mvp import StartModel, mvp
 from longtake.tables.mvp import exam
-from longtake.tables.mvp.__main__ import TABLES, main
+from longtake.tables.mvp.__main__ import TABLES, main, recipe_of
 from longtake.tables.mvp.held import equal_steps
 from longtake.tables.mvp.site import Site, cached_costs, measured, smallest, work_name
 from longtake.tables.operations import Cost
+from longtake.tables.table_command import settings_of
 
 SOURCES = np.arange(40) // 4
 DOMAINS = ("drawn", "drawn", "filmed", "filmed") * 10
@@ -146,6 +148,20 @@ def test_answers_are_read_by_row(tmp_path):
 def test_supervised_learning_gets_the_operations_of_policy_optimisation():
     costs = {name: Cost(operations=ops, seconds=1.0) for name, ops in (("grpo", 6e9), ("supervised", 4e9))}
     assert equal_steps(mvp(), costs) == 1500
+
+
+def test_settings_of_the_recipe_are_set_by_name_and_told_in_the_command():
+    own = ["puzzles.form=direct", "warm.fit.steps=7"]
+    options = argparse.Namespace(
+        table="held", size="smallest", start="", steps=3, set=own, puzzles="P", footage=None, seeds=[0]
+    )
+    recipe = recipe_of(options)
+    assert (recipe.puzzles.form, recipe.warm.fit.steps, recipe.grpo.fit.steps) == ("direct", 7, 3)
+    told = settings_of(options, "mvp", ("puzzles", "footage", "start"), own=("steps", "set"))["command"]
+    assert told == (
+        "python -m longtake.tables.mvp held --puzzles FOLDER --seeds 0 --size smallest --steps 3 "
+        "--set puzzles.form=direct --set warm.fit.steps=7"
+    )
 
 
 def test_other_settings_and_puzzles_have_a_work_folder_of_their_own(tmp_path):

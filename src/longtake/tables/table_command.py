@@ -51,11 +51,18 @@ def settings_of(
     """What it takes to run a table again, but for the machine's own paths: "command" and "versions".
 
     family: of tables, the folder that is run. folders: options that name one. own: the family's own options that
-    decide what is in a table, left out where they are None.
+    decide what is in a table, left out where they are None; one that was given several times is told each time.
     """
     seeds = " ".join(map(str, options.seeds))
     named = "".join(f" --{name} FOLDER" for name in folders if getattr(options, name))
-    more = "".join(f" --{name} {value}" for name in own if (value := getattr(options, name)) is not None)
+    more = "".join(f" --{name} {value}" for name in own for value in _given(getattr(options, name)))
     command = f"python -m longtake.tables.{family} {options.table}{named} --seeds {seeds} --size {options.size}{more}"
     versions = {"python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__}
     return {"command": command, "versions": versions}
+
+
+def _given(value: Any) -> list[Any]:
+    """An option's values: none, one or several."""
+    if isinstance(value, list):
+        return value
+    return [] if value is None else [value]

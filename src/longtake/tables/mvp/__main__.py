@@ -17,6 +17,7 @@ from longtake.eval.ablation_report import AblationTable
 from longtake.eval.puzzle_table import overall
 from longtake.recipes.mvp import MvpRecipe, mvp
 from longtake.recipes.one_line import errors_in_one_line
+from longtake.recipes.settings import changed
 from longtake.tables.compare import picture, with_settings
 from longtake.tables.mvp.held import held_costs, held_parts, run_held
 from longtake.tables.mvp.rewards import reward_costs, reward_parts, run_rewards
@@ -80,7 +81,7 @@ def make(site: Site, options: argparse.Namespace) -> AblationTable | None:
     table.warm()
     costs = table.costs()
     spent = {name: float(f"{cost.operations / 1e12:.3g}") for name, cost in costs.items()}
-    settings = settings_of(options, "mvp", ("puzzles", "footage", "start"), own=("steps",))
+    settings = settings_of(options, "mvp", ("puzzles", "footage", "start"), own=("steps", "set"))
     return with_settings(table.run(costs), **settings, **{"operations of one, 10^12": spent})
 
 
@@ -90,7 +91,10 @@ def recipe_of(options: argparse.Namespace) -> MvpRecipe:
     steps = recipe.grpo.fit.steps if options.steps is None else options.steps
     fit = replace(recipe.grpo.fit, steps=steps)
     start = replace(recipe.start, folder=options.start)
-    return drawn_evenly(replace(recipe, start=start, grpo=replace(recipe.grpo, fit=fit)))
+    recipe = replace(recipe, start=start, grpo=replace(recipe.grpo, fit=fit))
+    for assignment in options.set:
+        recipe = changed(recipe, assignment)
+    return drawn_evenly(recipe)
 
 
 @errors_in_one_line()
@@ -100,6 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--puzzles", type=Path, required=True, help="what longtake synth mvp wrote")
     parser.add_argument("--start", default="", help="folder of the model to begin from; else the one in the package")
     parser.add_argument("--steps", type=int, default=None, help="of policy optimisation; the recipe's without it")
+    told = "name=value of the recipe, as puzzles.levels=L1,L2; several times"
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=told)
     options = parser.parse_args(arguments)
     require_extra()
     recipe = recipe_of(options)

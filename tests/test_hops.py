@@ -18,6 +18,7 @@ from longtake.data.probe_world.hops import (
     conclusion,
     count_cards,
     draw_hop,
+    draw_hops,
     draw_pair,
     form_of,
     hop_video,
@@ -34,87 +35,83 @@ def card(text: str) -> Card:
     return Card(content=shape, colour=colour, outline="round")
 
 
-REDS = tuple(map(card, ["red star", "blue moon", "red heart", "green cross", "blue circle"]))
-LEFT = Mover(shape="diamond", colour="pink", direction="left")
-WITH_MOVER = (REDS[0], LEFT, REDS[1], REDS[3])
+CARDS = tuple(map(card, ["red star", "blue moon", "pink heart", "green cross", "cyan circle"]))
+LEFT = Mover(shape="diamond", colour="orange", direction="left")
+WITH_MOVER = (CARDS[0], LEFT, CARDS[1], CARDS[3])
 
 EXPECTED = {
-    "shape": [("green", "cross")],
-    "colour": [("star", "red"), ("moon", "blue"), ("heart", "red"), ("cross", "green"), ("circle", "blue")],
-    "after": [("green", "circle")],
-    "second": [("red", "heart"), ("blue", "circle")],
-    "after second": [("red", "cross")],
-    "two after second": [("red", "circle")],
-    "same as after second": [],  # no other card is green
+    "shape": [("red", "star"), ("blue", "moon"), ("pink", "heart"), ("green", "cross"), ("cyan", "circle")],
+    "after": [("red", "moon"), ("blue", "heart"), ("pink", "cross"), ("green", "circle")],
+    "before": [("blue", "star"), ("pink", "moon"), ("green", "heart"), ("cyan", "cross")],
+    "two after": [("red", "heart"), ("blue", "cross"), ("pink", "circle")],
+    "three after": [("red", "cross"), ("blue", "circle")],
+    "three before": [("green", "star"), ("cyan", "moon")],
 }
-
-
-def first_word(found: tuple) -> str:
-    return next(iter(found[0].values()))
 
 
 @pytest.mark.parametrize("form", list(EXPECTED))
 def test_forms_by_hand(form):
-    found = sorted((first_word(each), each[2]) for each in FORMS[form].asked(REDS))
-    assert found == sorted(EXPECTED[form])
+    assert [(words["colour"], answer) for words, _, answer in FORMS[form].asked(CARDS)] == EXPECTED[form]
+    assert [found[-1].content for _, found, _ in FORMS[form].asked(CARDS)] == [answer for _, answer in EXPECTED[form]]
 
 
 def test_forms_with_a_mover_by_hand():
     assert list(FORMS["direction"].asked(WITH_MOVER)) == [({"shape": "diamond"}, (LEFT,), "left")]
-    assert list(FORMS["after move"].asked(WITH_MOVER)) == [({"shape": "diamond"}, (LEFT, REDS[1]), "moon")]
-    assert list(FORMS["after move"].asked((*REDS[:3], LEFT))) == []
-    order = {words["other"]: (found, answer) for words, found, answer in FORMS["order"].asked(WITH_MOVER)}
-    assert order["star"] == ((REDS[0], LEFT), "after")
-    assert order["cross"] == ((LEFT, REDS[3]), "before")
+    assert list(FORMS["after move"].asked(WITH_MOVER)) == [({"shape": "diamond"}, (LEFT, CARDS[1]), "moon")]
+    assert list(FORMS["after move"].asked((*CARDS[:3], LEFT))) == []
+    assert [(words["colour"], found, answer) for words, found, answer in FORMS["order"].asked(WITH_MOVER)] == [
+        ("red", (CARDS[0], LEFT), "after"),
+        ("blue", (LEFT, CARDS[1]), "before"),
+        ("green", (LEFT, CARDS[3]), "before"),
+    ]
 
 
 def test_what_is_between_by_hand():
-    found = {(w["shape"], w["other"]): (len(way), said) for w, way, said in FORMS["between"].asked(REDS)}
-    assert found["star", "moon"] == (2, "0")
-    assert found["heart", "star"] == (3, "1")
-    assert found["star", "circle"] == (5, "3")
+    found = {(w["colour"], w["other"]): (way, said) for w, way, said in FORMS["between"].asked(CARDS)}
+    assert found["red", "blue"] == (CARDS[:2], "0")
+    assert found["pink", "red"] == (CARDS[:3], "1")  # in the order of the video
+    assert found["red", "cyan"] == (CARDS, "3")
     assert len(found) == 5 * 4
 
 
-def test_the_colour_of_the_card_after_the_second_by_hand():
-    things = tuple(map(card, ["cyan star", "red moon", "red heart", "cyan cross", "blue circle"]))
-    (found,) = FORMS["same as after second"].asked(things)
-    assert found == ({"colour": "red"}, (things[1], things[2], things[3], things[0]), "star")
-    hop = Hop(split="train", form="same as after second", things=things, wording="?", text="?",
-              found=found[1], answer=found[2])  # fmt: skip
-    assert hop.trace == "red moon, red heart, cyan cross, cyan star: star"
-    assert (hop.hops, hop.question.task, hop.question.answer) == (4, "same as after second", "star")
-    assert score(hop.question, conclusion(hop.trace))
-    assert conclusion("star") == "star"
+def hop(form: str, things: tuple, number: int) -> Hop:
+    words, found, answer = list(FORMS[form].asked(things))[number]
+    text = WORDINGS["train"][form][0]
+    return Hop(split="train", form=form, things=things, wording=text, text=text.format(**words), found=found,
+               answer=answer)  # fmt: skip
+
+
+def test_traces_by_hand():
+    last = hop("three before", CARDS, -1)
+    assert last.text == "What shape is on the card three before the cyan card?"
+    assert last.trace == "the green card, the pink card, the blue card: moon"
+    assert (last.hops, last.place, last.question.task, last.question.answer) == (4, 1, "three before", "moon")
+    assert score(last.question, conclusion(last.trace))
+    assert conclusion("moon") == "moon"
+    order = hop("order", WITH_MOVER, 0)
+    assert order.text == "Did the diamond move left before or after the red card?"
+    assert (order.trace, order.place) == ("the red card, the diamond: after", None)
+    assert hop("between", CARDS, 2).trace == "the red card, the blue card, the pink card: 1"
+    assert hop("after move", WITH_MOVER, 0).trace == "the blue card: moon"
+    assert hop("shape", CARDS, 0).trace == "star"
+    assert hop("direction", WITH_MOVER, 0).trace == "left"
 
 
 def seen_by_reading(hop: Hop) -> str:
     """The answer once more, from the question's sentence and the order of things alone."""
     text, cards = hop.text.lower(), [thing for thing in hop.things if isinstance(thing, Card)]
     words = re.findall(r"\w+", text)
+    places = [n for n, own in enumerate(cards) if own.colour in words]
     if hop.form in ("direction", "after move", "order"):
         at, mover = next((n, thing) for n, thing in enumerate(hop.things) if isinstance(thing, Mover))
         if hop.form == "direction":
             return mover.direction
-        if hop.form == "after move":
-            return hop.things[at + 1].content
-        other = re.search(r"card with the (\w+)", text)[1]
-        place = next(n for n, thing in enumerate(hop.things) if isinstance(thing, Card) and thing.content == other)
-        return "before" if at < place else "after"
+        return hop.things[at + 1].content if hop.form == "after move" else "before" if at <= places[0] else "after"
     if hop.form == "between":
-        one, two = (word for word in words if word in SYMBOLS)
-        places = sorted(n for n, own in enumerate(cards) if own.content in (one, two))
         return str(places[1] - places[0] - 1)
-    if hop.form == "colour":
-        return next(own.colour for own in cards if own.content in words)
-    of_colour = [n for n, own in enumerate(cards) if own.colour in words]
-    if hop.form in ("shape", "after"):
-        return cards[of_colour[0] + (hop.form == "after")].content
-    second = of_colour[1]
-    if hop.form == "same as after second":
-        following = cards[second + 1]
-        return next(c.content for c in cards if c.colour == following.colour and c.content != following.content)
-    return cards[second + {"second": 0, "after second": 1, "two after second": 2}[hop.form]].content
+    steps = {"right": 1, "two": 2, "three": 3}
+    far = next((steps[word] for word in words if word in steps), 0)
+    return cards[places[0] + (far if "after" in words else -far)].content
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -126,6 +123,8 @@ def test_answers_agree_with_the_sentence_read_again(form, split):
         assert seen_by_reading(hop) == hop.answer
         assert hop.answer in FORMS[form].answers
         assert {thing.split for thing in hop.things} == {split}
+        assert len({thing.colour for thing in hop.things}) == len(hop.things)
+        assert len({own.content for own in hop.cards}) == len(hop.cards) == count_cards(form, 16)
         assert set(hop.found) <= set(hop.things)
         wordings = WORDINGS[split][form]
         same = [f for f in FORMS[form].asked(hop.things) if any(w.format(**f[0]) == hop.text for w in wordings)]
@@ -151,7 +150,7 @@ def test_no_place_of_a_card_has_the_answer_more_often(form):
     drawn = [draw_pair(np.random.default_rng([17, n]), "train", form, 16) for n in range(60)]
     for side in range(2):
         found = Counter(pair[side].place for pair in drawn)
-        places = range(FORMS[form].earliest, count_cards(form, 16))
+        places = range(FORMS[form].earliest, count_cards(form, 16) - FORMS[form].behind)
         assert set(found) <= set(places)
         expected, degrees = 60 / len(places), len(places) - 1
         largest = degrees * (1 - 2 / (9 * degrees) + 3.719 * np.sqrt(2 / (9 * degrees))) ** 3
@@ -180,7 +179,25 @@ def test_hops_and_forms_come_in_turn():
     forms = [form_of(number) for number in range(24)]
     assert [FORMS[form].hops for form in forms] == [1, 2, 3, 4] * 6
     assert set(forms) == set(FORMS)
-    assert Counter(forms)["two after second"] == Counter(forms)["same as after second"] == 3
+    assert Counter(forms)["three after"] == Counter(forms)["three before"] == 3
+
+
+def test_several_questions_about_one_video():
+    forms = Counter()
+    for number in range(48):
+        asked = draw_hops(np.random.default_rng([19, number]), "train", number, 16)
+        assert [hop.hops for hop in asked] == [1, 2, 3, 4]
+        assert len({hop.things for hop in asked}) == 1
+        assert asked[number % 4].form == form_of(number)
+        moves = any(isinstance(thing, Mover) for thing in asked[0].things)
+        assert {hop.form for hop in asked} & {"direction", "order"} == ({"direction", "order"} if moves else set())
+        for hop in asked:
+            assert seen_by_reading(hop) == hop.answer
+            assert hop.answer in FORMS[hop.form].answers
+        forms.update(hop.form for hop in asked)
+    assert set(forms) == set(FORMS)
+    (first, *_) = draw_hops(np.random.default_rng(7), "train", 0, 16)
+    assert first == draw_hop(np.random.default_rng(7), "train", form_of(0), 16)
 
 
 def sentences(split: str) -> set[str]:
@@ -190,7 +207,7 @@ def sentences(split: str) -> set[str]:
     for form in FORMS:
         for wording in WORDINGS[split][form]:
             for n in range(8):
-                values = {"colour": colours[n], "shape": shapes[n], "other": shapes[n - 1], "way": ways[n % 4]}
+                values = {"colour": colours[n], "shape": shapes[n], "other": colours[n - 1], "way": ways[n % 4]}
                 filled.add(wording.format(**values).lower())
     return filled
 
@@ -216,7 +233,7 @@ def test_traces_are_short_in_the_packaged_models_tokens():
 
 def test_a_video_shows_its_things_in_order_each_apart():
     rng = np.random.default_rng(2)
-    for form in ("two after second", "order"):
+    for form in ("three after", "order"):
         for seed in range(6):
             hop = draw_hop(rng, "train", form, 16)
             video = hop_video(hop, world.clips(), 16, seed)

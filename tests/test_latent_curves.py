@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from latent_runs import made, questions, recipe
+from longtake.data.probe_world.haystack import drawn_clip
 from longtake.eval.ablation_report import AblationTable, as_json, as_markdown, as_text
 from longtake.eval.equal_accuracy import Curve
 from longtake.tables.latent.arms import LatentArm, base_arm, folder_of, recipe_of
@@ -34,19 +35,33 @@ def world(curve_every: int) -> HopWorld:
 
 
 def test_names_of_what_is_kept_without_curves_stay():
-    setting, latents, trace = Setting(), replace(LATENTS, steps=3), LatentArm(steps=3, traced=True)
+    setting, latents, trace = Setting(base_steps=300), replace(LATENTS, steps=3), LatentArm(steps=3, traced=True)
     before = world(0)
-    assert folder_of(before, setting, latents, 1).name == "arm-parallel-8-3-1-0cd3993cc9"
-    assert folder_of(before, setting, trace, 0).name == "arm-trace-3-0-7b5d62d1a0"
-    assert before.setting_file.name == "setting-123e0af1ef.json"
+    assert folder_of(before, setting, latents, 1).name == "arm-parallel-8-3-1-7ab383dddd"
+    assert folder_of(before, setting, trace, 0).name == "arm-trace-3-0-169f5b66f8"
+    assert before.setting_file.name == "setting-342c2eb9eb.json"
     base = folder_of(before, setting, base_arm(setting), 0, forked=False)
-    assert base.name == "base-answer-300-0-4ccead483c"
+    assert base.name == "base-answer-300-0-30ddfc979d"
     for every in (20, 50):
         after = world(every)
         assert after.setting_file == before.setting_file
         assert folder_of(after, setting, base_arm(setting), 0, forked=False) == base
         assert recipe_of(after, setting, latents, 1).fit.eval_every == every
     assert len({folder_of(world(every), setting, latents, 1) for every in (0, 20, 50)}) == 3
+
+
+def test_training_videos_have_four_questions_each(monkeypatch):
+    small = HopWorld(Path("w"), None, SMALLEST)
+    monkeypatch.setattr(small, "_tokens", lambda part, frames, fps: list(range(small.count(part))))
+    assert small.tokens("train", 16) == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert small.tokens("exam", 16) == list(range(8))
+    for part, each in (("train", 4), ("exam", 1)):
+        asked = small.hops(part, 16)
+        assert len(asked) == each * small.count(part)
+        shown = [small.video(part, 16, 1.0, number, [drawn_clip(0, 4.0)]) for number in range(small.count(part))]
+        assert [hop.things for hop in asked] == [
+            tuple(event.what for event in video.events) for video in shown for _ in range(each)
+        ]
 
 
 def test_a_curve_every_so_many_steps():

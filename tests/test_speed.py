@@ -198,11 +198,13 @@ def test_a_thought_costs_what_the_formulas_say(asked):
         assert [own[arm]["tokens"] for arm in THOUGHTS] == [answer] * 3 + [thought + answer]
         passes = [answer - 1, 2 + 1 + answer - 1, 8 + 1 + answer - 1, thought + answer - 1]
         assert [own[arm]["passes"] for arm in THOUGHTS] == passes
+        assert (thought == 0) == (case.hop.hops == 1)
         for arm in THOUGHTS:
             assert own[arm]["apart"] < 0.01
             assert own[arm]["operations"]["read"] == 0
             assert all(own[arm]["operations"][name] > 0 for name in ("encode", "prefill", "answer"))
-            assert (own[arm]["operations"]["thought"] > 0) == (arm != "answer")
+            thinks = thought > 0 if arm == "trace" else arm != "answer"
+            assert (own[arm]["operations"]["thought"] > 0) == thinks
             (spent,) = own[arm]["seconds"]
             assert spent["read"] == own["trace"]["seconds"][0]["read"] > 0
     told = latent.ratios(rows[3:], "latents")
@@ -244,7 +246,7 @@ def test_batches_say_all_that_they_are_given(asked):
 def test_the_shortest_trace_of_four_hops_is_told(asked):
     found = latent.shortest(asked.backbone, asked.settings.thinking, 16)
     four = found[4]
-    # four things of a colour and a shape each, with a mark behind: 12 tokens, then the answer; against T + 1 + 1 passes
+    # three cards of three words each, with a mark behind: 12 tokens, then the answer; against T + 1 + 1 passes
     assert four["fewest_passes_words"] == 13 / 4
     assert four["fewest_passes"] == (four["fewest_tokens"] - 1) / 4
     assert four["fewest_tokens"] <= four["tokens"] <= four["most_tokens"]

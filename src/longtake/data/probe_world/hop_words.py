@@ -12,12 +12,6 @@ WORDINGS: dict[Split, dict[str, tuple[str, ...]]] = {
             "Tell me which shape is on the {colour} card.",
             "What shape was on the {colour} card?",
         ),
-        "colour": (
-            "What colour is the card with the {shape}?",
-            "Which colour is the card with the {shape}?",
-            "Tell me which colour the card with the {shape} is.",
-            "What colour was the card with the {shape}?",
-        ),
         "direction": (
             "Which way did the {shape} move?",
             "In which direction did the {shape} move?",
@@ -30,11 +24,11 @@ WORDINGS: dict[Split, dict[str, tuple[str, ...]]] = {
             "Tell me which shape is on the card right after the {colour} card.",
             "What shape was on the card right after the {colour} card?",
         ),
-        "second": (
-            "What shape is on the second {colour} card?",
-            "Which shape is on the second {colour} card?",
-            "Tell me which shape is on the second {colour} card.",
-            "What shape was on the second {colour} card?",
+        "before": (
+            "What shape is on the card right before the {colour} card?",
+            "Which shape is on the card right before the {colour} card?",
+            "Tell me which shape is on the card right before the {colour} card.",
+            "What shape was on the card right before the {colour} card?",
         ),
         "after move": (
             "What shape is on the card right after the {shape} moved?",
@@ -42,72 +36,71 @@ WORDINGS: dict[Split, dict[str, tuple[str, ...]]] = {
             "Tell me which shape is on the card right after the {shape} moved.",
             "What shape was on the card right after the {shape} moved?",
         ),
-        "after second": (
-            "What shape is on the card right after the second {colour} card?",
-            "Which shape is on the card right after the second {colour} card?",
-            "Tell me which shape is on the card right after the second {colour} card.",
-            "What shape was on the card right after the second {colour} card?",
+        "two after": (
+            "What shape is on the card two after the {colour} card?",
+            "Which shape is on the card two after the {colour} card?",
+            "Tell me which shape is on the card two after the {colour} card.",
+            "What shape was on the card two after the {colour} card?",
         ),
         "between": (
-            "How many cards are between the {shape} and the {other}?",
-            "Tell me how many cards are between the {shape} and the {other}.",
-            "How many cards are shown between the {shape} and the {other}?",
-            "How many cards were there between the {shape} and the {other}?",
+            "How many cards are between the {colour} card and the {other} card?",
+            "Tell me how many cards are between the {colour} card and the {other} card.",
+            "How many cards are shown between the {colour} card and the {other} card?",
+            "How many cards were there between the {colour} card and the {other} card?",
         ),
         "order": (
-            "Did the {shape} move {way} before or after the card with the {other}?",
-            "Tell me if the {shape} moved {way} before or after the card with the {other}.",
-            "Before or after the card with the {other}, when did the {shape} move {way}?",
-            "Was it before or after the card with the {other} that the {shape} moved {way}?",
+            "Did the {shape} move {way} before or after the {colour} card?",
+            "Tell me if the {shape} moved {way} before or after the {colour} card.",
+            "Before or after the {colour} card, when did the {shape} move {way}?",
+            "Was it before or after the {colour} card that the {shape} moved {way}?",
         ),
-        "two after second": (
-            "What shape is on the second card after the second {colour} card?",
-            "Which shape is on the second card after the second {colour} card?",
-            "Tell me which shape is on the second card after the second {colour} card.",
-            "What shape was on the second card after the second {colour} card?",
+        "three after": (
+            "What shape is on the card three after the {colour} card?",
+            "Which shape is on the card three after the {colour} card?",
+            "Tell me which shape is on the card three after the {colour} card.",
+            "What shape was on the card three after the {colour} card?",
         ),
-        "same as after second": (
-            "What shape is on the other card in the colour of the card right after the second {colour} card?",
-            "Which shape is on the other card in the colour of the card right after the second {colour} card?",
-            "Which shape is on the other card that is in the colour of the card right after the second {colour} card?",
-            "What shape was on the other card in the colour of the card right after the second {colour} card?",
+        "three before": (
+            "What shape is on the card three before the {colour} card?",
+            "Which shape is on the card three before the {colour} card?",
+            "Tell me which shape is on the card three before the {colour} card.",
+            "What shape was on the card three before the {colour} card?",
         ),
     },
     "test": {
         "shape": ("Which shape was on the {colour} card?", "Tell me what shape is on the {colour} card."),
-        "colour": ("Which colour was the card with the {shape}?", "Tell me what colour the card with the {shape} is."),
         "direction": ("In what direction did the {shape} move?", "Tell me in which direction the {shape} moves."),
         "after": (
             "Which shape was on the card right after the {colour} card?",
             "Tell me what shape is on the card right after the {colour} card.",
         ),
-        "second": (
-            "Which shape was on the second {colour} card?",
-            "Tell me what shape is on the second {colour} card.",
+        "before": (
+            "Which shape was on the card right before the {colour} card?",
+            "Tell me what shape is on the card right before the {colour} card.",
         ),
         "after move": (
             "Which shape was on the card right after the {shape} moved?",
             "Tell me what shape is on the card right after the {shape} moved.",
         ),
-        "after second": (
-            "Which shape was on the card right after the second {colour} card?",
-            "Tell me what shape is on the card right after the second {colour} card.",
+        "two after": (
+            "Which shape was on the card two after the {colour} card?",
+            "Tell me what shape is on the card two after the {colour} card.",
         ),
         "between": (
-            "How many cards were between the {shape} and the {other}?",
-            "Tell me how many cards are shown between the {shape} and the {other}.",
+            "How many cards were between the {colour} card and the {other} card?",
+            "Tell me how many cards are shown between the {colour} card and the {other} card.",
         ),
         "order": (
-            "Tell me if it was before or after the card with the {other} that the {shape} moved {way}.",
-            "Did the {shape} move {way} after or before the card with the {other}?",
+            "Tell me if it was before or after the {colour} card that the {shape} moved {way}.",
+            "Did the {shape} move {way} after or before the {colour} card?",
         ),
-        "two after second": (
-            "Which shape was on the second card after the second {colour} card?",
-            "Tell me what shape is on the second card after the second {colour} card.",
+        "three after": (
+            "Which shape was on the card three after the {colour} card?",
+            "Tell me what shape is on the card three after the {colour} card.",
         ),
-        "same as after second": (
-            "Which shape was on the other card in the colour of the card right after the second {colour} card?",
-            "Tell me what shape is on the other card in the colour of the card right after the second {colour} card.",
+        "three before": (
+            "Which shape was on the card three before the {colour} card?",
+            "Tell me what shape is on the card three before the {colour} card.",
         ),
     },
 }

@@ -4,14 +4,14 @@ A hop finds one thing of the video, mostly from what the one before gave; counti
 answer is drawn first, uniformly among all of the form, with the place of the card that it stands on, and then a video
 that has both: whoever does not see the video can do no better than one in so many, save for which colours a shape has
 on its split's cards, and whoever names the card at one place, such as the last, no better than one in so many places.
-Ours.
+Cards are asked for by their colour, which no two of a video share. Ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -47,14 +47,15 @@ class Form:
     """A kind of question.
 
     asked: all such questions about things in the order of their appearance. earliest: where among the cards the one
-    that the answer is read from can be first; None where it is read from no single card. moves: a shape moves in the
-    video.
+    that the answer is read from can be first, with ``behind`` cards after it at least; None where it is read from no
+    single card. moves: a shape moves in the video.
     """
 
     hops: int
     answers: tuple[str, ...]
     asked: Callable[[Sequence[Thing]], Iterator[Found]]
     earliest: int | None = None
+    behind: int = 0
     moves: bool = False
 
 
@@ -77,8 +78,15 @@ class Hop:
 
     @property
     def trace(self) -> str:
-        """The exact chain of thought, the answer behind a colon: ``red star, red moon, blue heart: heart``."""
-        return ", ".join(map(name_of, self.found)) + ": " + self.answer
+        """The exact chain of thought, the answer behind a colon: ``the pink card, the blue card: heart``.
+
+        It names what is found on the way, not what the question names already, save where the answer lies between
+        such things; a single hop has none.
+        """
+        if self.hops == 1:
+            return self.answer
+        way = self.found if self.place is None else self.found[1:]
+        return ", ".join(map(name_of, way)) + ": " + self.answer
 
     @property
     def place(self) -> int | None:
@@ -98,10 +106,8 @@ class Hop:
 
 
 def name_of(thing: Thing) -> str:
-    """What a trace says of a thing: ``red star`` of a card, ``star left`` of what moves."""
-    if isinstance(thing, Card):
-        return f"{thing.colour} {thing.content}"
-    return f"{thing.shape} {thing.direction}"
+    """What a trace calls a thing: ``the red card``, and ``the star`` that moves."""
+    return f"the {thing.colour} card" if isinstance(thing, Card) else f"the {thing.shape}"
 
 
 def conclusion(said: str) -> str:
@@ -113,29 +119,14 @@ def _cards(things: Sequence[Thing]) -> list[Card]:
     return [thing for thing in things if isinstance(thing, Card)]
 
 
-def _only(cards: Sequence[Card]) -> list[int]:
-    """Places of cards whose colour no other has."""
-    colours = [card.colour for card in cards]
-    return [place for place, colour in enumerate(colours) if colours.count(colour) == 1]
-
-
-def _twice(cards: Sequence[Card]) -> Iterator[tuple[int, int]]:
-    """Places of the first and the second card of each colour that has two or more."""
-    for colour in COLOURS:
-        places = [place for place, card in enumerate(cards) if card.colour == colour]
-        if len(places) > 1:
-            yield places[0], places[1]
-
-
-def _shape(things: Sequence[Thing]) -> Iterator[Found]:
+def _on(things: Sequence[Thing], steps: int) -> Iterator[Found]:
+    """What is on the card so many places after each card; with fewer than 0, before it."""
     cards = _cards(things)
-    for place in _only(cards):
-        yield {"colour": cards[place].colour}, (cards[place],), cards[place].content
-
-
-def _colour(things: Sequence[Thing]) -> Iterator[Found]:
-    for card in _cards(things):
-        yield {"shape": card.content}, (card,), card.colour
+    way = 1 if steps >= 0 else -1
+    for place, card in enumerate(cards):
+        if 0 <= place + steps < len(cards):
+            found = tuple(cards[at] for at in range(place, place + steps + way, way))
+            yield {"colour": card.colour}, found, found[-1].content
 
 
 def _direction(things: Sequence[Thing]) -> Iterator[Found]:
@@ -144,41 +135,19 @@ def _direction(things: Sequence[Thing]) -> Iterator[Found]:
             yield {"shape": thing.shape}, (thing,), thing.direction
 
 
-def _after(things: Sequence[Thing]) -> Iterator[Found]:
-    cards = _cards(things)
-    for place in _only(cards):
-        if place + 1 < len(cards):
-            following = cards[place + 1]
-            yield {"colour": cards[place].colour}, (cards[place], following), following.content
-
-
-def _second(things: Sequence[Thing]) -> Iterator[Found]:
-    cards = _cards(things)
-    for first, second in _twice(cards):
-        yield {"colour": cards[first].colour}, (cards[first], cards[second]), cards[second].content
-
-
 def _after_move(things: Sequence[Thing]) -> Iterator[Found]:
     for thing, following in zip(things, things[1:], strict=False):
         if isinstance(thing, Mover) and isinstance(following, Card):
             yield {"shape": thing.shape}, (thing, following), following.content
 
 
-def _after_second(things: Sequence[Thing]) -> Iterator[Found]:
-    cards = _cards(things)
-    for first, second in _twice(cards):
-        if second + 1 < len(cards):
-            found = (cards[first], cards[second], cards[second + 1])
-            yield {"colour": cards[first].colour}, found, cards[second + 1].content
-
-
 def _between(things: Sequence[Thing]) -> Iterator[Found]:
     cards = _cards(things)
     for first in range(len(cards)):
         for last in range(first + 1, len(cards)):
-            ends = cards[first].content, cards[last].content
-            for shape, other in (ends, ends[::-1]):
-                yield {"shape": shape, "other": other}, tuple(cards[first : last + 1]), str(last - first - 1)
+            ends = cards[first].colour, cards[last].colour
+            for colour, other in (ends, ends[::-1]):
+                yield {"colour": colour, "other": other}, tuple(cards[first : last + 1]), str(last - first - 1)
 
 
 def _order(things: Sequence[Thing]) -> Iterator[Found]:
@@ -186,43 +155,22 @@ def _order(things: Sequence[Thing]) -> Iterator[Found]:
         if isinstance(mover, Mover):
             for other, card in enumerate(things):
                 if isinstance(card, Card):
-                    words = {"shape": mover.shape, "way": mover.direction, "other": card.content}
+                    words = {"shape": mover.shape, "way": mover.direction, "colour": card.colour}
                     found = (mover, card) if place < other else (card, mover)
                     yield words, found, "before" if place < other else "after"
 
 
-def _two_after_second(things: Sequence[Thing]) -> Iterator[Found]:
-    cards = _cards(things)
-    for first, second in _twice(cards):
-        if second + 2 < len(cards):
-            found = (cards[first], *cards[second : second + 3])
-            yield {"colour": cards[first].colour}, found, found[-1].content
-
-
-def _same_as_after_second(things: Sequence[Thing]) -> Iterator[Found]:
-    cards = _cards(things)
-    for first, second in _twice(cards):
-        if second + 1 == len(cards):
-            continue
-        following = cards[second + 1]
-        alike = [card for card in cards if card.colour == following.colour and card is not following]
-        if len(alike) == 1 and following.colour != cards[first].colour:
-            found = (cards[first], cards[second], following, alike[0])
-            yield {"colour": cards[first].colour}, found, alike[0].content
-
-
 FORMS: dict[str, Form] = {
-    "shape": Form(hops=1, answers=SYMBOLS, asked=_shape, earliest=0),
-    "colour": Form(hops=1, answers=tuple(COLOURS), asked=_colour, earliest=0),
+    "shape": Form(hops=1, answers=SYMBOLS, asked=partial(_on, steps=0), earliest=0),
     "direction": Form(hops=1, answers=DIRECTIONS, asked=_direction, moves=True),
-    "after": Form(hops=2, answers=SYMBOLS, asked=_after, earliest=1),
-    "second": Form(hops=2, answers=SYMBOLS, asked=_second, earliest=1),
+    "after": Form(hops=2, answers=SYMBOLS, asked=partial(_on, steps=1), earliest=1),
+    "before": Form(hops=2, answers=SYMBOLS, asked=partial(_on, steps=-1), earliest=0, behind=1),
     "after move": Form(hops=2, answers=SYMBOLS, asked=_after_move, earliest=0, moves=True),
-    "after second": Form(hops=3, answers=SYMBOLS, asked=_after_second, earliest=2),
+    "two after": Form(hops=3, answers=SYMBOLS, asked=partial(_on, steps=2), earliest=2),
     "between": Form(hops=3, answers=("0", "1", "2"), asked=_between),
     "order": Form(hops=3, answers=("before", "after"), asked=_order, moves=True),
-    "two after second": Form(hops=4, answers=SYMBOLS, asked=_two_after_second, earliest=3),
-    "same as after second": Form(hops=4, answers=SYMBOLS, asked=_same_as_after_second, earliest=0),
+    "three after": Form(hops=4, answers=SYMBOLS, asked=partial(_on, steps=3), earliest=3),
+    "three before": Form(hops=4, answers=SYMBOLS, asked=partial(_on, steps=-3), earliest=0, behind=3),
 }
 MOST_HOPS = 4
 LONGEST_TRACE = 48  # tokens of the model in the package, its end included
@@ -239,6 +187,26 @@ def draw_hop(rng: np.random.Generator, split: Split, form: str, frames: int) -> 
     place of the card it is read from."""
     answers = FORMS[form].answers
     return _with_answer(rng, split, form, frames, answers[int(rng.integers(len(answers)))])
+
+
+def draw_hops(rng: np.random.Generator, split: Split, number: int, frames: int) -> tuple[Hop, ...]:
+    """Questions of one to four hops about one video, a set's number ``number``.
+
+    The video is drawn for a question of ``form_of(number)``, as ``draw_hop`` does. The others are any about what is
+    there; where something moves, of the forms that ask for that, if there are any of so many hops.
+    """
+    first = draw_hop(rng, split, form_of(number), frames)
+    found = {first.hops: first}
+    for hops in set(range(1, MOST_HOPS + 1)) - {first.hops}:
+        own = [name for name, form in FORMS.items() if form.hops == hops]
+        fitting = [name for name in own if FORMS[name].moves == FORMS[first.form].moves] or own
+        every: list[Hop] = []
+        while not every:  # what moves may be the last thing
+            form = fitting[int(rng.integers(len(fitting)))]
+            every = _asked(split, form, first.things, int(rng.integers(len(WORDINGS[split][form]))))
+            fitting = [name for name in fitting if name != form] or own
+        found[hops] = every[int(rng.integers(len(every)))]
+    return tuple(found[hops] for hops in sorted(found))
 
 
 def draw_pair(rng: np.random.Generator, split: Split, form: str, frames: int) -> tuple[Hop, Hop]:
@@ -263,15 +231,21 @@ def _with_answer(rng: np.random.Generator, split: Split, form: str, frames: int,
 
 def _place(rng: np.random.Generator, form: str, frames: int) -> int | None:
     """The place among the cards that is drawn for the one an answer is read from; None where the form has none."""
-    earliest = FORMS[form].earliest
-    return None if earliest is None else int(rng.integers(earliest, count_cards(form, frames)))
+    own = FORMS[form]
+    return None if own.earliest is None else int(rng.integers(own.earliest, count_cards(form, frames) - own.behind))
 
 
 def _drawn(rng: np.random.Generator, split: Split, form: str, frames: int, wording: int) -> list[Hop]:
     """Questions about things drawn at random, in random order: all of a form that have an answer of the form's."""
     things = draw_things(rng, split, count_cards(form, frames), moves=FORMS[form].moves)
+    every = _asked(split, form, things, wording)
+    return [every[place] for place in rng.permutation(len(every))]
+
+
+def _asked(split: Split, form: str, things: tuple[Thing, ...], wording: int) -> list[Hop]:
+    """All questions of a form about some things that have an answer of the form's."""
     sentence = WORDINGS[split][form][wording]
-    every = [
+    return [
         Hop(
             split=split, form=form, things=things, wording=sentence, text=sentence.format(**words), found=found,
             answer=answer,
@@ -279,7 +253,6 @@ def _drawn(rng: np.random.Generator, split: Split, form: str, frames: int, wordi
         for words, found, answer in FORMS[form].asked(things)
         if answer in FORMS[form].answers
     ]  # fmt: skip
-    return [every[place] for place in rng.permutation(len(every))]
 
 
 def count_cards(form: str, frames: int) -> int:
@@ -294,13 +267,27 @@ def count_cards(form: str, frames: int) -> int:
 
 
 def draw_things(rng: np.random.Generator, split: Split, count: int, *, moves: bool) -> tuple[Thing, ...]:
-    """So many cards of different shapes, whose colours may repeat; among them a mover, if something moves."""
+    """So many cards, no two of one shape or colour; among them a mover in a colour of its own, if something moves."""
+    while True:
+        mover = draw_mover_choice(rng, split) if moves else None
+        cards = _draw_cards(rng, split, count, without=mover.colour if mover else None)
+        if len(cards) == count:
+            at = int(rng.integers(count + 1))
+            return (*cards[:at], *((mover,) if mover else ()), *cards[at:])
+
+
+def _draw_cards(rng: np.random.Generator, split: Split, count: int, without: str | None) -> list[Card]:
+    """Cards of different shapes and colours, fewer than ``count`` where the split's cards end."""
     deck = cards_by_shape(split)
-    shapes = rng.permutation(len(SYMBOLS))[:count]
-    things: list[Thing] = [deck[place][int(rng.integers(len(deck[place])))] for place in shapes]
-    if moves:
-        things.insert(int(rng.integers(count + 1)), draw_mover_choice(rng, split))
-    return tuple(things)
+    free = set(COLOURS) - {without}
+    cards: list[Card] = []
+    for shape in rng.permutation(len(SYMBOLS))[:count]:
+        fitting = [card for card in deck[shape] if card.colour in free]
+        if not fitting:
+            break
+        cards.append(fitting[int(rng.integers(len(fitting)))])
+        free.remove(cards[-1].colour)
+    return cards
 
 
 @lru_cache

@@ -67,8 +67,8 @@ def parts_of(
         shown = min(SHARD, world.count(own))
         parts.append(Part(name=f"{shown} videos, {own}, {fps:g} fps", times=missing, seconds=shown * fps * render))
     base, asked, digest = base_arm(setting), world.count(videos), world.digest(videos, setting.frames)
-    left = not (folder_of(world, setting, base, 0, forked=False) / "model").exists()
-    parts.append(Part(name="base", times=int(left), seconds=base.steps * costs.arm(base).seconds))
+    if base.steps and not (folder_of(world, setting, base, 0, forked=False) / "model").exists():
+        parts.append(Part(name="base", times=1, seconds=base.steps * costs.arm(base).seconds))
     for planned in arms:
         arm = planned.arm
         folders = [folder_of(world, setting, arm, seed) for seed in planned.seeds(seeds)]
@@ -123,7 +123,7 @@ def run_table(world: HopWorld, options: argparse.Namespace) -> AblationTable | N
 def main() -> None:
     """The command line."""
     parser = common_parser("latent", __doc__, TABLES, ".cache/latent-ablations")
-    parser.add_argument("--curve", type=int, default=50, help="steps between an arm's questions; 0: none, no curves")
+    parser.add_argument("--curve", type=int, default=100, help="steps between an arm's questions; 0: none, no curves")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     size = SMALLEST if options.size == "smallest" else FULL

@@ -1,7 +1,7 @@
 """The arms of the tables about latents: what is said before an answer, how it is learned, and what is then answered.
 
-One model has learned to answer for a while, from answers alone. Every arm goes on from it, with one seed through the
-same questions in the same order.
+Every arm goes on from one model, that in the package or one that has learned from answers alone for a while, with one
+seed through the same questions in the same order.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def folder_of(world: HopWorld, setting: Setting, arm: LatentArm, seed: int, *, f
     begun = setting if forked else dataclasses.replace(setting, steps=0)  # settings may share a base
     key: dict[str, object] = {
         "setting": dataclasses.asdict(begun), "arm": dataclasses.asdict(arm), "seed": seed, "forked": forked,
-        "size": [world.size.train_questions, world.size.batch, world.size.width, world.size.heads],
+        "size": [world.size.train_videos, world.size.batch, world.size.width, world.size.heads],
         "footage": world.footage_names, "model": world.start_name, "questions": world.digest("train", setting.frames),
     }  # fmt: skip
     if forked and world.curve_every:
@@ -106,6 +106,8 @@ def folder_of(world: HopWorld, setting: Setting, arm: LatentArm, seed: int, *, f
 
 def trained(world: HopWorld, setting: Setting, arm: LatentArm, seed: int, *, forked: bool = True) -> Backbone:
     """An arm's model, trained now, on from where it was stopped, or as kept."""
+    if not arm.steps:
+        return world.start()
     folder = folder_of(world, setting, arm, seed, forked=forked)
     if not (folder / "model").exists():
         begin = trained(world, setting, base_arm(setting), 0, forked=False) if forked else world.start()

@@ -11,8 +11,8 @@ from longtake.tables.latent.cost import LatentCosts
 from longtake.tables.planned import Planned
 
 FORKED = (
-    "Every arm goes on from one model that has learned from answers alone for a while; arms with one seed see the same "
-    "questions in the same order. Test videos have other footage, cards and sentences than training."
+    "Every arm goes on from one model, the one in the package after base_steps of answers alone; arms with one seed "
+    "see the same questions in the same order. Test videos have other footage, cards and sentences than training."
 )
 EQUAL = (
     "Training operations are those of the latents, K = 8, unless an arm is named after its steps: those have the "

@@ -59,7 +59,7 @@ def best_rule(exam: HopExam, own: NDArray[np.bool_]) -> float:
             rules = right.setdefault(hop.form, Counter())
             rules[f"always {normal(hop.answer)}"] += 1
             for place, card in enumerate(hop.cards):
-                if hop.answer in (card.content, card.colour):
+                if hop.answer == card.content:
                     rules.update((f"card {place}", f"card {place - len(hop.cards)}"))
     return sum(rules.most_common(1)[0][1] for rules in right.values()) / int(own.sum())
 

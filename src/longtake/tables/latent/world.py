@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from longtake.backbones import load_backbone
 from longtake.backbones.base import Backbone
 from longtake.data.probe_world.haystack import Clip, clips_and_scenes, footage_names
-from longtake.data.probe_world.hops import Hop, draw_hop, draw_pair, form_of, hop_video
+from longtake.data.probe_world.hops import MOST_HOPS, Hop, draw_hops, draw_pair, form_of, hop_video
 from longtake.data.probe_world.needles import Split
 from longtake.data.probe_world.probe import ProbeVideo
 from longtake.data.probe_world.questions import Question
@@ -41,36 +41,39 @@ SPLIT_OF: dict[Part, Split] = {"train": "train", "search": "test", "exam": "test
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What all arms learn under: frames of a video, steps of the starting model and of an arm, learning rate."""
+    """What all arms learn under: frames of a video, steps of the starting model and of an arm, learning rate.
+
+    base_steps: of answers alone; 0: arms go on from the model in the package.
+    """
 
     frames: int = 16
-    base_steps: int = 300
-    steps: int = 400
-    lr: float = 2e-4
+    base_steps: int = 0
+    steps: int = 2000
+    lr: float = 3e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentSize:
     """How large the tables are. Ours: chosen for a few hours of two CPU cores.
 
-    pairs, search_pairs, curve_pairs: of test questions, asked about two videos each. most_steps: to which an arm is
+    train_videos: for training, with a question of each number of hops about each. pairs, search_pairs, curve_pairs: of
+    test questions, asked about two videos each. most_steps: to which an arm is
     lengthened at most for equal operations. width, heads: of the latents' module. settings: tried in this order.
     single, gain: what a setting must reach, on single hops and by traces over answers alone on all others.
     """
 
-    train_questions: int = 4000
+    train_videos: int = 4000
     pairs: int = 240
     search_pairs: int = 240
     curve_pairs: int = 60
     batch: int = 8
-    most_steps: int = 4000
+    most_steps: int = 9000
     width: int = 128
     heads: int = 4
     settings: tuple[Setting, ...] = (
         Setting(),
-        Setting(base_steps=600, steps=800, lr=3e-4),
-        Setting(base_steps=600, steps=1600, lr=3e-4),
-        Setting(base_steps=1200, steps=1600, lr=5e-4),
+        Setting(steps=3000),
+        Setting(steps=4500),
     )
     single: float = 0.90
     gain: float = 0.15
@@ -78,7 +81,7 @@ class LatentSize:
 
 FULL = LatentSize()
 SMALLEST = LatentSize(
-    train_questions=8, pairs=4, search_pairs=4, curve_pairs=2, batch=2, most_steps=2, width=16, heads=2,
+    train_videos=2, pairs=4, search_pairs=4, curve_pairs=2, batch=2, most_steps=2, width=16, heads=2,
     settings=(Setting(base_steps=1, steps=1),), single=0.0, gain=-1.0,  # whatever is reached, so that tables are made
 )  # fmt: skip
 
@@ -147,20 +150,24 @@ class HopWorld:
         return self.start().name
 
     def count(self, part: Part) -> int:
-        """How many questions a part has."""
+        """How many videos a part has."""
         size = self.size
         pairs = {"search": size.search_pairs, "exam": size.pairs, "curve": size.curve_pairs}
-        return size.train_questions if part == "train" else 2 * pairs[part]
+        return size.train_videos if part == "train" else 2 * pairs[part]
+
+    def asks(self, part: Part) -> int:
+        """How many questions are asked about each video of a part."""
+        return MOST_HOPS if part == "train" else 1
 
     def hops(self, part: Part, frames: int) -> tuple[Hop, ...]:
-        """Questions of a part, of one to four hops in turn; those for training one by one, others in pairs."""
+        """Questions of a part, of one to four hops in turn: for training four about each video, else in pairs."""
         return self._hops(part, frames)
 
     def _drawn(self, part: Part, frames: int) -> tuple[Hop, ...]:
         split, seed = SPLIT_OF[part], {"train": 61, "search": 62, "exam": 63, "curve": 64}[part]
         if part == "train":
             rngs = [np.random.default_rng([seed, number]) for number in range(self.count(part))]
-            return tuple(draw_hop(rng, split, form_of(number), frames) for number, rng in enumerate(rngs))
+            return tuple(hop for number, rng in enumerate(rngs) for hop in draw_hops(rng, split, number, frames))
         rngs = [np.random.default_rng([seed, number]) for number in range(self.count(part) // 2)]
         return tuple(hop for n, rng in enumerate(rngs) for hop in draw_pair(rng, split, form_of(n), frames))
 
@@ -180,7 +187,7 @@ class HopWorld:
 
     def tokens(self, part: Part, frames: int, fps: float = 1.0) -> list[VisualTokens]:
         """Tokens of every question's video, made once, at ``fps`` frames a second of ``frames`` seconds."""
-        return self._tokens(part, frames, fps)
+        return [own for own in self._tokens(part, frames, fps) for _ in range(self.asks(part))]
 
     def _made(self, part: Part, frames: int, fps: float) -> list[VisualTokens]:
         files = self.shards(part, frames, fps)
@@ -196,9 +203,9 @@ class HopWorld:
         return [tokens for file in files for tokens in read_tokens(file)]
 
     def video(self, part: Part, frames: int, fps: float, number: int, clips: list[Clip]) -> ProbeVideo:
-        """The video of a question."""
+        """A part's video."""
         seed = {"train": 0, "search": 10**6, "exam": 2 * 10**6, "curve": 3 * 10**6}[part] + number
-        video = hop_video(self.hops(part, frames)[number], clips, frames, seed)
+        video = hop_video(self.hops(part, frames)[number * self.asks(part)], clips, frames, seed)
         return dataclasses.replace(video, fps=fps, num_frames=round(frames * fps))
 
     def puzzles(self, part: Part, frames: int, *, traced: bool = False) -> tuple[QuestionPuzzle, ...]:

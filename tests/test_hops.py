@@ -256,3 +256,7 @@ def test_every_shape_is_on_cards_of_both_splits():
 def test_too_few_frames_are_refused():
     with pytest.raises(LongtakeError, match="frames is 9; .* at least 10"):
         draw_hop(np.random.default_rng(0), "train", "shape", 9)
+    with pytest.raises(LongtakeError, match="frames is 13; .* at least 14"):
+        draw_hops(np.random.default_rng(0), "train", 0, 13)
+    for number in range(40):
+        assert len(draw_hops(np.random.default_rng(number), "test", number, 14)) == 4

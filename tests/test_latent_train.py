@@ -262,6 +262,36 @@ def test_the_bottleneck_by_hand():
     assert not veil.blind[1].any()
 
 
+def test_where_the_prompt_is_hidden_an_answer_knows_the_latents_alone():
+    """Any question about any video is answered the same, given the same latents; without the veil it is not."""
+    module, _ = forcing(count=1)
+    backbone, latent = module.backbone, module.backbone.latent
+    answers = [torch.tensor([5, backbone.end_id])]
+    given = torch.randn(1, 3, 32, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for veiled in (True, False):
+        for video, question in ((0, "Which?"), (1, "What?")):
+            (puzzle,) = questions(backbone, 1, video)
+            inputs = backbone.prepare([Prompt(question=question, tokens=puzzle.tokens)])
+            veil = bottleneck(inputs, 3, 2, "prompt") if veiled else None
+            if veil is not None:  # latents are given: what they see of the prompt is left out, too
+                veil.blind[:, inputs.ids.shape[1] + 1 :] = True
+            states, _ = module.forced(with_latents(inputs, given, latent), answers, veil)
+            found[veiled, video] = states[0, -3:].detach()
+    assert torch.allclose(found[True, 0], found[True, 1], atol=1e-6)
+    assert float((found[False, 0] - found[False, 1]).abs().max()) > 1e-4
+
+
+def test_the_hidden_prompt_by_hand():
+    module, _ = forcing(count=1)
+    (puzzle,) = questions(module.backbone, 1)
+    inputs = module.backbone.prepare([puzzle.prompt(module.backbone), Prompt(question="Which?")])
+    veil, length = bottleneck(inputs, 3, 2, "prompt"), inputs.ids.shape[1]
+    for row in range(2):
+        assert veil.hidden[row].nonzero().flatten().tolist() == list(range(length + 1))
+        assert veil.blind[row].nonzero().flatten().tolist() == [length + 4, length + 5, length + 6]
+
+
 def test_questions_come_in_a_new_order_each_time():
     steps = [draw_questions(step, 4, 6, seed=1) for step in range(6)]
     flat = [number for step in steps for number in step]
@@ -388,6 +418,7 @@ def test_rates_of_parts(tmp_path):
         ({"shard": True}, "shard is true; thinking needs whole weights"),
         ({"align": -0.1}, "align is -0.1"),
         ({"bottleneck": 1.5}, "bottleneck 1.5"),
+        ({"hides": "nothing"}, "hides is 'nothing'; it must be one of video, prompt"),
         ({"batch": 3}, "batch is 3; it must be a multiple of 2"),
         ({"mode": "pause", "diverse": 0.1}, "in mode pause nothing is fed back"),
         ({"mode": "autoregressive", "teacher": "self"}, "the forced pass makes the very latents"),
@@ -424,6 +455,12 @@ def test_it_learns_the_colours(tmp_path, family):
     run_latent(tmp_path, family=family, held=True, **LEARNING)
     loss = logged(tmp_path, "answer")
     assert loss[120] < 0.2 < 2.0 < loss[1]
+    assert logged(tmp_path, "held_exact")[120] == 1.0
+
+
+@pytest.mark.slow
+def test_after_the_prompt_was_hidden_it_answers_openly(tmp_path):
+    run_latent(tmp_path, held=True, bottleneck=0.5, hides="prompt", **LEARNING)
     assert logged(tmp_path, "held_exact")[120] == 1.0
 
 

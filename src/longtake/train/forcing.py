@@ -22,7 +22,7 @@ from longtake.backbones.thinking import rolled, seen_by, with_latents
 from longtake.models.dts import at_least_float32
 from longtake.models.latent import Injected
 from longtake.train import latent_losses as losses
-from longtake.train.latent_recipe import LatentRecipe
+from longtake.train.latent_recipe import Hides, LatentRecipe
 from longtake.train.tuning import idle
 from longtake.types import VisualTokens
 
@@ -70,7 +70,7 @@ class Forcing(nn.Module):
             return answer.sum(), torch.cat([answer.detach().sum()[None], nothing]), inputs.embeddings[:, :0]
         thinking = module.settings.thinking
         longest = max(map(len, answers))
-        veil = bottleneck(inputs, thinking.latents, longest) if rows.veiled else None
+        veil = bottleneck(inputs, thinking.latents, longest, recipe.hides) if rows.veiled else None
         if thinking.mode == "pause":  # learned vectors, whatever the prompt is: there is nothing to roll out
             made = module.pause(len(answers), thinking.latents)
         else:
@@ -154,15 +154,20 @@ def latent_figures(made: Injected) -> tuple[Tensor, Tensor]:
     return cosine, losses.effective_rank(content)
 
 
-def bottleneck(inputs: Inputs, latents: int, answer: int) -> Veil:
-    """A veil that hides the video from the question, the markers and the answer behind it, but not from the latents.
+def bottleneck(inputs: Inputs, latents: int, answer: int, hides: Hides = "video") -> Veil:
+    """A veil through which an answer knows the video by its latents alone.
 
-    Hidden are all columns from a row's first visual token to its last: the times between them have read what is before.
+    "video": it is hidden from the question, the markers and the answer behind it. Hidden are all columns from a row's
+    first visual token to its last: the times between them have read what is before. "prompt": prompt and first marker
+    are hidden from the second marker and the answer; the question sees the video as ever.
     """
     is_visual = F.pad(inputs.source >= 0, (0, latents + 2 + answer))
+    first = inputs.ids.shape[1] + 1
+    if hides == "prompt":
+        column = torch.arange(is_visual.shape[1], device=is_visual.device).expand_as(is_visual)
+        return Veil(hidden=column < first, blind=column >= first + latents)
     seen_before, seen_after = is_visual.cumsum(1) > 0, is_visual.flip(1).cumsum(1).flip(1) > 0
     blind = seen_before & ~seen_after
-    first = inputs.ids.shape[1] + 1
     blind[:, first : first + latents] = False
     return Veil(hidden=seen_before & seen_after, blind=blind)
 

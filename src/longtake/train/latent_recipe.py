@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from longtake.backbones.base import Backbone
 from longtake.backbones.thinking import add_latents
@@ -16,6 +16,7 @@ from longtake.train.tuning import train_language_model
 from longtake.types import LongtakeError, VisualTokens
 
 Teacher = Literal["self", "video", "dense"]
+Hides = Literal["video", "prompt"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,8 @@ class LatentRecipe:
     latents of a sample and of different samples at the same slot; across: the latter's share. queue: how many earlier
     samples are compared with.
     bottleneck: share of the steps, at the start, in which the answer sees the video through the latents alone (and
-    alignment is left out).
+    alignment is left out). hides: what is hidden there, the video from question and answer, or the prompt from the
+    answer.
     lora_rank: 0 trains the whole language model; else low-rank weights beside it, merged at the end.
     reading: how videos are read, where the stage reads them.
     """
@@ -50,6 +52,7 @@ class LatentRecipe:
     across: float = 0.5
     queue: int = 256
     bottleneck: float = 0.15
+    hides: Hides = "video"
     lora_rank: int = 0
     lora_alpha: float = 16.0
     reading: Reading = field(default_factory=Reading)
@@ -62,6 +65,8 @@ class LatentRecipe:
             raise LongtakeError(
                 f"times is {self.times}, bottleneck {self.bottleneck}; times must be positive, bottleneck from 0 to 1"
             )
+        if self.hides not in get_args(Hides):
+            raise LongtakeError(f"hides is {self.hides!r}; it must be one of {', '.join(get_args(Hides))}")
         self.fit.refuse_sharding("thinking needs whole weights")
 
 

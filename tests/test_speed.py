@@ -301,7 +301,7 @@ def test_thinking_has_all_its_figures(tmp_path, capsys):
             assert all(0 < row[span]["p50"] <= row[span]["p95"] for span in latent.SPANS)
             assert row["a_second"]["of the language model"] > row["a_second"]["end to end"] > 0
         assert all(ratio > 0 for own in group["a_trace_takes"].values() for ratio in own.values())
-    assert list(found["aims"].values()) == [True, True, False]
+    assert list(found["aims"].values()) == [True, False, False]  # three cards of four words: 13 passes against 4
     assert set(found["peaks"]) == set(latent.OWN)
     assert all(row["peak_mb"] > 100 for row in found["peaks"].values())
     assert set(found["training"]["lessons"]) == set(latent.LESSONS)

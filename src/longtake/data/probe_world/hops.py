@@ -35,7 +35,7 @@ CARD_FRAMES, MOVER_FRAMES = 1, 6
 PER_CARD = CARD_FRAMES + 1  # frames, with a gap behind it
 MOST_CARDS = 7  # one shape at least is on none
 FEWEST_FRAMES = 5 * PER_CARD  # with fewer cards the four-hop answer is always on the last one
-FEWEST_FOR_FOUR = MOVER_FRAMES + 4 * PER_CARD  # so that four hops have four cards beside what moves
+FEWEST_FOR_FOUR = MOVER_FRAMES + 4 * PER_CARD  # frames, so that four hops have four cards beside what moves
 TRIES = 3000  # for the second video of a pair, before its first is drawn anew with the same answer
 
 Thing = Card | Mover
@@ -198,7 +198,7 @@ def draw_hops(rng: np.random.Generator, split: Split, number: int, frames: int) 
 
     Raises LongtakeError for too few frames.
     """
-    if count_cards("order", frames) < MOST_HOPS:
+    if frames < FEWEST_FOR_FOUR:
         raise LongtakeError(f"frames is {frames}; four questions about one video need at least {FEWEST_FOR_FOUR}")
     first = draw_hop(rng, split, form_of(number), frames)
     found = {first.hops: first}

@@ -418,7 +418,6 @@ def test_rates_of_parts(tmp_path):
         ({"shard": True}, "shard is true; thinking needs whole weights"),
         ({"align": -0.1}, "align is -0.1"),
         ({"bottleneck": 1.5}, "bottleneck 1.5"),
-        ({"hides": "nothing"}, "hides is 'nothing'; it must be one of video, prompt"),
         ({"batch": 3}, "batch is 3; it must be a multiple of 2"),
         ({"mode": "pause", "diverse": 0.1}, "in mode pause nothing is fed back"),
         ({"mode": "autoregressive", "teacher": "self"}, "the forced pass makes the very latents"),

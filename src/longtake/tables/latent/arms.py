@@ -105,8 +105,8 @@ def folder_of(world: HopWorld, setting: Setting, arm: LatentArm, seed: int, *, f
 
 
 def trained(world: HopWorld, setting: Setting, arm: LatentArm, seed: int, *, forked: bool = True) -> Backbone:
-    """An arm's model, trained now, on from where it was stopped, or as kept."""
-    if not arm.steps:
+    """An arm's model, trained now, on from where it was stopped, or as kept; a base of no steps is the package's."""
+    if not forked and not arm.steps:
         return world.start()
     folder = folder_of(world, setting, arm, seed, forked=forked)
     if not (folder / "model").exists():

@@ -56,8 +56,8 @@ class Setting:
 class LatentSize:
     """How large the tables are. Ours: chosen for a few hours of two CPU cores.
 
-    train_videos: for training, with a question of each number of hops about each. pairs, search_pairs, curve_pairs: of
-    test questions, asked about two videos each. most_steps: to which an arm is
+    train_videos: with a question of each number of hops about each. pairs, search_pairs, curve_pairs: of test
+    questions, asked about two videos each. most_steps: to which an arm is
     lengthened at most for equal operations. width, heads: of the latents' module. settings: tried in this order.
     single, gain: what a setting must reach, on single hops and by traces over answers alone on all others.
     """
@@ -203,7 +203,7 @@ class HopWorld:
         return [tokens for file in files for tokens in read_tokens(file)]
 
     def video(self, part: Part, frames: int, fps: float, number: int, clips: list[Clip]) -> ProbeVideo:
-        """A part's video."""
+        """A part's video of this number, which ``asks(part)`` questions are about."""
         seed = {"train": 0, "search": 10**6, "exam": 2 * 10**6, "curve": 3 * 10**6}[part] + number
         video = hop_video(self.hops(part, frames)[number * self.asks(part)], clips, frames, seed)
         return dataclasses.replace(video, fps=fps, num_frames=round(frames * fps))

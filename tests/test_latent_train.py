@@ -213,6 +213,8 @@ WAYS = {
     "no pass": {"passes": 0},
     "video": {"teacher": "video"},
     "no latents": {"thinks": False},
+    "through all": {"through": True},
+    "through all, one by one": {"through": True, "mode": "autoregressive"},
     "lora": {"lora_rank": 2},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -265,6 +266,36 @@ def test_only_the_last_making_has_a_gradient(family: str, tokens: VisualTokens, 
     assert any("q_proj" in name for name in made[True])
     for name, gradient in made[True].items():
         torch.testing.assert_close(made[False][name], gradient, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["parallel", "autoregressive"])
+def test_through_all_makings_the_gradient_is_the_slope(mode: str):
+    """By finite differences of the module's projection, on which the prompt's cache does not depend."""
+    backbone = thinker("own")
+    with torch.no_grad():
+        video = backbone.encode(tiny.frames(4, 24, 40))
+    inputs = backbone.prepare([Prompt(question=QUESTIONS[0], tokens=video)])
+    backbone.model.double()
+    inputs = replace(inputs, embeddings=inputs.embeddings.detach().double())
+    assert backbone.latent is not None
+    weight = backbone.latent.project[0].weight
+    aim, way = torch.randn(4, 32, dtype=torch.float64), torch.randn_like(weight)
+
+    def value(through: bool = True) -> torch.Tensor:
+        thinking = Thinking(latents=4, passes=3, mode=mode)
+        return (rolled(backbone, inputs, None, thinking, through=through)[0].latents * aim).sum()
+
+    slopes = {}
+    for through in (True, False):
+        (gradient,) = torch.autograd.grad(value(through), weight)
+        slopes[through] = float((gradient * way).sum())
+    with torch.no_grad():
+        weight += 1e-3 * way
+        more = value()
+        weight -= 2e-3 * way
+        slope = float((more - value()) / 2e-3)
+    assert slopes[True] == pytest.approx(slope, rel=1e-4)
+    assert slopes[False] != pytest.approx(slope, rel=0.05)
 
 
 def test_the_veil_hides_columns(backbone: DecoderBackbone, tokens: VisualTokens):

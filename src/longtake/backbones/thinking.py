@@ -159,12 +159,18 @@ def on_columns(looks: Tensor, inputs: Inputs) -> Tensor:
 
 
 def rolled(
-    backbone: Backbone, inputs: Inputs, cache: Cache | None, thinking: Thinking, veil: Veil | None = None
+    backbone: Backbone,
+    inputs: Inputs,
+    cache: Cache | None,
+    thinking: Thinking,
+    veil: Veil | None = None,
+    *,
+    through: bool = False,
 ) -> tuple[Injected, Cache]:
     """The latents of a prompt, and what was run for them: the prompt and its marker, or more.
 
-    Where gradients are wanted they go through the last making of each latent, and no further: not into the cache, nor
-    into the latents that it was made of. veil: over the prompt, its markers and its latents.
+    Where gradients are wanted they go through the last making of each latent, and with ``through`` on into the latents
+    that it was made of; never into the prompt's cache. veil: over the prompt, its markers and its latents.
     """
     module = backbone.latent
     assert module is not None
@@ -172,16 +178,17 @@ def rolled(
     seen = seen_by(module, inputs)
     batch, length = inputs.ids.shape
     if thinking.mode == "autoregressive":
-        return _one_by_one(backbone, inputs, backbone.prefill(inputs, cache, veil=veil), thinking.latents, seen, veil)
+        cache = backbone.prefill(inputs, cache, veil=veil)
+        return _one_by_one(backbone, inputs, cache, thinking.latents, seen, veil, through=through)
     begun = extended(inputs, module.start.expand(batch, 1, -1))
     cache = backbone.prefill(begun, cache, veil=veil)
     if thinking.mode == "pause":
         return module.pause(batch, thinking.latents), cache
     wanted = torch.is_grad_enabled()
-    with torch.set_grad_enabled(wanted and thinking.passes == 0):
+    with torch.set_grad_enabled(wanted and (through or not thinking.passes)):
         made = module.begin(batch, thinking.latents, seen)
     for number in range(thinking.passes):
-        with torch.set_grad_enabled(wanted and number == thinking.passes - 1):
+        with torch.set_grad_enabled(wanted and (through or number == thinking.passes - 1)):
             columns = extended(begun, made.latents)
             states = _run_on(backbone, columns, cache.key_values, length + 1, veil=veil)
             made = module(states, seen)
@@ -190,24 +197,33 @@ def rolled(
 
 
 def _one_by_one(
-    backbone: Backbone, inputs: Inputs, cache: Cache, latents: int, seen: Seen | None, veil: Veil | None
+    backbone: Backbone,
+    inputs: Inputs,
+    cache: Cache,
+    latents: int,
+    seen: Seen | None,
+    veil: Veil | None,
+    *,
+    through: bool,
 ) -> tuple[Injected, Cache]:
     """Make the latents one by one, each from the state before it; the cache then holds all columns but the last latent.
 
-    Where gradients are wanted all are made once more, in one pass over the latents as they are: the same values.
+    Where gradients of the last making alone are wanted all are made once more, in one pass over the latents as they
+    are: the same values.
     """
     module, length = backbone.latent, inputs.ids.shape[1]
     assert module is not None
     key_values = cache.key_values
     made: list[Injected] = []
-    with torch.no_grad():
+    wanted = torch.is_grad_enabled()
+    with torch.set_grad_enabled(wanted and through):
         whole = extended(inputs, module.start.expand(len(inputs.ids), 1, -1))
         for slot in range(latents):
             states = _run_on(backbone, whole, key_values, length + slot, veil=veil)
             made.append(module(states, seen, first=slot))
             if slot < latents - 1:
                 whole = extended(whole, made[-1].latents)
-    if not torch.is_grad_enabled():
+    if through or not wanted:
         return _joined(made), dataclasses.replace(cache, length=length + latents)
     crop(key_values, length)
     before = torch.cat([module.start.expand(len(inputs.ids), 1, -1), *(each.latents for each in made[:-1])], dim=1)

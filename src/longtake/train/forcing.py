@@ -2,7 +2,7 @@
 
 Two passes. The rollout makes the latents exactly as they are made when a question is asked, on a cache and in eval
 mode; only the last making of each latent has a gradient (as in Self Forcing, arXiv 2506.08009, where the last step of a
-rollout has). The forced pass then runs prompt, these latents and the answer as one sequence, with its gradient and
+rollout has), or all makings. The forced pass then runs prompt, these latents and the answer as one sequence, with its gradient and
 without a cache, so that layers may be computed again. Ours; of VideoLatent the abstract alone is known.
 """
 
@@ -75,7 +75,7 @@ class Forcing(nn.Module):
             made = module.pause(len(answers), thinking.latents)
         else:
             with uncheckpointed(backbone.model):
-                made, _ = rolled(backbone, inputs, None, thinking, veil)
+                made, _ = rolled(backbone, inputs, None, thinking, veil, through=recipe.through)
         whole = with_latents(inputs, made.latents, module)
         layered = recipe.teacher == "dense" and self.aligns(rows)
         states, layers = self.forced(whole, answers, veil, layered=layered)

@@ -36,6 +36,8 @@ class LatentRecipe:
     bottleneck: share of the steps, at the start, in which the answer sees the video through the latents alone (and
     alignment is left out). hides: what is hidden there, the video from question and answer, or the prompt from the
     answer.
+    through: gradients go through all makings of the latents, each into those that it was made of, and not through the
+    last alone; with several passes only then what the earlier ones find is taught by the answer.
     lora_rank: 0 trains the whole language model; else low-rank weights beside it, merged at the end.
     reading: how videos are read, where the stage reads them.
     """
@@ -53,6 +55,7 @@ class LatentRecipe:
     queue: int = 256
     bottleneck: float = 0.15
     hides: Hides = "video"
+    through: bool = False
     lora_rank: int = 0
     lora_alpha: float = 16.0
     reading: Reading = field(default_factory=Reading)

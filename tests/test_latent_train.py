@@ -22,6 +22,7 @@ from longtake.train.puzzles import QuestionPuzzle
 from longtake.train.run import Run, start_processes
 from longtake.types import LongtakeError
 from stage_runs import logged
+from thoughts import FAMILIES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -378,6 +379,24 @@ def test_a_model_that_thinks_goes_on_with_its_latents(tmp_path):
     without = dataclasses.replace(recipe(), thinks=False)
     with pytest.raises(LongtakeError, match="thinks is false, but the model has latents"):
         train_latent(without, backbone, questions(backbone), tmp_path / "two")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_slots_that_begin_behind_the_prompt(family):
+    """The markers are the embedding of the prompt's last word, the slots mostly."""
+    backbone, drawn = made(family), made(family)
+    prepare(recipe(begin="answer"), backbone)
+    prepare(recipe(), drawn)
+    inputs = backbone.prepare([Prompt(question="Which?")])
+    last = backbone.embed(inputs.ids[0, -1:])[0]
+    for marker in (backbone.latent.start, backbone.latent.end):
+        assert torch.allclose(marker / marker.norm(), last / last.norm(), atol=1e-5)
+        assert float(marker.square().mean().sqrt()) == pytest.approx(float(backbone.latent.rms), rel=1e-2)
+    likeness = torch.cosine_similarity(backbone.latent.slots, last[None], dim=-1)
+    assert likeness.min() > 0.95
+    assert torch.cosine_similarity(drawn.latent.slots, last[None], dim=-1).max() < 0.7
+    assert torch.pdist(backbone.latent.slots).min() > 0.1
 
 
 def test_rates_of_parts(tmp_path):

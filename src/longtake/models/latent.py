@@ -24,6 +24,8 @@ Mode = Literal["parallel", "autoregressive", "pause"]
 
 SLOT_STD = 0.5  # beside a content of RMS 1: a fifth of a latent's power is its slot's own, at first
 
+SLOT_LIKE = 3.0  # beside that, the word that slots may stand in for
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thinking:
@@ -155,6 +157,13 @@ class LatentInjection(nn.Module):
         self.rms.copy_(at_least_float32(table).square().mean(dim=-1).sqrt().mean())
         for marker in (self.start, self.end):
             marker.copy_(self.rms * unit_rms(marker))
+
+    @torch.no_grad()
+    def stand_in_for(self, word: Tensor) -> None:
+        """Begin at an embedding ``(dim,)``: the markers as it, the slots near it, as each was drawn beside it."""
+        for marker in (self.start, self.end):
+            marker.copy_(self.rms * unit_rms(word))
+        self.slots.add_(SLOT_LIKE * unit_rms(word))
 
     @property
     def openness(self) -> Tensor:

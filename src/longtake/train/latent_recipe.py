@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from longtake.backbones.base import Backbone
+from longtake.backbones.base import Backbone, Prompt
 from longtake.backbones.thinking import add_latents
 from longtake.models.latent import LatentSettings
 from longtake.train.dialogues import Reading
@@ -17,6 +17,7 @@ from longtake.types import LongtakeError, VisualTokens
 
 Teacher = Literal["self", "video", "dense"]
 Hides = Literal["video", "prompt"]
+Begin = Literal["drawn", "answer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,8 @@ class LatentRecipe:
     fit: ``lr`` is the language model's; ``batch`` is questions a step over all processes.
     times: how many times that rate the latents' own weights learn at.
     settings: of the latents, where the model has none yet; a model that has some keeps its own.
+    begin: how the slots of new latents begin: drawn, or near the embedding behind which an answer is said, so that states
+    there are of use from the start.
     thinks: False trains on answers alone, without latents, on the same data: the control.
     teacher: what latents are aligned to. "self": what the forced pass would make of them, to what was injected;
     "video": to means of as many stretches of the video; "dense": the state before the answer, to that of the same model
@@ -45,6 +48,7 @@ class LatentRecipe:
     fit: Fit
     times: float = 10.0
     settings: LatentSettings = field(default_factory=LatentSettings)
+    begin: Begin = "drawn"
     thinks: bool = True
     teacher: Teacher = "self"
     align: float = 0.1
@@ -111,7 +115,9 @@ def check(
 def prepare(recipe: LatentRecipe, backbone: Backbone) -> None:
     """Give the model latents where it is to have some, and freeze what is not trained."""
     if recipe.thinks and backbone.latent is None:
-        add_latents(backbone, recipe.settings, seed=recipe.fit.seed)
+        module = add_latents(backbone, recipe.settings, seed=recipe.fit.seed)
+        if recipe.begin == "answer":
+            module.stand_in_for(backbone.prepare([Prompt(question="")]).embeddings[0, -1])
     train_language_model(backbone, recipe.lora_rank, recipe.lora_alpha, checkpointing=recipe.fit.checkpointing)
     if recipe.thinks and backbone.latent is not None:
         backbone.latent.requires_grad_(True)

@@ -2,8 +2,8 @@
 
 Two passes. The rollout makes the latents exactly as they are made when a question is asked, on a cache and in eval
 mode; only the last making of each latent has a gradient (as in Self Forcing, arXiv 2506.08009, where the last step of a
-rollout has), or all makings. The forced pass then runs prompt, these latents and the answer as one sequence, with its gradient and
-without a cache, so that layers may be computed again. Ours; of VideoLatent the abstract alone is known.
+rollout has), or all makings. The forced pass then runs prompt, these latents and the answer as one sequence, with its
+gradient and without a cache, so that layers may be computed again. Ours; of VideoLatent the abstract alone is known.
 """
 
 from __future__ import annotations

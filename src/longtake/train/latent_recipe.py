@@ -27,8 +27,8 @@ class LatentRecipe:
     fit: ``lr`` is the language model's; ``batch`` is questions a step over all processes.
     times: how many times that rate the latents' own weights learn at.
     settings: of the latents, where the model has none yet; a model that has some keeps its own.
-    begin: how the slots of new latents begin: drawn, or near the embedding behind which an answer is said, so that states
-    there are of use from the start.
+    begin: how the slots of new latents begin: drawn, or near the embedding behind which an answer is said, so that
+    states there are of use from the start.
     thinks: False trains on answers alone, without latents, on the same data: the control.
     teacher: what latents are aligned to. "self": what the forced pass would make of them, to what was injected;
     "video": to means of as many stretches of the video; "dense": the state before the answer, to that of the same model

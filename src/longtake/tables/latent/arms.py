@@ -27,7 +27,7 @@ from longtake.tables.replies import Replies
 from longtake.tables.work_folder import named
 from longtake.train.embedded.compressor import CPU
 from longtake.train.latent import train_latent
-from longtake.train.latent_recipe import LatentRecipe, Teacher
+from longtake.train.latent_recipe import Begin, Hides, LatentRecipe, Teacher
 from longtake.train.puzzles import QuestionPuzzle
 from longtake.train.run import Fit
 from longtake.types import VisualTokens
@@ -52,6 +52,9 @@ class LatentArm:
     align: float = 0.1
     diverse: float = 0.1
     bottleneck: float = 0.15
+    hides: Hides = "video"
+    through: bool = False
+    begin: Begin = "drawn"
     teacher: Teacher = "self"
     reread: bool = True
 
@@ -80,6 +83,9 @@ def recipe_of(world: HopWorld, setting: Setting, arm: LatentArm, seed: int) -> L
         align=arm.align,
         diverse=arm.diverse,
         bottleneck=arm.bottleneck,
+        hides=arm.hides,
+        through=arm.through,
+        begin=arm.begin,
         teacher=arm.teacher,
     )
 

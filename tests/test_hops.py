@@ -22,6 +22,7 @@ from longtake.data.probe_world.hops import (
     draw_pair,
     form_of,
     hop_video,
+    word_of,
 )
 from longtake.data.probe_world.needles import COLOURS, DIRECTIONS, SYMBOLS, Card, Mover
 from longtake.data.probe_world.questions import score
@@ -85,6 +86,7 @@ def test_traces_by_hand():
     last = hop("three before", CARDS, -1)
     assert last.text == "What shape is on the card three before the cyan card?"
     assert last.trace == "the green card, the pink card, the blue card: moon"
+    assert [word_of(thing) for thing in last.way] == ["green", "pink", "blue"]
     assert (last.hops, last.place, last.question.task, last.question.answer) == (4, 1, "three before", "moon")
     assert score(last.question, conclusion(last.trace))
     assert conclusion("moon") == "moon"
@@ -95,6 +97,8 @@ def test_traces_by_hand():
     assert hop("after move", WITH_MOVER, 0).trace == "the blue card: moon"
     assert hop("shape", CARDS, 0).trace == "star"
     assert hop("direction", WITH_MOVER, 0).trace == "left"
+    assert hop("shape", CARDS, 0).way == ()
+    assert [word_of(thing) for thing in order.way] == ["red", "diamond"]
 
 
 def seen_by_reading(hop: Hop) -> str:

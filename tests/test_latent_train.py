@@ -107,6 +107,32 @@ def test_the_loss_written_out(family, veiled):
     assert content.shape[:2] == (3, 3)
 
 
+@pytest.mark.parametrize("mode", ["parallel", "autoregressive", "pause"])
+def test_latents_that_spell(mode):
+    """The loss is more by the weighted cross-entropy of words at the states that latents are made of."""
+    module, rows = forcing(count=2, spell=0.7, align=0.0, mode=mode)
+    backbone = module.backbone
+    rows = dataclasses.replace(rows, steps=(("red",), ("blue", "a", "green", "red")))
+    with torch.no_grad():
+        loss, figures, _ = module(rows)
+        module.recipe = dataclasses.replace(module.recipe, spell=0.0)
+        without, _, _ = module(rows)
+        expected = 0.0
+        for prompt, text, words in zip(rows.prompts, rows.answers, rows.steps, strict=True):
+            thinking = backbone.latent.settings.thinking
+            inputs = backbone.prepare([prompt])
+            thought = think(backbone, inputs, thinking=thinking)
+            run = backbone.decoder(inputs_embeds=thought.inputs.embeddings, use_cache=False).last_hidden_state[0]
+            first = int(backbone.text_ids(text)[0])
+            said = [int(backbone.text_ids(" " + word)[0]) for word in words] + [first] * 3
+            at = inputs.ids.shape[1] + (mode != "autoregressive")
+            for column, word in enumerate(said[:3], start=at):
+                expected -= float(backbone.head(run[column]).log_softmax(-1)[word]) / 3
+    spelled = dict(zip(FIGURES, figures.tolist(), strict=True))["spelled"]
+    assert spelled == pytest.approx(expected, rel=1e-4)
+    assert float(loss - without) == pytest.approx(0.7 * spelled, rel=1e-3)
+
+
 def test_what_is_injected_is_what_inference_makes():
     """The rollout in training, in train mode with layers computed again, and ``think`` give the same latents."""
     module, rows = forcing(checkpointing=True)
@@ -217,6 +243,7 @@ WAYS = {
     "through all": {"through": True},
     "through all, one by one": {"through": True, "mode": "autoregressive"},
     "lora": {"lora_rank": 2},
+    "spelled": {"spell": 1.0},
 }
 
 

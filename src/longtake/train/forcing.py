@@ -26,7 +26,7 @@ from longtake.train.latent_recipe import Hides, LatentRecipe
 from longtake.train.tuning import idle
 from longtake.types import VisualTokens
 
-FIGURES = ("answer", "align", "within", "across", "cosine", "rank")
+FIGURES = ("answer", "align", "within", "across", "spelled", "cosine", "rank")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class Rows:
 
     others: contents of earlier samples, float32 ``(others, latents, dim)``; counts: bool ``(rows, others)``, False
     where one is of the row's own sample. veiled: the answer sees the video through the latents alone. dense: denser
-    videos.
+    videos. steps: words for what is found on the way to each answer.
     """
 
     prompts: tuple[Prompt, ...]
@@ -44,6 +44,7 @@ class Rows:
     counts: Tensor
     veiled: bool
     dense: tuple[VisualTokens | None, ...] = ()
+    steps: tuple[tuple[str, ...], ...] = ()
 
 
 class Forcing(nn.Module):
@@ -88,7 +89,11 @@ class Forcing(nn.Module):
         within = losses.alike_within(made.content, recipe.margin)
         across = losses.alike_across(made.content, rows.others, rows.counts, recipe.margin_across)
         loss = answer + recipe.align * aligned + recipe.diverse * (within + recipe.across * across)
-        figures = [answer, aligned, within, across, *latent_figures(made)]
+        spelled = answer.new_zeros(len(answer))
+        if recipe.spell:
+            spelled = self.spelling(states[:, self.making(inputs)], answers, rows.steps)
+            loss = loss + recipe.spell * spelled
+        figures = [answer, aligned, within, across, spelled, *latent_figures(made)]
         sums = torch.stack([part.detach().sum() for part in figures])
         return loss.sum() + idle([module]), sums, made.content.detach()
 
@@ -126,8 +131,7 @@ class Forcing(nn.Module):
         module = self.backbone.latent
         assert module is not None
         count = made.content.shape[1]
-        first = inputs.ids.shape[1] + (0 if module.settings.thinking.mode == "autoregressive" else 1)
-        predicted = module(states[:, first : first + count], seen_by(module, inputs)).content
+        predicted = module(states[:, self.making(inputs)], seen_by(module, inputs)).content
         if self.recipe.teacher == "self":
             return losses.disagreement(predicted, made.content)
         found = []
@@ -137,6 +141,25 @@ class Forcing(nn.Module):
             target = losses.chunk_means(visual, count)[None] if len(visual) else one
             found.append(losses.disagreement(one, target))
         return torch.cat(found)
+
+    def making(self, inputs: Inputs) -> slice:
+        """The columns whose states latents are made of: their own, or one by one those before them."""
+        assert self.backbone.latent is not None
+        thinking = self.backbone.latent.settings.thinking
+        first = inputs.ids.shape[1] + (thinking.mode != "autoregressive")
+        return slice(first, first + thinking.latents)
+
+    def spelling(self, states: Tensor, answers: Sequence[Tensor], steps: Sequence[Sequence[str]]) -> Tensor:
+        """The mean cross-entropy of each row's steps, a word a latent, then of the answer's first token, ``(rows,)``.
+
+        Of a word its first token, with a space before it.
+        """
+        count, wanted = states.shape[1], []
+        for answer, words in zip(answers, steps, strict=True):
+            firsts = [self.backbone.text_ids(f" {word}")[:1] for word in words[:count]]
+            wanted.append(torch.cat([*firsts, answer[:1].expand(count - len(firsts))]))
+        logits = at_least_float32(self.backbone.head(states))
+        return F.cross_entropy(logits.transpose(1, 2), torch.stack(wanted), reduction="none").mean(dim=1)
 
     @torch.no_grad()
     def teacher_states(self, rows: Rows) -> Tensor:

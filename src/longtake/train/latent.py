@@ -173,5 +173,6 @@ def rows_of(
         others=others,
         counts=counts,
         veiled=veiled and recipe.thinks,
+        steps=tuple(puzzle.steps for puzzle in puzzles),
         dense=tuple(dense.get(puzzle.name) for puzzle in puzzles) if recipe.teacher == "dense" and recipe.align else (),
     )

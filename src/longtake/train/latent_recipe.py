@@ -33,6 +33,8 @@ class LatentRecipe:
     teacher: what latents are aligned to. "self": what the forced pass would make of them, to what was injected;
     "video": to means of as many stretches of the video; "dense": the state before the answer, to that of the same model
     without latents on a denser video.
+    spell: weight of what latents are taught to say: the state that each is made of says a word of the puzzle's
+    ``steps``, in their order, and behind the last one how the answer begins. Annotation, where puzzles have steps.
     align, diverse: weights beside the answer's loss. margin, margin_across: cosines that are free of charge, between
     latents of a sample and of different samples at the same slot; across: the latter's share. queue: how many earlier
     samples are compared with.
@@ -58,6 +60,7 @@ class LatentRecipe:
     across: float = 0.5
     queue: int = 256
     bottleneck: float = 0.15
+    spell: float = 0.0
     hides: Hides = "video"
     through: bool = False
     lora_rank: int = 0
@@ -65,7 +68,7 @@ class LatentRecipe:
     reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
-        for name in ("align", "diverse", "across", "queue", "lora_rank"):
+        for name in ("align", "diverse", "spell", "across", "queue", "lora_rank"):
             if getattr(self, name) < 0:
                 raise LongtakeError(f"{name} is {getattr(self, name)}; it must not be negative")
         if not self.times > 0 or not 0 <= self.bottleneck <= 1:

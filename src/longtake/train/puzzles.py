@@ -39,7 +39,8 @@ class QuestionPuzzle:
 
     answers: texts that are right, compared as those of the probe world are (``data.probe_world.questions.normal``).
     tokens: of the model that learns. watched: in their place, what gives the tokens of whichever model is asked, so
-    that a teacher sees with its own eyes, or more frames.
+    that a teacher sees with its own eyes, or more frames. steps: words for what is found on the way to the answer, that
+    latents may be taught to say.
     """
 
     name: str
@@ -48,6 +49,7 @@ class QuestionPuzzle:
     tokens: VisualTokens | None = None
     level: str = "question"
     watched: Callable[[Backbone], VisualTokens] | None = None
+    steps: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not any(map(normal, self.answers)):

@@ -86,8 +86,14 @@ class Hop:
         """
         if self.hops == 1:
             return self.answer
-        way = self.found if self.place is None else self.found[1:]
-        return ", ".join(map(name_of, way)) + ": " + self.answer
+        return ", ".join(map(name_of, self.way)) + ": " + self.answer
+
+    @property
+    def way(self) -> tuple[Thing, ...]:
+        """What a trace names; nothing for a single hop."""
+        if self.hops == 1:
+            return ()
+        return self.found if self.place is None else self.found[1:]
 
     @property
     def place(self) -> int | None:
@@ -109,6 +115,11 @@ class Hop:
 def name_of(thing: Thing) -> str:
     """What a trace calls a thing: ``the red card``, and ``the star`` that moves."""
     return f"the {thing.colour} card" if isinstance(thing, Card) else f"the {thing.shape}"
+
+
+def word_of(thing: Thing) -> str:
+    """The one word that tells a thing from the others: a card's colour, the shape that moves."""
+    return thing.colour if isinstance(thing, Card) else thing.shape
 
 
 def conclusion(said: str) -> str:

@@ -52,6 +52,7 @@ class LatentArm:
     align: float = 0.1
     diverse: float = 0.1
     bottleneck: float = 0.15
+    spell: float = 0.0
     hides: Hides = "video"
     through: bool = False
     begin: Begin = "drawn"
@@ -83,6 +84,7 @@ def recipe_of(world: HopWorld, setting: Setting, arm: LatentArm, seed: int) -> L
         align=arm.align,
         diverse=arm.diverse,
         bottleneck=arm.bottleneck,
+        spell=arm.spell,
         hides=arm.hides,
         through=arm.through,
         begin=arm.begin,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from longtake.data.probe_world.haystack import drawn_clip
-from longtake.data.probe_world.hops import draw_hop, form_of, hop_video
+from longtake.data.probe_world.hops import draw_hop, form_of, hop_video, word_of
 from longtake.data.probe_world.probe import ProbeVideo
 from longtake.tables.latent.arms import LatentArm, answers, recipe_of
 from longtake.tables.latent.world import HopWorld, Setting
@@ -62,7 +62,13 @@ def made_up(world: HopWorld, setting: Setting) -> list[QuestionPuzzle]:
     rng = np.random.default_rng(0)
     hops = [draw_hop(rng, "train", form_of(n), setting.frames) for n in range(world.size.batch)]
     return [
-        QuestionPuzzle(name=str(n), question=hop.text, answers=(hop.answer, hop.trace), tokens=tokens)
+        QuestionPuzzle(
+            name=str(n),
+            question=hop.text,
+            answers=(hop.answer, hop.trace),
+            tokens=tokens,
+            steps=tuple(map(word_of, hop.way)),
+        )
         for n, hop in enumerate(hops)
     ]
 
@@ -100,6 +106,7 @@ def arm_cost(world: HopWorld, setting: Setting, arm: LatentArm) -> Cost:
         others=slots[None][:0],
         counts=torch.zeros(len(puzzles), 0, dtype=torch.bool),
         veiled=False,
+        steps=tuple(puzzle.steps for puzzle in puzzles),
         dense=(drawn_tokens(world, setting, fps=2.0),) * len(puzzles) if arm.teacher == "dense" else (),
     )
 

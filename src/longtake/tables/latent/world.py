@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from longtake.backbones import load_backbone
 from longtake.backbones.base import Backbone
 from longtake.data.probe_world.haystack import Clip, clips_and_scenes, footage_names
-from longtake.data.probe_world.hops import MOST_HOPS, Hop, draw_hops, draw_pair, form_of, hop_video
+from longtake.data.probe_world.hops import MOST_HOPS, Hop, draw_hops, draw_pair, form_of, hop_video, word_of
 from longtake.data.probe_world.needles import Split
 from longtake.data.probe_world.probe import ProbeVideo
 from longtake.data.probe_world.questions import Question
@@ -218,6 +218,7 @@ class HopWorld:
                 answers=(hop.trace if traced else hop.answer,),
                 tokens=tokens,
                 level=hops_name(hop.hops),
+                steps=tuple(map(word_of, hop.way)),
             )
             for n, (hop, tokens) in pairs
         )

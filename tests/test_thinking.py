@@ -17,7 +17,7 @@ from longtake.backbones.attention import Veil, causal_attention
 from longtake.backbones.base import Inputs, Prompt
 from longtake.backbones.beside import FILE
 from longtake.backbones.language import DecoderBackbone
-from longtake.backbones.thinking import Thought, rolled, think, thinking_of, with_latents
+from longtake.backbones.thinking import Thought, rolled, think, thinking_of, with_columns_of, with_latents
 from longtake.models.latent import Thinking, matched_noise, one_repeated
 from longtake.types import LongtakeError, VisualTokens
 from thoughts import FAMILIES, open_gate, plain, thinker
@@ -170,6 +170,29 @@ def test_latents_change_the_answer_and_the_video_changes_the_latents(backbone: D
     again = think(backbone, inputs, thinking=way, given=own.latents[0])
     assert float((with_foreign.cache.logits - own.cache.logits).abs().max()) > 1e-2
     torch.testing.assert_close(again.cache.logits, own.cache.logits, atol=1e-5, rtol=1e-4)
+
+
+def test_columns_of_another_video(backbone: DecoderBackbone, tokens: VisualTokens):
+    """Keys and values are the other row's at the latents and the own elsewhere; the end marker sees them."""
+    with torch.no_grad():
+        videos = (tokens, backbone.encode(tiny.frames(10, 24, 40, seed=5)))
+    inputs = backbone.prepare([Prompt(question=QUESTIONS[0], tokens=video) for video in videos])
+    way = WAYS["two passes"]
+    kept = copy.deepcopy(think(backbone, inputs, thinking=way))
+    same = with_columns_of(backbone, think(backbone, inputs, thinking=way), torch.tensor([0, 1]))
+    torch.testing.assert_close(same.cache.logits, kept.cache.logits, atol=1e-5, rtol=1e-4)
+    other = with_columns_of(backbone, think(backbone, inputs, thinking=way), torch.tensor([1, 0]))
+    first = inputs.ids.shape[1] + 1
+    for own, new in zip(kept.cache.key_values.layers, other.cache.key_values.layers, strict=True):
+        for name in ("keys", "values"):
+            before, after = getattr(own, name), getattr(new, name)
+            assert torch.equal(after[:, :, :first], before[:, :, :first])
+            assert torch.equal(after[0, :, first : first + 4], before[1, :, first : first + 4])
+            assert after.shape == before.shape
+    assert torch.equal(other.latents, kept.latents.flip(0))
+    given = think(backbone, inputs, thinking=way, given=other.latents).cache.logits
+    for logits in (kept.cache.logits, given):
+        assert float((other.cache.logits - logits).abs().max()) > 1e-2
 
 
 def test_controls_take_the_latents_places(backbone: DecoderBackbone, tokens: VisualTokens):

@@ -18,6 +18,17 @@ def crop(key_values: KeyValues, length: int) -> None:
     key_values.crop(-extra)
 
 
+def exchange(key_values: KeyValues, columns: slice, rows: Tensor) -> None:
+    """Give each row the given columns of another, in place. rows: int64 ``(batch,)``, whose."""
+    for layer in key_values.layers:
+        assert isinstance(layer, DynamicLayer)
+        assert layer.keys is not None
+        assert layer.values is not None
+        keys, values = layer.keys.clone(), layer.values.clone()
+        keys[:, :, columns], values[:, :, columns] = layer.keys[rows, :, columns], layer.values[rows, :, columns]
+        layer.keys, layer.values = keys, values
+
+
 class RoomyLayer(DynamicLayer):
     """A layer that writes further columns in place, where the class above copies all of them for each.
 

@@ -17,7 +17,7 @@ from transformers import Cache as KeyValues
 
 from longtake.backbones.attention import Recorder, Veil
 from longtake.backbones.base import Backbone, Cache, Inputs
-from longtake.backbones.keys import crop
+from longtake.backbones.keys import crop, exchange
 from longtake.models.latent import Injected, LatentInjection, LatentSettings, Seen, Thinking
 from longtake.types import LongtakeError
 
@@ -149,6 +149,28 @@ def think(
         attended=recorder.means()[:, :count] if record else None,
         reread=None if made is None or made.looks is None or not record else on_columns(made.looks, whole),
     )
+
+
+@torch.no_grad()
+def with_columns_of(backbone: Backbone, thought: Thought, rows: Tensor) -> Thought:
+    """Each row with the latents' columns of another: a control. Changes the cache in place.
+
+    The keys and values there are what latents are to the answer, and were made on the other row's video. Given another
+    video's latents alone (``think``), their columns still look at the own video.
+
+    rows: int64 ``(batch,)``, whose columns each row gets; that row's prompt must be as long.
+    """
+    places = thought.inputs.next_position
+    assert torch.equal(places[rows], places), "prompts of unequal length have their latents at other positions"
+    key_values, last = thought.cache.key_values, thought.inputs.ids.shape[1] - 1
+    crop(key_values, last)
+    exchange(key_values, slice(last - thought.latents.shape[1], last), rows)
+    recorder = backbone.recorder()
+    states = _run_on(backbone, thought.inputs, key_values, last, recorder=recorder)
+    cache = Cache(
+        key_values=key_values, length=last + 1, logits=backbone.head(states[:, -1]), attention=recorder.mean()
+    )
+    return dataclasses.replace(thought, cache=cache, latents=thought.latents[rows], attended=None, reread=None)
 
 
 def on_columns(looks: Tensor, inputs: Inputs) -> Tensor:

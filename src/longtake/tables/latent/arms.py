@@ -19,7 +19,7 @@ from torch import Tensor
 
 from longtake.backbones import load_backbone
 from longtake.backbones.base import Backbone
-from longtake.backbones.thinking import think
+from longtake.backbones.thinking import think, with_columns_of
 from longtake.data.probe_world.hops import LONGEST_TRACE, conclusion
 from longtake.models.latent import LatentSettings, Thinking, matched_noise, mean_latents, one_repeated
 from longtake.tables.latent.world import HopExam, HopWorld, Setting
@@ -36,7 +36,8 @@ ROWS = 16  # questions that are answered together
 FOR_MEAN = 256  # training questions whose latents make the mean
 NONE = Thinking(latents=0)
 
-Control = Literal["markers", "repeated", "noise", "swapped", "mean"]
+Given = Literal["markers", "repeated", "noise", "swapped", "mean"]
+Control = Given | Literal["columns"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,14 +171,20 @@ def answers(
     given: Tensor | None = None,
     *,
     blind: bool = False,
+    exchanged: bool = False,
 ) -> list[str]:
-    """What is concluded, greedily. given: latents in place of its own, ``(questions, latents, dim)``."""
+    """What is concluded, greedily. given: latents in place of its own, ``(questions, latents, dim)``.
+
+    exchanged: the latents' columns are those of the pair's other video.
+    """
     found = []
     for first in range(0, len(puzzles), ROWS):
         asked = [puzzle.prompt(backbone) for puzzle in puzzles[first : first + ROWS]]
         prompts = [prompt.unseen() for prompt in asked] if blind else asked
         latents = None if given is None else given[first : first + ROWS]
         made = think(backbone, backbone.prepare(prompts), thinking=thinking, given=latents)
+        if exchanged:
+            made = with_columns_of(backbone, made, torch.arange(len(prompts)) ^ 1)
         said = backbone.generate(made.inputs, made.cache, max_new_tokens=LONGEST_TRACE)
         found += [conclusion(rollout.text) for rollout in said]
     return found
@@ -200,7 +207,7 @@ def latents_of_other_videos(backbone: Backbone, exam: HopExam, thinking: Thinkin
 
 
 def controlled(
-    world: HopWorld, setting: Setting, backbone: Backbone, exam: HopExam, thinking: Thinking, control: Control
+    world: HopWorld, setting: Setting, backbone: Backbone, exam: HopExam, thinking: Thinking, control: Given
 ) -> Tensor:
     """What stands in the place of each question's latents, ``(questions, latents, dim)``.
 
@@ -230,7 +237,9 @@ def replies_of(
     file = folder / f"{'blind' if blind else control or 'replies'}-{part}-{exam.digest}.json"
     if not file.exists():
         backbone = trained(world, setting, arm, seed, forked=forked)
-        given = None if control is None else controlled(world, setting, backbone, exam, arm.thinking, control)
-        said = answers(backbone, exam.puzzles, arm.thinking, given, blind=blind)
+        given = None
+        if control is not None and control != "columns":
+            given = controlled(world, setting, backbone, exam, arm.thinking, control)
+        said = answers(backbone, exam.puzzles, arm.thinking, given, blind=blind, exchanged=control == "columns")
         Replies(answers=tuple(said), spans=(None,) * len(said)).save(file)
     return Replies.load(file)

@@ -15,7 +15,7 @@ from longtake.data.probe_world.questions import normal
 from longtake.eval.ablation import Estimate, difference, estimate, standing
 from longtake.eval.ablation_report import AblationTable, Finding, Row, TaskStart
 from longtake.tables.compare import Measured, Titled, table_of
-from longtake.tables.latent.arms import Control, LatentArm, base_arm, replies_of
+from longtake.tables.latent.arms import Control, Given, LatentArm, base_arm, replies_of
 from longtake.tables.latent.plans import FORKED, LATENTS, LatentPlan
 from longtake.tables.latent.world import HopExam, HopWorld, Setting, hops_name
 from longtake.tables.replies import Replies
@@ -29,9 +29,10 @@ CONTROLS: dict[Control, str] = {
     "repeated": "one vector repeated",
     "noise": "noise of the same RMS",
     "swapped": "another video's latents",
+    "columns": "another video's columns",
     "mean": "the mean latents",
 }
-assert set(CONTROLS) == set(get_args(Control))
+assert set(CONTROLS) == {*get_args(Given), "columns"}
 
 
 def starts(exam: HopExam, seen: Replies, unseen: Replies) -> dict[str, TaskStart]:
@@ -158,7 +159,8 @@ def run_controls(world: HopWorld, setting: Setting, seeds: Sequence[int]) -> Abl
         title="What answers lose when something else stands in the place of the latents (K = 8)",
         notes=(
             FORKED,
-            "The same trained weights in all rows. Another video's latents: of the same question, with another answer.",
+            "The same trained weights in all rows. Another video's latents: of the same question, with another answer; "
+            "their columns look at the own video again. Another video's columns: keys and values as well, made there.",
         ),
         pairs=tuple((name, OWN) for name in CONTROLS.values()),
     )

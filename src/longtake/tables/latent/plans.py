@@ -21,6 +21,7 @@ EQUAL = (
 )
 LATENTS = LatentArm(thinking=Thinking())
 EIGHT = "latents, K = 8"
+TOLD = "told what to hold, T = 3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,7 @@ def worth(costs: LatentCosts) -> LatentPlan:
 def parts(costs: LatentCosts) -> LatentPlan:
     """Latents without one of their parts, and other ways to make and to teach them."""
     eight = replace(LATENTS, steps=costs.setting.steps)
+    deep = replace(LATENTS, thinking=Thinking(passes=3), through=True)
     others: list[tuple[str, LatentArm, bool]] = [
         ("without alignment", replace(LATENTS, align=0.0), True),
         ("without diversity", replace(LATENTS, diverse=0.0), True),
@@ -81,6 +83,9 @@ def parts(costs: LatentCosts) -> LatentPlan:
         ("teacher: a denser video", replace(LATENTS, teacher="dense"), False),
         ("one by one, no alignment", replace(LATENTS, thinking=Thinking(mode="autoregressive"), align=0.0), False),
         *((f"T = {n}", replace(LATENTS, thinking=Thinking(passes=n)), False) for n in (0, 1, 3)),
+        ("T = 3, gradients through all makings", deep, False),
+        ("prompt hidden, begun behind it", replace(LATENTS, hides="prompt", begin="answer"), False),
+        (TOLD, replace(deep, spell=1.0, begin="answer", bottleneck=0.0), False),
     ]
     arms = [Planned(name=EIGHT, arm=eight)]
     arms += [Planned(name=name, arm=costs.as_costly(arm, eight), starred=s) for name, arm, s in others]
@@ -88,7 +93,12 @@ def parts(costs: LatentCosts) -> LatentPlan:
     return LatentPlan(
         name="latent-parts",
         title="What the parts of latents are worth, by hops (T = 2, in parallel, teacher: themselves)",
-        notes=(FORKED, "All arms have the training operations of the first."),
+        notes=(
+            FORKED,
+            "All arms have the training operations of the first.",
+            f'"{TOLD}": its latents are taught to say the words of a trace, which are annotation; gradients go through '
+            "all makings, there is no bottleneck, and slots begin behind the prompt.",
+        ),
         arms=tuple(arms),
         pairs=(*pairs, ("one by one, no alignment", "without alignment")),
     )

@@ -98,11 +98,18 @@ def base_arm(setting: Setting) -> LatentArm:
     return LatentArm(steps=setting.base_steps)
 
 
+def told(arm: LatentArm) -> dict[str, object]:
+    """An arm's settings; those that arms did not have at first are left out at their defaults, so that names stay."""
+    first = LatentArm()
+    later = [name for name in ("spell", "hides", "through", "begin") if getattr(arm, name) == getattr(first, name)]
+    return {name: value for name, value in dataclasses.asdict(arm).items() if name not in later}
+
+
 def folder_of(world: HopWorld, setting: Setting, arm: LatentArm, seed: int, *, forked: bool = True) -> Path:
     """Where an arm's weights and answers are kept, its log with the curve among them; the base has none."""
     begun = setting if forked else dataclasses.replace(setting, steps=0)  # settings may share a base
     key: dict[str, object] = {
-        "setting": dataclasses.asdict(begun), "arm": dataclasses.asdict(arm), "seed": seed, "forked": forked,
+        "setting": dataclasses.asdict(begun), "arm": told(arm), "seed": seed, "forked": forked,
         "size": [world.size.train_videos, world.size.batch, world.size.width, world.size.heads],
         "footage": world.footage_names, "model": world.start_name, "questions": world.digest("train", setting.frames),
     }  # fmt: skip

@@ -48,6 +48,8 @@ def test_names_of_what_is_kept_without_curves_stay():
         assert folder_of(after, setting, base_arm(setting), 0, forked=False) == base
         assert recipe_of(after, setting, latents, 1).fit.eval_every == every
     assert len({folder_of(world(every), setting, latents, 1) for every in (0, 20, 50)}) == 3
+    changed = [{"spell": 1.0}, {"hides": "prompt"}, {"through": True}, {"begin": "answer"}, {}]
+    assert len({folder_of(before, setting, replace(latents, **each), 1) for each in changed}) == 5
 
 
 def test_training_videos_have_four_questions_each(monkeypatch):

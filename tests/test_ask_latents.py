@@ -86,6 +86,26 @@ def test_looks_are_those_of_the_thought(backbone, memory):
     assert len(looks.times) == memory.tokens.grid[0]
 
 
+def test_evidence_is_of_latents_and_answer(backbone, memory):
+    """The scores of spans, with a threshold of 0 one a group, against the mean of five looks."""
+    inputs = backbone.prepare([Prompt(question=QUESTION, tokens=memory.tokens)])
+    thought = think(backbone, inputs, thinking=backbone.latent.settings.thinking, record=True)
+    (rollout,) = backbone.generate(thought.inputs, thought.cache, max_new_tokens=3, record_attention=True)
+    looks = [*thought.attended[0], rollout.attention]
+    assert len(looks) == 5
+    mean = sum(look / 5 for look in looks)
+    by_group = torch.zeros(memory.tokens.grid[0], dtype=torch.float64)
+    for column, source in enumerate(thought.inputs.source[0].tolist()):
+        if source >= 0:
+            by_group[int(memory.tokens.position[source, 0])] += float(mean[column])
+    answer = ask(backbone, memory, QUESTION, max_new_tokens=3)
+    best = answer.evidence[0]
+    starts = memory.tokens.seconds.unique().tolist()
+    places = [at for at, start in enumerate(starts) if best.start_seconds <= start < best.stop_seconds]
+    assert best.score == pytest.approx(float(by_group[places].sum() / by_group.sum()), abs=1e-4)
+    assert int(by_group.argmax()) in places
+
+
 def test_place_scores_by_hand(memory):
     grid = (2, 1, 2)
     tokens = dataclasses.replace(

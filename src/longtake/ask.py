@@ -190,7 +190,7 @@ def _answered(
     clock.lap("prefill")
     prompt_tokens, thought = inputs.mask.sum(dim=1).tolist(), None
     if thinking is not None:
-        thought = think(backbone, inputs, prefix, thinking=thinking, record=show_latents)
+        thought = think(backbone, inputs, prefix, thinking=thinking, record=True)
         inputs, prefix = thought.inputs, thought.cache
         clock.lap("think")
     rollouts = backbone.generate(inputs, prefix, max_new_tokens=max_new_tokens, record_attention=True)
@@ -198,7 +198,8 @@ def _answered(
     answers = []
     for row, (one, rollout) in enumerate(zip(asked, rollouts, strict=True)):
         assert rollout.attention is not None
-        scores = group_scores(rollout.attention, inputs.source[row], tokens)
+        look = rollout.attention if thought is None else relied_on(thought, row, rollout.attention)
+        scores = group_scores(look, inputs.source[row], tokens)
         laps = {name: seconds / len(asked) for name, seconds in clock.laps.items()}
         laps["select"] += one.seconds
         looks = _looks(backbone, thought, row, tokens, memory) if thought is not None and show_latents else None
@@ -211,6 +212,15 @@ def _answered(
             )
         )
     return answers
+
+
+def relied_on(thought: Thought, row: int, answered: Tensor) -> Tensor:
+    """Where a row's latents and its answer looked, ``(columns of the prompt,)``: a latent counts as much as the answer.
+
+    What latents found the answer need not look at again. answered: where it looked.
+    """
+    assert thought.attended is not None
+    return torch.cat([thought.attended[row], answered[None]]).mean(dim=0)
 
 
 def _tokens(memory: Memory, kept: Tensor | None) -> VisualTokens:

@@ -1,5 +1,6 @@
 """Latent self-forcing on tiny models and clips of one colour, for tests in this process and in others."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +69,13 @@ def recipe(**changes: object) -> LatentRecipe:
     return LatentRecipe(fit=fit(**changes), **(given | own_changes))
 
 
-def run_latent(output: Path, *, family: str = "own", held: bool = False, **changes: object) -> Backbone:
+def run_latent(
+    output: Path, *, family: str = "own", held: bool = False, each: int = 1, **changes: object
+) -> Backbone:
+    """each: how many questions are asked about a video, one after the other."""
     backbone = made(family)
-    asked = questions(backbone, 8)
+    asked = [replace(one, name=f"{one.name}-{n}", question="Which?" + " Say." * n)
+             for one in questions(backbone, 8) for n in range(each)]  # fmt: skip
     chosen = recipe(**changes)
     dense = None
     if chosen.teacher == "dense":

@@ -28,6 +28,7 @@ WAYS = {
     "lora": {"lora_rank": 2, "checkpointing": True},
     "qwen": {"family": "qwen", "micro_batch": 1},
     "dense": {"teacher": "dense"},
+    "together": {"together": True, "each": 3, "micro_batch": 2},
 }
 
 

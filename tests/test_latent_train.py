@@ -13,8 +13,8 @@ from longtake.backbones import load_backbone
 from longtake.backbones.base import Prompt
 from longtake.backbones.thinking import think, visual_columns, with_latents
 from longtake.train import checkpoint, latent_exam
-from longtake.train.forcing import FIGURES, Forcing, bottleneck
-from longtake.train.latent import Queue, draw_questions, rows_of, train_latent
+from longtake.train.forcing import FIGURES, Forcing, Rows, bottleneck
+from longtake.train.latent import Queue, draw_questions, groups_of, rows_of, train_latent
 from longtake.train.latent_exam import Partner, latents_of, partners
 from longtake.train.latent_losses import alike_within, disagreement
 from longtake.train.latent_recipe import prepare
@@ -424,6 +424,92 @@ def test_slots_that_begin_behind_the_prompt(family):
     assert likeness.min() > 0.95
     assert torch.cosine_similarity(drawn.latent.slots, last[None], dim=-1).max() < 0.7
     assert torch.pdist(backbone.latent.slots).min() > 0.1
+
+
+class Columns:
+    """Counts the columns that a decoder runs."""
+
+    def __init__(self, decoder: torch.nn.Module) -> None:
+        self.count = 0
+        decoder.register_forward_pre_hook(self.more, with_kwargs=True)
+
+    def more(self, decoder: torch.nn.Module, args: tuple, given: dict) -> None:
+        self.count += given["inputs_embeds"].shape[:2].numel()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"hides": "prompt"},
+        {"mode": "autoregressive", "through": True},
+        {"mode": "pause"},
+        {"thinks": False},
+        {"checkpointing": True, "spell": 0.5, "through": True},
+        {"teacher": "video"},
+    ],
+    ids=lambda changes: ", ".join(map(str, changes)),
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_video_is_run_once_for_its_questions(family, changes):
+    """The same loss, contents and gradients as with the video in every row, in and behind the bottleneck."""
+    for veiled in (False, True):
+        module, rows = forcing(family, count=1, veiled=veiled, **changes)
+        video = rows.prompts[0].tokens
+        texts, answers = ("Which?", "What is it that is seen here?", "So?"), ("red", "a green one", "blue")
+        rows = dataclasses.replace(
+            rows,
+            prompts=tuple(Prompt(question=text, tokens=video) for text in texts),
+            answers=answers,
+            counts=rows.counts.expand(3, -1),
+            steps=(("red",), (), ("a", "blue")),
+        )
+        found, columns = [], Columns(module.backbone.decoder)
+        for together in (False, True):
+            columns.count = 0
+            module.train()
+            loss, figures, content = module(dataclasses.replace(rows, together=together))
+            loss.backward()
+            found.append((loss.detach(), figures, content, grads(module), columns.count))
+        (*apart, apart_grads, wide), (*once, once_grads, narrow) = found
+        for one, other in zip(apart, once, strict=True):
+            torch.testing.assert_close(other, one, atol=2e-5, rtol=2e-4)
+        assert apart_grads.keys() == once_grads.keys()
+        for name, gradient in apart_grads.items():
+            torch.testing.assert_close(once_grads[name], gradient, atol=2e-5, rtol=2e-3)
+        assert narrow < 0.75 * wide
+
+
+def test_groups_of_questions():
+    backbone = made("own")
+    red, blue = (questions(backbone, 1, number)[0] for number in range(2))
+    blind = dataclasses.replace(red, tokens=None)
+    asked = [red, red, red, blue, red, blind, blind]
+    assert groups_of(asked, 2) == [[0, 1], [2], [3], [4], [5, 6]]
+    assert groups_of(asked, 1) == [[number] for number in range(7)]
+    assert groups_of(asked, 9) == [[0, 1, 2], [3], [4], [5, 6]]
+
+
+def test_a_step_of_questions_about_single_videos(tmp_path):
+    """Micro-batches are of one video; runs go on, and every question is learned from."""
+    backbone = made("own")
+    asked = [dataclasses.replace(puzzle, name=f"{puzzle.name}-{n}") for puzzle in questions(backbone, 4) for n in "abc"]
+    chosen = recipe(together=True, batch=4, micro_batch=2, steps=6, queue=8)
+    seen: list[Rows] = []
+    run_forward = Forcing.forward
+
+    def watching(self: Forcing, rows: Rows) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        seen.append(rows)
+        return run_forward(self, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Forcing, "forward", watching)
+        train_latent(chosen, backbone, asked, tmp_path)
+    assert len(seen) == 12
+    assert all(rows.together for rows in seen)
+    assert all(len({id(prompt.tokens) for prompt in rows.prompts}) == 1 for rows in seen)
+    assert sorted({len(rows.prompts) for rows in seen}) == [1, 2]
+    assert len({id(rows.prompts[0].tokens) for rows in seen}) == 4
 
 
 def test_rates_of_parts(tmp_path):

@@ -157,10 +157,12 @@ def branched_attention(
     *,
     scaling: float,
     dropout: float = 0.0,
+    veil: Veil | None = None,
 ) -> Tensor:
     """Causal attention within the stem, and within each branch over stem and branch: ``(batch, heads, columns, dim)``.
 
-    Keys and values of the stem are copied for each branch, in one layer at a time; nothing else of the stem is.
+    Keys and values of the stem are copied for each branch, in one layer at a time; nothing else of the stem is. veil:
+    its rows are branches ``(batch x count, stem and branch)``; the stem is not blind.
     """
     stem, count = branches.stem, branches.count
 
@@ -177,7 +179,7 @@ def branched_attention(
     wider = None if mask is None else torch.cat(
         [mask[:, :stem].repeat_interleave(count, dim=0), mask[:, stem:].unflatten(1, (count, -1)).flatten(0, 1)], dim=1
     )
-    rest = attend(parted(query), grown(key), grown(value), wider)
+    rest = attend(parted(query), grown(key), grown(value), wider, veil=veil)
     return torch.cat([first, rest.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3)], dim=2)
 
 
@@ -241,7 +243,9 @@ def longtake_sdpa(
     elif isinstance(branches, Abreast):
         output = abreast_attention(query, key, value, attention_mask, branches, scaling=scaling)
     else:
-        output = branched_attention(query, key, value, attention_mask, branches, scaling=scaling, dropout=dropout)
+        output = branched_attention(
+            query, key, value, attention_mask, branches, scaling=scaling, dropout=dropout, veil=veil
+        )
     return output.transpose(1, 2).contiguous(), None
 
 

@@ -12,6 +12,7 @@ training is in LIVR, arXiv 2512.21218.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -59,12 +60,15 @@ def train_latent(
     thinking = Thinking(latents=0)
     if recipe.thinks and backbone.latent is not None:
         thinking = backbone.latent.settings.thinking
-    steps = fit.steps_for(len(puzzles))
+    size = fit.micro_batch if recipe.together else 1
+    groups = groups_of(puzzles, size)
+    steps = fit.steps_for(len(groups) * size)
     with RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main) as log:
         if exam is not None and not start:
             log.tell(0, **run_exam(run, exam))
         for step in range(start, steps):
-            chosen = [puzzles[number] for number in draw_questions(step, fit.batch, len(puzzles), fit.seed)]
+            drawn = draw_questions(step, fit.batch // size, len(groups), fit.seed)
+            chosen = [[puzzles[number] for number in groups[place]] for place in drawn]
             veiled = step < recipe.bottleneck * steps
             rate = fit.rate(step, steps)
             log.step(step + 1, **learn(recipe, run, backbone, chosen, queue, dense or {}, veiled=veiled, rate=rate))
@@ -116,11 +120,22 @@ def draw_questions(step: int, batch: int, count: int, seed: int) -> list[int]:
     return [int(orders[place // count][place % count]) for place in places]
 
 
+def groups_of(puzzles: Sequence[QuestionPuzzle], most: int) -> list[list[int]]:
+    """The numbers of puzzles about one video that follow each other, ``most`` at a time."""
+    found: list[list[int]] = []
+    for number, puzzle in enumerate(puzzles):
+        if found and puzzles[found[-1][0]].tokens is puzzle.tokens and len(found[-1]) < most:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return found
+
+
 def learn(
     recipe: LatentRecipe,
     run: Run,
     backbone: Backbone,
-    chosen: Sequence[QuestionPuzzle],
+    chosen: Sequence[Sequence[QuestionPuzzle]],
     queue: Queue,
     dense: Mapping[str, VisualTokens],
     *,
@@ -129,12 +144,14 @@ def learn(
 ) -> dict[str, float]:
     """Do one optimiser step on the chosen puzzles; returns figures for the log. Every process must call it.
 
+    chosen: groups of puzzles, of which each is a micro-batch where ``together`` is set; else they are of one puzzle.
     What is learned does not depend on the number of processes: samples are compared with those of earlier steps only.
     """
-    own = range(run.accelerator.process_index, len(chosen), run.accelerator.num_processes)
-    mine = [chosen[place] for place in own]
-    micro = recipe.fit.micro_batch
-    parts = [rows_of(recipe, backbone, mine[n : n + micro], queue, dense, veiled) for n in range(0, len(mine), micro)]
+    first, processes = run.accelerator.process_index, run.accelerator.num_processes
+    own, micro = chosen[first::processes], recipe.fit.micro_batch
+    mine = list(chain.from_iterable(own))
+    batches = own if recipe.together else [mine[n : n + micro] for n in range(0, len(mine), micro)]
+    parts = [rows_of(recipe, backbone, puzzles, queue, dense, veiled) for puzzles in batches]
     contents: list[Tensor] = []
 
     def loss_of(rows: Rows) -> list[Tensor]:
@@ -144,8 +161,10 @@ def learn(
 
     done = run.update(parts, loss_of, len(mine), rate)
     if recipe.thinks and recipe.queue:
-        made = dict(zip(own, torch.cat(contents).float().cpu(), strict=True))
-        for puzzle, content in zip(chosen, gathered(made), strict=True):
+        places = iter(range(sum(map(len, chosen))))
+        placed = [[next(places) for _ in group] for group in chosen][first::processes]
+        made = dict(zip(chain.from_iterable(placed), torch.cat(contents).float().cpu(), strict=True))
+        for puzzle, content in zip(chain.from_iterable(chosen), gathered(made), strict=True):
             queue.put(puzzle.name, content)
     openness = backbone.latent.openness if recipe.thinks and backbone.latent is not None else torch.zeros(())
     told = {"loss": done.loss, "norm": done.norm, "rate": rate, "answer": done.more[0]}
@@ -174,5 +193,6 @@ def rows_of(
         counts=counts,
         veiled=veiled and recipe.thinks,
         steps=tuple(puzzle.steps for puzzle in puzzles),
+        together=recipe.together,
         dense=tuple(dense.get(puzzle.name) for puzzle in puzzles) if recipe.teacher == "dense" and recipe.align else (),
     )

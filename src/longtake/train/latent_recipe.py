@@ -43,6 +43,8 @@ class LatentRecipe:
     answer.
     through: gradients go through all makings of the latents, each into those that it was made of, and not through the
     last alone; with several passes only then what the earlier ones find is taught by the answer.
+    together: a micro-batch is of questions about one video, ``micro_batch`` of them at most, and the video is run once
+    for all; a step takes as many micro-batches as ever. Else questions are drawn one by one.
     lora_rank: 0 trains the whole language model; else low-rank weights beside it, merged at the end.
     reading: how videos are read, where the stage reads them.
     """
@@ -63,6 +65,7 @@ class LatentRecipe:
     spell: float = 0.0
     hides: Hides = "video"
     through: bool = False
+    together: bool = False
     lora_rank: int = 0
     lora_alpha: float = 16.0
     reading: Reading = field(default_factory=Reading)
@@ -92,6 +95,10 @@ def check(
     if recipe.fit.batch % rows:
         raise LongtakeError(
             f"batch is {recipe.fit.batch}; it must be a multiple of {rows}: micro_batch times {processes} processes"
+        )
+    if recipe.together and recipe.teacher == "dense" and recipe.align:
+        raise LongtakeError(
+            "together is true, but the teacher is dense and sees another video; set together=false, or another teacher"
         )
     if not recipe.thinks:
         if backbone.latent is not None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from latent_runs import made, questions, recipe, run_latent
+from latent_runs import coloured, made, questions, recipe, run_latent
 from longtake.backbones import load_backbone
 from longtake.backbones.base import Prompt
 from longtake.backbones.thinking import think, visual_columns, with_latents
@@ -452,20 +452,24 @@ class Columns:
 )
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_video_is_run_once_for_its_questions(family, changes):
-    """The same loss, contents and gradients as with the video in every row, in and behind the bottleneck."""
+    """The same loss, contents and gradients as with the video in every row, in and behind the bottleneck.
+
+    Of two videos of unequal length, and of none.
+    """
     for veiled in (False, True):
         module, rows = forcing(family, count=1, veiled=veiled, **changes)
-        video = rows.prompts[0].tokens
-        texts, answers = ("Which?", "What is it that is seen here?", "So?"), ("red", "a green one", "blue")
+        with torch.no_grad():
+            long, short = (module.backbone.encode(coloured(number, frames)) for number, frames in ((0, 32), (1, 24)))
+        texts = ("Which?", "What is it that is seen here?", "So?", "Say it?", "And?", "What is it, do you think?")
         rows = dataclasses.replace(
             rows,
-            prompts=tuple(Prompt(question=text, tokens=video) for text in texts),
-            answers=answers,
-            counts=rows.counts.expand(3, -1),
-            steps=(("red",), (), ("a", "blue")),
+            prompts=tuple(Prompt(question=text, tokens=(long, short, None)[n // 2]) for n, text in enumerate(texts)),
+            answers=("red", "a green one", "blue", "red", "it is blue", "green"),
+            counts=rows.counts.expand(6, -1),
+            steps=(("red",), (), ("a", "blue"), (), (), ("red",)),
         )
         found, columns = [], Columns(module.backbone.decoder)
-        for together in (False, True):
+        for together in (1, 2):
             columns.count = 0
             module.train()
             loss, figures, content = module(dataclasses.replace(rows, together=together))
@@ -477,7 +481,7 @@ def test_a_video_is_run_once_for_its_questions(family, changes):
         assert apart_grads.keys() == once_grads.keys()
         for name, gradient in apart_grads.items():
             torch.testing.assert_close(once_grads[name], gradient, atol=2e-5, rtol=2e-3)
-        assert narrow < 0.75 * wide
+        assert narrow < wide
 
 
 def test_groups_of_questions():
@@ -485,16 +489,16 @@ def test_groups_of_questions():
     red, blue = (questions(backbone, 1, number)[0] for number in range(2))
     blind = dataclasses.replace(red, tokens=None)
     asked = [red, red, red, blue, red, blind, blind]
-    assert groups_of(asked, 2) == [[0, 1], [2], [3], [4], [5, 6]]
+    assert groups_of(asked, 2) == [[0, 1], [2, 2], [3, 3], [4, 4], [5, 6]]
     assert groups_of(asked, 1) == [[number] for number in range(7)]
-    assert groups_of(asked, 9) == [[0, 1, 2], [3], [4], [5, 6]]
+    assert groups_of(asked, 4) == [[0, 1, 2, 0], [3] * 4, [4] * 4, [5, 6, 5, 6]]
 
 
 def test_a_step_of_questions_about_single_videos(tmp_path):
-    """Micro-batches are of one video; runs go on, and every question is learned from."""
+    """Two questions about each of two videos are a micro-batch, and all videos have their turn."""
     backbone = made("own")
     asked = [dataclasses.replace(puzzle, name=f"{puzzle.name}-{n}") for puzzle in questions(backbone, 4) for n in "abc"]
-    chosen = recipe(together=True, batch=4, micro_batch=2, steps=6, queue=8)
+    chosen = recipe(together=2, batch=8, micro_batch=4, steps=2, queue=8)
     seen: list[Rows] = []
     run_forward = Forcing.forward
 
@@ -505,11 +509,10 @@ def test_a_step_of_questions_about_single_videos(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Forcing, "forward", watching)
         train_latent(chosen, backbone, asked, tmp_path)
-    assert len(seen) == 12
-    assert all(rows.together for rows in seen)
-    assert all(len({id(prompt.tokens) for prompt in rows.prompts}) == 1 for rows in seen)
-    assert sorted({len(rows.prompts) for rows in seen}) == [1, 2]
-    assert len({id(rows.prompts[0].tokens) for rows in seen}) == 4
+    assert [(len(rows.prompts), rows.together) for rows in seen] == [(4, 2)] * 4
+    pairs = [rows.prompts[at : at + 2] for rows in seen for at in (0, 2)]
+    assert all(one.tokens is other.tokens for one, other in pairs)
+    assert len({id(one.tokens) for one, _ in pairs}) == 4
 
 
 def test_rates_of_parts(tmp_path):

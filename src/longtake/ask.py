@@ -13,7 +13,7 @@ import torch
 
 import longtake.video
 from longtake.backbones.base import Cache, Inputs, Prompt, no_scorer
-from longtake.backbones.layout import first_row
+from longtake.backbones.layout import some_rows
 from longtake.backbones.thinking import Thought, think, thinking_of
 from longtake.evidence import evidence_spans, group_scores, group_times, place_scores
 from longtake.models.latent import Thinking
@@ -290,7 +290,7 @@ def _prefix(
         return None
     found = cache.get(memory, kept) if cache is not None else None
     if found is None:
-        found = backbone.prefill(first_row(inputs), stop=inputs.prefix)
+        found = backbone.prefill(some_rows(inputs, slice(1)), stop=inputs.prefix)
         if cache is not None:
             cache.put(memory, kept, found)
     assert found.length == inputs.prefix

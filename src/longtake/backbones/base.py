@@ -70,7 +70,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """A padded batch, ready for the language model. Rows are padded on the LEFT, or behind a prefix that all share.
+    """A padded batch, ready for the language model. Rows are padded on the LEFT, and behind prefixes that are shared.
 
     embeddings: ``(batch, length, dim)``.
     positions: int64 ``(batch, length)``, or ``(3, batch, length)`` for multi-axis rotary embeddings.
@@ -81,8 +81,8 @@ class Inputs:
         latents' marker does.
     labels: int64 ``(batch, length)``, each column's own id where it is to be learned (not shifted), IGNORE elsewhere;
         None when no prompt has an answer.
-    prefix: leading columns, the same in all rows, that do not depend on the question (system text, and all up to the
-        last video or picture), so that a cache of them can be asked again; 0 when rows differ.
+    prefix: leading columns that do not depend on the question (system text, and all up to the last video or picture),
+        so that a cache of them can be asked again; 0 where rows are not prepared to share them.
     next_position: int64 ``(batch,)``: the position of the first generated token.
     """
 
@@ -207,7 +207,8 @@ class Backbone(Protocol):
     def prepare(self, prompts: Sequence[Prompt], *, shared: bool = False) -> Inputs:
         """Prompts to a padded batch of embeddings, positions, mask and labels.
 
-        shared: they are questions about one video's tokens, and the batch keeps the prefix that they have in common.
+        shared: they are questions about one video's tokens, and the batch keeps the prefix that they have in common; or
+        about several videos, and the prefixes end in one column.
         """
 
     def prefill(

@@ -82,23 +82,33 @@ def with_answer(layout: Layout, ids: Sequence[int]) -> Layout:
 def collate(layouts: Sequence[Layout], embed: Callable[[Tensor], Tensor], *, shared: bool = False) -> Inputs:
     """Layouts to a batch; ``embed`` maps ids to embeddings. Gradients reach both.
 
-    It is padded on the left, or where the layouts are of questions about one video (``shared``) between the columns
-    that do not depend on the question and the others.
+    It is padded on the left, or with ``shared`` between the columns that do not depend on the question and the others,
+    so that questions about one video have these in common; of videos of unequal length the shorter are padded on the
+    left, too.
     """
-    length = max(len(layout.ids) for layout in layouts)
-    before = layouts[0].prefix if shared or len(layouts) == 1 else 0
-    assert not before or all(layout.prefix == before for layout in layouts), "prefixes differ"
+    shared = shared or len(layouts) == 1
+    before = max(layout.prefix for layout in layouts) if shared else 0
+    behind = max(len(layout.ids) - (layout.prefix if shared else 0) for layout in layouts)
+
+    def padded(layout: Layout, row: Tensor, filler: int, dim: int = -1) -> Tensor:
+        first, rest = row.tensor_split([layout.prefix if shared else 0], dim=dim)
+        gaps = []
+        for part, length in ((first, before), (rest, behind)):
+            gap = list(part.shape)
+            gap[dim] = length - part.shape[dim]
+            gaps.append(part.new_full(gap, filler))
+        return torch.cat([gaps[0], first, gaps[1], rest], dim=dim)
 
     def stacked(rows: Sequence[Tensor], filler: int) -> Tensor:
         """Rows ``(..., columns)`` padded and stacked before the last axis."""
-        return torch.stack([padded(row, before, length, filler) for row in rows], dim=-2)
+        return torch.stack([padded(*pair, filler) for pair in zip(layouts, rows, strict=True)], dim=-2)
 
     labels = [
         torch.where(_is_learned(layout), layout.ids, torch.full_like(layout.ids, IGNORE)) for layout in layouts
     ]
     embeddings = [_embeddings(layout, embed) for layout in layouts]
     return Inputs(
-        embeddings=torch.stack([padded(row, before, length, 0, dim=0) for row in embeddings]),
+        embeddings=torch.stack([padded(*pair, 0, dim=0) for pair in zip(layouts, embeddings, strict=True)]),
         positions=stacked([layout.positions for layout in layouts], 0),
         mask=stacked([torch.ones_like(layout.ids, dtype=torch.bool) for layout in layouts], False),
         source=stacked([layout.source for layout in layouts], -1),
@@ -109,24 +119,16 @@ def collate(layouts: Sequence[Layout], embed: Callable[[Tensor], Tensor], *, sha
     )
 
 
-def padded(row: Tensor, before: int, length: int, filler: int, dim: int = -1) -> Tensor:
-    """A row made ``length`` long along ``dim``, by a filler behind its first ``before`` columns."""
-    gap = list(row.shape)
-    gap[dim] = length - row.shape[dim]
-    first, rest = row.tensor_split([before], dim=dim)
-    return torch.cat([first, row.new_full(gap, filler), rest], dim=dim)
-
-
-def first_row(inputs: Inputs) -> Inputs:
-    """The first row of a batch without labels."""
+def some_rows(inputs: Inputs, rows: slice) -> Inputs:
+    """Some rows of a batch without labels."""
     return replace(
         inputs,
-        embeddings=inputs.embeddings[:1],
-        positions=inputs.positions[..., :1, :],
-        mask=inputs.mask[:1],
-        source=inputs.source[:1],
-        ids=inputs.ids[:1],
-        next_position=inputs.next_position[:1],
+        embeddings=inputs.embeddings[rows],
+        positions=inputs.positions[..., rows, :],
+        mask=inputs.mask[rows],
+        source=inputs.source[rows],
+        ids=inputs.ids[rows],
+        next_position=inputs.next_position[rows],
     )
 
 

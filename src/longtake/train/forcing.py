@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from longtake.backbones.attention import Branches, Veil
 from longtake.backbones.base import Backbone, Cache, Inputs, Prompt
-from longtake.backbones.layout import first_row
+from longtake.backbones.layout import some_rows
 from longtake.backbones.thinking import rolled, seen_by, with_latents
 from longtake.models.dts import at_least_float32
 from longtake.models.latent import Injected
@@ -36,8 +36,8 @@ class Rows:
 
     others: contents of earlier samples, float32 ``(others, latents, dim)``; counts: bool ``(rows, others)``, False
     where one is of the row's own sample. veiled: the answer sees the video through the latents alone. dense: denser
-    videos. steps: words for what is found on the way to each answer. together: all questions are about one video, run
-    once for them.
+    videos. steps: words for what is found on the way to each answer. together: so many rows one after the other are
+    about one video, which is run once for them.
     """
 
     prompts: tuple[Prompt, ...]
@@ -47,7 +47,7 @@ class Rows:
     veiled: bool
     dense: tuple[VisualTokens | None, ...] = ()
     steps: tuple[tuple[str, ...], ...] = ()
-    together: bool = False
+    together: int = 1
 
 
 class Forcing(nn.Module):
@@ -65,12 +65,12 @@ class Forcing(nn.Module):
         """
         backbone, recipe = self.backbone, self.recipe
         module = backbone.latent if recipe.thinks else None
-        inputs = backbone.prepare(rows.prompts, shared=rows.together)
-        stem = video_columns(inputs) if rows.together and len(rows.prompts) > 1 else 0
+        inputs = backbone.prepare(rows.prompts, shared=rows.together > 1)
+        branches = branching(inputs, rows.together)
         answers = [torch.cat([backbone.text_ids(text), torch.tensor([backbone.end_id], device=inputs.ids.device)])
                    for text in rows.answers]  # fmt: skip
         if module is None:
-            states, _ = self.forced(inputs, answers, None, stem=stem)
+            states, _ = self.forced(inputs, answers, None, branches=branches)
             answer = self.answer_loss(states, inputs.ids.shape[1], answers)
             nothing = torch.zeros(len(FIGURES) - 1, device=answer.device)
             return answer.sum(), torch.cat([answer.detach().sum()[None], nothing]), inputs.embeddings[:, :0]
@@ -81,11 +81,11 @@ class Forcing(nn.Module):
             made = module.pause(len(answers), thinking.latents)
         else:
             with uncheckpointed(backbone.model):
-                before = read_once(backbone, inputs, stem)
+                before = None if branches is None else read_once(backbone, inputs, branches)
                 made, _ = rolled(backbone, inputs, before, thinking, veil, through=recipe.through)
         whole = with_latents(inputs, made.latents, module)
         layered = recipe.teacher == "dense" and self.aligns(rows)
-        states, layers = self.forced(whole, answers, veil, layered=layered, stem=stem)
+        states, layers = self.forced(whole, answers, veil, layered=layered, branches=branches)
         answer = self.answer_loss(states, whole.ids.shape[1], answers)
         aligned = answer.new_zeros(len(answer))
         if layered:
@@ -108,32 +108,38 @@ class Forcing(nn.Module):
         return bool(self.recipe.align) and not rows.veiled
 
     def forced(
-        self, inputs: Inputs, answers: Sequence[Tensor], veil: Veil | None, *, layered: bool = False, stem: int = 0
+        self,
+        inputs: Inputs,
+        answers: Sequence[Tensor],
+        veil: Veil | None,
+        *,
+        layered: bool = False,
+        branches: Branches | None = None,
     ) -> tuple[Tensor, Tensor]:
         """States ``(rows, columns, dim)`` of a prompt with its answers behind it; of all layers too, if asked.
 
-        stem: columns that all rows share, which are then run once, with their gradient.
+        branches: how many rows share how many columns, which are then run once, with their gradient.
         """
         ids = nn.utils.rnn.pad_sequence(list(answers), batch_first=True)
         places = inputs.next_position[:, None] + torch.arange(ids.shape[1], device=ids.device)
         mask = F.pad(inputs.mask, (0, ids.shape[1]), value=True)  # padding behind an answer is seen by nothing real
         embeddings = torch.cat([inputs.embeddings, self.backbone.embed(ids)], dim=1)
         positions = torch.cat([inputs.positions, places.expand(*inputs.positions.shape[:-1], -1)], dim=-1)
-        if stem:
-            embeddings, mask = in_one_row(embeddings, stem), in_one_row(mask, stem)
-            positions = in_one_row(positions.movedim((-2, -1), (0, 1)), stem).movedim((0, 1), (-2, -1))
+        if branches is not None:
+            embeddings, mask = joined(embeddings, branches), joined(mask, branches)
+            positions = joined(positions.movedim((-2, -1), (0, 1)), branches).movedim((0, 1), (-2, -1))
         run = self.backbone.decoder(
             inputs_embeds=embeddings,
             position_ids=positions,
             attention_mask=None if bool(mask.all()) else mask,
             use_cache=False,
             output_hidden_states=layered,
-            branches=Branches(stem=stem, count=len(answers)) if stem else None,
+            branches=branches,
             veil=veil,
         )
         layers = [run.last_hidden_state, *(run.hidden_states[1:] if layered else ())]
-        if stem:
-            layers = [in_rows(states, stem, len(answers)) for states in layers]
+        if branches is not None:
+            layers = [parted(states, branches) for states in layers]
         return layers[0], torch.stack(layers[1:]) if layered else layers[0][None, :, :0]
 
     def answer_loss(self, states: Tensor, prompt: int, answers: Sequence[Tensor]) -> Tensor:
@@ -212,30 +218,34 @@ def bottleneck(inputs: Inputs, latents: int, answer: int, hides: Hides = "video"
     return Veil(hidden=seen_before & seen_after, blind=blind)
 
 
-def video_columns(inputs: Inputs) -> int:
-    """How many columns questions about one video share up to its last token; no bottleneck blinds any of them."""
-    columns = (inputs.source[0] >= 0).nonzero()
-    return int(columns.max()) + 1 if len(columns) else 0
+def branching(inputs: Inputs, together: int) -> Branches | None:
+    """How so many rows about one video go on from it; None where they share nothing.
+
+    They share columns up to the last visual token: what is behind it may be blind to it in a bottleneck.
+    """
+    columns = (inputs.source >= 0).any(dim=0).nonzero()
+    return Branches(stem=int(columns.max()) + 1, count=together) if together > 1 and len(columns) else None
 
 
-def read_once(backbone: Backbone, inputs: Inputs, stem: int) -> Cache | None:
-    """A cache of the columns that all rows share, for all of them; they are run once. None where there are none."""
-    if not stem:
-        return None
-    rows, cache = len(inputs.ids), backbone.prefill(first_row(inputs), stop=stem)
-    cache.key_values.batch_repeat_interleave(rows)
-    return replace(cache, logits=cache.logits.expand(rows, -1), attention=cache.attention.expand(rows, -1))
+def read_once(backbone: Backbone, inputs: Inputs, branches: Branches) -> Cache:
+    """A cache of the columns that some rows share, for all of them; they are run once."""
+    cache = backbone.prefill(some_rows(inputs, slice(None, None, branches.count)), stop=branches.stem)
+    cache.key_values.batch_repeat_interleave(branches.count)
+    logits, attention = (part.repeat_interleave(branches.count, dim=0) for part in (cache.logits, cache.attention))
+    return replace(cache, logits=logits, attention=attention)
 
 
-def in_one_row(rows: Tensor, stem: int) -> Tensor:
-    """Rows ``(rows, columns, ...)`` that share their first columns as one row: these once, then each row's others."""
-    return torch.cat([rows[:1, :stem], rows[:, stem:].flatten(0, 1)[None]], dim=1)
+def joined(rows: Tensor, branches: Branches) -> Tensor:
+    """Rows ``(rows, columns, ...)`` that share columns as one row a stem: these once, then the rows' own."""
+    stem, count = branches.stem, branches.count
+    return torch.cat([rows[::count, :stem], rows[:, stem:].unflatten(0, (-1, count)).flatten(1, 2)], dim=1)
 
 
-def in_rows(row: Tensor, stem: int, count: int) -> Tensor:
-    """What ``in_one_row`` joined, ``count`` rows again."""
-    shared, own = row[0, :stem], row[0, stem:]
-    return torch.cat([shared.expand(count, *shared.shape), own.unflatten(0, (count, -1))], dim=1)
+def parted(whole: Tensor, branches: Branches) -> Tensor:
+    """What ``joined`` made, in rows again."""
+    stem, count = branches.stem, branches.count
+    shared = whole[:, :stem].repeat_interleave(count, dim=0)
+    return torch.cat([shared, whole[:, stem:].unflatten(1, (count, -1)).flatten(0, 1)], dim=1)
 
 
 @contextmanager

@@ -12,7 +12,6 @@ training is in LIVR, arXiv 2512.21218.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -60,15 +59,14 @@ def train_latent(
     thinking = Thinking(latents=0)
     if recipe.thinks and backbone.latent is not None:
         thinking = backbone.latent.settings.thinking
-    size = fit.micro_batch if recipe.together else 1
-    groups = groups_of(puzzles, size)
-    steps = fit.steps_for(len(groups) * size)
+    groups = groups_of(puzzles, recipe.together)
+    steps = fit.steps_for(len(groups) * recipe.together)
     with RunLog(folder, steps, start, every=fit.log_every, writes=run.is_main) as log:
         if exam is not None and not start:
             log.tell(0, **run_exam(run, exam))
         for step in range(start, steps):
-            drawn = draw_questions(step, fit.batch // size, len(groups), fit.seed)
-            chosen = [[puzzles[number] for number in groups[place]] for place in drawn]
+            drawn = draw_questions(step, fit.batch // recipe.together, len(groups), fit.seed)
+            chosen = [puzzles[number] for place in drawn for number in groups[place]]
             veiled = step < recipe.bottleneck * steps
             rate = fit.rate(step, steps)
             log.step(step + 1, **learn(recipe, run, backbone, chosen, queue, dense or {}, veiled=veiled, rate=rate))
@@ -120,22 +118,22 @@ def draw_questions(step: int, batch: int, count: int, seed: int) -> list[int]:
     return [int(orders[place // count][place % count]) for place in places]
 
 
-def groups_of(puzzles: Sequence[QuestionPuzzle], most: int) -> list[list[int]]:
-    """The numbers of puzzles about one video that follow each other, ``most`` at a time."""
+def groups_of(puzzles: Sequence[QuestionPuzzle], size: int) -> list[list[int]]:
+    """The numbers of puzzles about one video that follow each other, ``size`` at a time; a rest is repeated."""
     found: list[list[int]] = []
     for number, puzzle in enumerate(puzzles):
-        if found and puzzles[found[-1][0]].tokens is puzzle.tokens and len(found[-1]) < most:
+        if found and puzzles[found[-1][0]].tokens is puzzle.tokens and len(found[-1]) < size:
             found[-1].append(number)
         else:
             found.append([number])
-    return found
+    return [(group * size)[:size] for group in found]
 
 
 def learn(
     recipe: LatentRecipe,
     run: Run,
     backbone: Backbone,
-    chosen: Sequence[Sequence[QuestionPuzzle]],
+    chosen: Sequence[QuestionPuzzle],
     queue: Queue,
     dense: Mapping[str, VisualTokens],
     *,
@@ -144,14 +142,13 @@ def learn(
 ) -> dict[str, float]:
     """Do one optimiser step on the chosen puzzles; returns figures for the log. Every process must call it.
 
-    chosen: groups of puzzles, of which each is a micro-batch where ``together`` is set; else they are of one puzzle.
-    What is learned does not depend on the number of processes: samples are compared with those of earlier steps only.
+    Puzzles that are run together follow each other. What is learned does not depend on the number of processes:
+    samples are compared with those of earlier steps only.
     """
-    first, processes = run.accelerator.process_index, run.accelerator.num_processes
-    own, micro = chosen[first::processes], recipe.fit.micro_batch
-    mine = list(chain.from_iterable(own))
-    batches = own if recipe.together else [mine[n : n + micro] for n in range(0, len(mine), micro)]
-    parts = [rows_of(recipe, backbone, puzzles, queue, dense, veiled) for puzzles in batches]
+    index, processes = run.accelerator.process_index, run.accelerator.num_processes
+    own = [place for place in range(len(chosen)) if place // recipe.together % processes == index]
+    mine, micro = [chosen[place] for place in own], recipe.fit.micro_batch
+    parts = [rows_of(recipe, backbone, mine[n : n + micro], queue, dense, veiled) for n in range(0, len(mine), micro)]
     contents: list[Tensor] = []
 
     def loss_of(rows: Rows) -> list[Tensor]:
@@ -161,10 +158,8 @@ def learn(
 
     done = run.update(parts, loss_of, len(mine), rate)
     if recipe.thinks and recipe.queue:
-        places = iter(range(sum(map(len, chosen))))
-        placed = [[next(places) for _ in group] for group in chosen][first::processes]
-        made = dict(zip(chain.from_iterable(placed), torch.cat(contents).float().cpu(), strict=True))
-        for puzzle, content in zip(chain.from_iterable(chosen), gathered(made), strict=True):
+        made = dict(zip(own, torch.cat(contents).float().cpu(), strict=True))
+        for puzzle, content in zip(chosen, gathered(made), strict=True):
             queue.put(puzzle.name, content)
     openness = backbone.latent.openness if recipe.thinks and backbone.latent is not None else torch.zeros(())
     told = {"loss": done.loss, "norm": done.norm, "rate": rate, "answer": done.more[0]}

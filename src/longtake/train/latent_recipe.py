@@ -43,8 +43,8 @@ class LatentRecipe:
     answer.
     through: gradients go through all makings of the latents, each into those that it was made of, and not through the
     last alone; with several passes only then what the earlier ones find is taught by the answer.
-    together: a micro-batch is of questions about one video, ``micro_batch`` of them at most, and the video is run once
-    for all; a step takes as many micro-batches as ever. Else questions are drawn one by one.
+    together: how many questions about one video are drawn together, and the video is run once for them. Where it has
+    fewer, or a rest of them, some are asked again.
     lora_rank: 0 trains the whole language model; else low-rank weights beside it, merged at the end.
     reading: how videos are read, where the stage reads them.
     """
@@ -65,7 +65,7 @@ class LatentRecipe:
     spell: float = 0.0
     hides: Hides = "video"
     through: bool = False
-    together: bool = False
+    together: int = 1
     lora_rank: int = 0
     lora_alpha: float = 16.0
     reading: Reading = field(default_factory=Reading)
@@ -77,6 +77,11 @@ class LatentRecipe:
         if not self.times > 0 or not 0 <= self.bottleneck <= 1:
             raise LongtakeError(
                 f"times is {self.times}, bottleneck {self.bottleneck}; times must be positive, bottleneck from 0 to 1"
+            )
+        if self.together < 1 or self.fit.micro_batch % self.together:
+            raise LongtakeError(
+                f"together is {self.together}; it must divide fit.micro_batch ({self.fit.micro_batch}), as questions "
+                "about one video are run together"
             )
         self.fit.refuse_sharding("thinking needs whole weights")
 
@@ -96,9 +101,10 @@ def check(
         raise LongtakeError(
             f"batch is {recipe.fit.batch}; it must be a multiple of {rows}: micro_batch times {processes} processes"
         )
-    if recipe.together and recipe.teacher == "dense" and recipe.align:
+    if recipe.together > 1 and recipe.teacher == "dense" and recipe.align:
         raise LongtakeError(
-            "together is true, but the teacher is dense and sees another video; set together=false, or another teacher"
+            f"together is {recipe.together}, but the teacher is dense and sees another video; set together to 1, or "
+            "another teacher"
         )
     if not recipe.thinks:
         if backbone.latent is not None:

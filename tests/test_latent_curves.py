@@ -37,11 +37,11 @@ def world(curve_every: int) -> HopWorld:
 def test_names_of_what_is_kept_without_curves_stay():
     setting, latents, trace = Setting(base_steps=300), replace(LATENTS, steps=3), LatentArm(steps=3, traced=True)
     before = world(0)
-    assert folder_of(before, setting, latents, 1).name == "arm-parallel-8-3-1-7ab383dddd"
-    assert folder_of(before, setting, trace, 0).name == "arm-trace-3-0-169f5b66f8"
-    assert before.setting_file.name == "setting-342c2eb9eb.json"
+    assert folder_of(before, setting, latents, 1).name == "arm-parallel-8-3-1-c8b9c72b67"
+    assert folder_of(before, setting, trace, 0).name == "arm-trace-3-0-3fa84d28b9"
+    assert before.setting_file.name == "setting-e4794bcf18.json"
     base = folder_of(before, setting, base_arm(setting), 0, forked=False)
-    assert base.name == "base-answer-300-0-30ddfc979d"
+    assert base.name == "base-answer-300-0-71c7785795"
     for every in (20, 50):
         after = world(every)
         assert after.setting_file == before.setting_file

@@ -28,7 +28,7 @@ WAYS = {
     "lora": {"lora_rank": 2, "checkpointing": True},
     "qwen": {"family": "qwen", "micro_batch": 1},
     "dense": {"teacher": "dense"},
-    "together": {"together": 2, "each": 3, "micro_batch": 2},
+    "together": {"together": 2, "each": 3, "micro_batch": 2, "teacher": "dense"},
 }
 
 

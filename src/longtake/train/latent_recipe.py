@@ -101,11 +101,6 @@ def check(
         raise LongtakeError(
             f"batch is {recipe.fit.batch}; it must be a multiple of {rows}: micro_batch times {processes} processes"
         )
-    if recipe.together > 1 and recipe.teacher == "dense" and recipe.align:
-        raise LongtakeError(
-            f"together is {recipe.together}, but the teacher is dense and sees another video; set together to 1, or "
-            "another teacher"
-        )
     if not recipe.thinks:
         if backbone.latent is not None:
             raise LongtakeError(

@@ -78,9 +78,10 @@ def recipe_of(world: HopWorld, setting: Setting, arm: LatentArm, seed: int) -> L
         warmup=0.05, seed=seed, log_every=20, eval_every=max(1, world.curve_every), save_every=100, keep=1,
     )  # fmt: skip
     if not arm.thinking.latents:
-        return LatentRecipe(fit=fit, thinks=False)
+        return LatentRecipe(fit=fit, together=size.together, thinks=False)
     return LatentRecipe(
         fit=fit,
+        together=size.together,
         settings=LatentSettings(thinking=arm.thinking, width=size.width, heads=size.heads, reread=arm.reread),
         align=arm.align,
         diverse=arm.diverse,
@@ -98,19 +99,13 @@ def base_arm(setting: Setting) -> LatentArm:
     return LatentArm(steps=setting.base_steps)
 
 
-def told(arm: LatentArm) -> dict[str, object]:
-    """An arm's settings; those that arms did not have at first are left out at their defaults, so that names stay."""
-    first = LatentArm()
-    later = [name for name in ("spell", "hides", "through", "begin") if getattr(arm, name) == getattr(first, name)]
-    return {name: value for name, value in dataclasses.asdict(arm).items() if name not in later}
-
-
 def folder_of(world: HopWorld, setting: Setting, arm: LatentArm, seed: int, *, forked: bool = True) -> Path:
     """Where an arm's weights and answers are kept, its log with the curve among them; the base has none."""
+    size = world.size
     begun = setting if forked else dataclasses.replace(setting, steps=0)  # settings may share a base
     key: dict[str, object] = {
-        "setting": dataclasses.asdict(begun), "arm": told(arm), "seed": seed, "forked": forked,
-        "size": [world.size.train_videos, world.size.batch, world.size.width, world.size.heads],
+        "setting": dataclasses.asdict(begun), "arm": dataclasses.asdict(arm), "seed": seed, "forked": forked,
+        "size": [size.train_videos, size.batch, size.together, size.width, size.heads],
         "footage": world.footage_names, "model": world.start_name, "questions": world.digest("train", setting.frames),
     }  # fmt: skip
     if forked and world.curve_every:

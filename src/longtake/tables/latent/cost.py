@@ -107,6 +107,7 @@ def arm_cost(world: HopWorld, setting: Setting, arm: LatentArm) -> Cost:
         counts=torch.zeros(len(puzzles), 0, dtype=torch.bool),
         veiled=False,
         steps=tuple(puzzle.steps for puzzle in puzzles),
+        together=recipe.together,
         dense=(drawn_tokens(world, setting, fps=2.0),) * len(puzzles) if arm.teacher == "dense" else (),
     )
 

@@ -48,7 +48,7 @@ class Setting:
 
     frames: int = 16
     base_steps: int = 0
-    steps: int = 2000
+    steps: int = 1000
     lr: float = 3e-4
 
 
@@ -57,23 +57,25 @@ class LatentSize:
     """How large the tables are. Ours: chosen for a few hours of two CPU cores.
 
     train_videos: with a question of each number of hops about each. pairs, search_pairs, curve_pairs: of test
-    questions, asked about two videos each. most_steps: to which an arm is
-    lengthened at most for equal operations. width, heads: of the latents' module. settings: tried in this order.
-    single, gain: what a setting must reach, on single hops and by traces over answers alone on all others.
+    questions, asked about two videos each. batch: questions a step, ``together`` of them about one video. most_steps:
+    to which an arm is lengthened at most for equal operations. width, heads: of the latents' module. settings: tried
+    in this order. single, gain: what a setting must reach, on single hops and by traces over answers alone on all
+    others.
     """
 
     train_videos: int = 4000
     pairs: int = 240
     search_pairs: int = 240
     curve_pairs: int = 60
-    batch: int = 8
+    batch: int = 16
+    together: int = MOST_HOPS
     most_steps: int = 9000
     width: int = 128
     heads: int = 4
     settings: tuple[Setting, ...] = (
         Setting(),
-        Setting(steps=3000),
-        Setting(steps=4500),
+        Setting(steps=1500),
+        Setting(steps=2500),
     )
     single: float = 0.90
     gain: float = 0.15
@@ -81,7 +83,7 @@ class LatentSize:
 
 FULL = LatentSize()
 SMALLEST = LatentSize(
-    train_videos=2, pairs=4, search_pairs=4, curve_pairs=2, batch=2, most_steps=2, width=16, heads=2,
+    train_videos=2, pairs=4, search_pairs=4, curve_pairs=2, batch=4, most_steps=2, width=16, heads=2,
     settings=(Setting(base_steps=1, steps=1),), single=0.0, gain=-1.0,  # whatever is reached, so that tables are made
 )  # fmt: skip
 

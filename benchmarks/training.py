@@ -3,6 +3,7 @@
     python benchmarks/training.py optimiser [--footage FOLDER] [--steps 400] [--seed 0]
     python benchmarks/training.py attention
     python benchmarks/training.py compressor
+    python benchmarks/training.py together
     python benchmarks/training.py by-heart --work FOLDER
 
 ``optimiser`` trains the first stage (``school``) for some steps with AdamW alone and with Muon at two rates, and reads
@@ -10,8 +11,10 @@ windows of the test split (other fonts, triples and footage). ``attention`` time
 tower's, fused and written out, by patches; one attention over a video's columns, with a mask and without; and one over
 short rows, fused and as products. ``compressor`` times the same of layers of the DTS and the reconstructor, for 16
 groups of 4 frames at the embedded width: norms, attention within frames, and the convolution that doubles frames.
-``by-heart`` reads numbers from the groups of a bank with the compressor in a training's folder: groups of the videos
-that it was trained on, and of those held out, by the number of frames that show the card.
+``together`` times a step of latent self-forcing, and of answers alone, on 16 questions about 4 videos with the model in
+the package: the video in every row, and once for its questions. ``by-heart`` reads numbers from the groups of a bank
+with the compressor in a training's folder: groups of the videos that it was trained on, and of those held out, by the
+number of frames that show the card.
 """
 
 from __future__ import annotations
@@ -32,10 +35,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import SiglipVisionModel
 
+from longtake.backbones import load_backbone
+from longtake.backbones.base import Backbone
 from longtake.data.probe_world.haystack import clips_and_scenes
+from longtake.data.probe_world.hops import draw_hops
 from longtake.data.probe_world.needles import Card
+from longtake.model import EMBEDDED
 from longtake.models.dts import NORM_EPS, NUM_NORM_GROUPS, DynamicTokenSynthesizer, attend
 from longtake.models.group_norm import group_norm
+from longtake.models.latent import LatentSettings, Thinking
 from longtake.models.products import by_products, causal
 from longtake.models.reconstructor import TwoFramesForOne
 from longtake.recipes import make_embedded as embedded
@@ -44,6 +52,12 @@ from longtake.train.embedded import optimiser
 from longtake.train.embedded.compressor import FeatureBank, compress, shown_in
 from longtake.train.embedded.reading import ATTRIBUTES, ReadingHead, reading_accuracy
 from longtake.train.embedded.school import Pool, draw_pool, train_school, window_states, windows
+from longtake.train.forcing import Forcing, Rows
+from longtake.train.latent import Queue, rows_of
+from longtake.train.latent_recipe import LatentRecipe, prepare
+from longtake.train.puzzles import QuestionPuzzle
+from longtake.train.run import Fit
+from longtake.types import Frames
 
 SHOWN = ("letter", "symbol", "tens", "units")
 TEST_CARDS = 3000
@@ -158,6 +172,42 @@ def best_seconds(run: Callable[[], Tensor], times: int = 5) -> float:
     return min(spent[1:])
 
 
+def compare_together() -> None:
+    """Seconds of a forward and a backward pass over 16 questions about 4 videos, the best of five."""
+    for frames in (16, 64, 256):
+        for latents in (0, 8):
+            backbone = load_backbone(str(EMBEDDED), dtype=torch.float32)
+            settings = LatentSettings(thinking=Thinking(latents=max(1, latents)), width=128, heads=4)
+            fit = Fit(lr=1e-4, batch=16, micro_batch=16, steps=1)
+            recipe = LatentRecipe(fit=fit, settings=settings, thinks=latents > 0)
+            prepare(recipe, backbone)
+            forcing = Forcing(backbone, recipe)
+            rows = rows_of(recipe, backbone, asked_of_noise(backbone, frames), Queue(0), {}, False)
+
+            def run(together: int, forcing: Forcing = forcing, rows: Rows = rows) -> Tensor:
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss: Tensor = forcing(dataclasses.replace(rows, together=together))[0]
+                return loss
+
+            apart, once = (best_seconds(partial(run, together)) for together in (1, 4))
+            says = f"{latents} latents" if latents else "answers alone"
+            told = f"{apart:.3f} s apart, {once:.3f} s together, {apart / once:.2f} times as fast"
+            print(f"{frames} frames, {says}: {told}", flush=True)
+
+
+@torch.no_grad()
+def asked_of_noise(backbone: Backbone, frames: int) -> list[QuestionPuzzle]:
+    """Four questions of one to four hops about each of four videos of noise."""
+    asked = []
+    for number in range(4):
+        rng = np.random.default_rng(number)
+        pixels = rng.integers(0, 256, (frames, 3, 128, 128), dtype=np.uint8)
+        tokens = backbone.encode(Frames(pixels=pixels, seconds=np.arange(frames, dtype=np.float64)))
+        for hop in draw_hops(rng, "train", number, 16):
+            asked.append(QuestionPuzzle(name=hop.text, question=hop.text, answers=(hop.answer,), tokens=tokens))
+    return asked
+
+
 def compare_bank_halves(work: Path) -> None:
     """Print the share of groups with one number card whose digits are both right, seen in training and held out."""
     bank = embedded.feature_bank(work)
@@ -200,7 +250,7 @@ def read_numbers(dts: DynamicTokenSynthesizer, head: ReadingHead, bank: FeatureB
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("optimiser", "attention", "compressor", "by-heart"))
+    parser.add_argument("what", choices=("optimiser", "attention", "compressor", "together", "by-heart"))
     parser.add_argument("--footage", type=Path, help="folder of videos for backgrounds; drawn scenes alone without it")
     parser.add_argument("--work", type=Path, default=Path(".cache/embedded"), help="the training's folder")
     parser.add_argument("--steps", type=int, default=400)
@@ -212,6 +262,8 @@ def main() -> None:
         compare_attention()
     elif options.what == "compressor":
         compare_compressor()
+    elif options.what == "together":
+        compare_together()
     elif options.what == "by-heart":
         compare_bank_halves(options.work)
     else:

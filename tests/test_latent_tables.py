@@ -244,7 +244,7 @@ def test_operations_are_what_pytorch_counts():
 @pytest.mark.slow
 def test_learned_vectors_need_no_rollout(tmp_path):
     """A step of pause runs the model once, forward and back: as much as answers alone, but for a few more columns."""
-    world = HopWorld(tmp_path, None, SMALLEST)
+    world = HopWorld(tmp_path, None, replace(SMALLEST, together=1))
     costs = LatentCosts(world, Setting())
     alone, pause, latents = (costs.arm(arm).operations for arm in (LatentArm(), pausing(8), LATENTS))
     assert alone < pause < 1.1 * alone

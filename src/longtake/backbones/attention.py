@@ -61,6 +61,16 @@ class Branches:
     stem: int
     count: int
 
+    def joined(self, rows: Tensor) -> Tensor:
+        """Rows ``(batch x count, columns, ...)`` with their stem once, their own behind it: ``(batch, columns, ...)``."""
+        own = rows[:, self.stem :].unflatten(0, (-1, self.count)).flatten(1, 2)
+        return torch.cat([rows[:: self.count, : self.stem], own], dim=1)
+
+    def parted(self, joined: Tensor) -> Tensor:
+        """Each branch as a row again, behind a copy of its stem: ``(batch x count, columns, ...)``."""
+        own = joined[:, self.stem :].unflatten(1, (self.count, -1)).flatten(0, 1)
+        return torch.cat([joined[:, : self.stem].repeat_interleave(self.count, dim=0), own], dim=1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abreast:
@@ -166,20 +176,18 @@ def branched_attention(
     """
     stem, count = branches.stem, branches.count
 
-    def parted(columns: Tensor) -> Tensor:
+    def alone(columns: Tensor) -> Tensor:
         """Branches as rows of their own: ``(batch x count, heads, branch columns, dim)``."""
         return columns[:, :, stem:].unflatten(2, (count, -1)).transpose(1, 2).flatten(0, 1)
 
     def grown(columns: Tensor) -> Tensor:
-        return torch.cat([columns[:, :, :stem].repeat_interleave(count, dim=0), parted(columns)], dim=2)
+        return torch.cat([columns[:, :, :stem].repeat_interleave(count, dim=0), alone(columns)], dim=2)
 
     attend = partial(causal_attention, scaling=scaling, dropout=dropout)
     below = None if mask is None else mask[:, :stem]
     first = attend(query[:, :, :stem], key[:, :, :stem], value[:, :, :stem], below)
-    wider = None if mask is None else torch.cat(
-        [mask[:, :stem].repeat_interleave(count, dim=0), mask[:, stem:].unflatten(1, (count, -1)).flatten(0, 1)], dim=1
-    )
-    rest = attend(parted(query), grown(key), grown(value), wider, veil=veil)
+    wider = None if mask is None else branches.parted(mask)
+    rest = attend(alone(query), grown(key), grown(value), wider, veil=veil)
     return torch.cat([first, rest.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3)], dim=2)
 
 

@@ -126,8 +126,8 @@ class Forcing(nn.Module):
         embeddings = torch.cat([inputs.embeddings, self.backbone.embed(ids)], dim=1)
         positions = torch.cat([inputs.positions, places.expand(*inputs.positions.shape[:-1], -1)], dim=-1)
         if branches is not None:
-            embeddings, mask = joined(embeddings, branches), joined(mask, branches)
-            positions = joined(positions.movedim((-2, -1), (0, 1)), branches).movedim((0, 1), (-2, -1))
+            embeddings, mask = branches.joined(embeddings), branches.joined(mask)
+            positions = branches.joined(positions.movedim((-2, -1), (0, 1))).movedim((0, 1), (-2, -1))
         run = self.backbone.decoder(
             inputs_embeds=embeddings,
             position_ids=positions,
@@ -139,7 +139,7 @@ class Forcing(nn.Module):
         )
         layers = [run.last_hidden_state, *(run.hidden_states[1:] if layered else ())]
         if branches is not None:
-            layers = [parted(states, branches) for states in layers]
+            layers = [branches.parted(states) for states in layers]
         return layers[0], torch.stack(layers[1:]) if layered else layers[0][None, :, :0]
 
     def answer_loss(self, states: Tensor, prompt: int, answers: Sequence[Tensor]) -> Tensor:
@@ -233,19 +233,6 @@ def read_once(backbone: Backbone, inputs: Inputs, branches: Branches) -> Cache:
     cache.key_values.batch_repeat_interleave(branches.count)
     logits, attention = (part.repeat_interleave(branches.count, dim=0) for part in (cache.logits, cache.attention))
     return replace(cache, logits=logits, attention=attention)
-
-
-def joined(rows: Tensor, branches: Branches) -> Tensor:
-    """Rows ``(rows, columns, ...)`` that share columns as one row a stem: these once, then the rows' own."""
-    stem, count = branches.stem, branches.count
-    return torch.cat([rows[::count, :stem], rows[:, stem:].unflatten(0, (-1, count)).flatten(1, 2)], dim=1)
-
-
-def parted(whole: Tensor, branches: Branches) -> Tensor:
-    """What ``joined`` made, in rows again."""
-    stem, count = branches.stem, branches.count
-    shared = whole[:, :stem].repeat_interleave(count, dim=0)
-    return torch.cat([shared, whole[:, stem:].unflatten(1, (count, -1)).flatten(0, 1)], dim=1)
 
 
 @contextmanager

@@ -86,29 +86,24 @@ def collate(layouts: Sequence[Layout], embed: Callable[[Tensor], Tensor], *, sha
     so that questions about one video have these in common; of videos of unequal length the shorter are padded on the
     left, too.
     """
-    shared = shared or len(layouts) == 1
-    before = max(layout.prefix for layout in layouts) if shared else 0
-    behind = max(len(layout.ids) - (layout.prefix if shared else 0) for layout in layouts)
+    shares = [layout.prefix if shared or len(layouts) == 1 else 0 for layout in layouts]
+    before = max(shares)
+    behind = max(len(layout.ids) - share for layout, share in zip(layouts, shares, strict=True))
 
-    def padded(layout: Layout, row: Tensor, filler: int, dim: int = -1) -> Tensor:
-        first, rest = row.tensor_split([layout.prefix if shared else 0], dim=dim)
-        gaps = []
-        for part, length in ((first, before), (rest, behind)):
-            gap = list(part.shape)
-            gap[dim] = length - part.shape[dim]
-            gaps.append(part.new_full(gap, filler))
-        return torch.cat([gaps[0], first, gaps[1], rest], dim=dim)
+    def padded(row: Tensor, share: int, filler: int, dim: int = -1) -> Tensor:
+        first, rest = row.tensor_split([share], dim=dim)
+        return torch.cat([on_left(first, before, filler, dim), on_left(rest, behind, filler, dim)], dim=dim)
 
     def stacked(rows: Sequence[Tensor], filler: int) -> Tensor:
         """Rows ``(..., columns)`` padded and stacked before the last axis."""
-        return torch.stack([padded(*pair, filler) for pair in zip(layouts, rows, strict=True)], dim=-2)
+        return torch.stack([padded(row, share, filler) for row, share in zip(rows, shares, strict=True)], dim=-2)
 
     labels = [
         torch.where(_is_learned(layout), layout.ids, torch.full_like(layout.ids, IGNORE)) for layout in layouts
     ]
     embeddings = [_embeddings(layout, embed) for layout in layouts]
     return Inputs(
-        embeddings=torch.stack([padded(*pair, 0, dim=0) for pair in zip(layouts, embeddings, strict=True)]),
+        embeddings=torch.stack([padded(row, share, 0, dim=0) for row, share in zip(embeddings, shares, strict=True)]),
         positions=stacked([layout.positions for layout in layouts], 0),
         mask=stacked([torch.ones_like(layout.ids, dtype=torch.bool) for layout in layouts], False),
         source=stacked([layout.source for layout in layouts], -1),
@@ -117,6 +112,13 @@ def collate(layouts: Sequence[Layout], embed: Callable[[Tensor], Tensor], *, sha
         prefix=before,
         next_position=torch.tensor([layout.next_position for layout in layouts], device=layouts[0].ids.device),
     )
+
+
+def on_left(row: Tensor, length: int, filler: int, dim: int) -> Tensor:
+    """A row made ``length`` long along ``dim``, by a filler on its left."""
+    gap = list(row.shape)
+    gap[dim] = length - row.shape[dim]
+    return torch.cat([row.new_full(gap, filler), row], dim=dim)
 
 
 def some_rows(inputs: Inputs, rows: slice) -> Inputs:

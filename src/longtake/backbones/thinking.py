@@ -136,15 +136,9 @@ def think(
     crop(cache.key_values, begun)
     recorder = backbone.recorder(count + 1 if record else 1)
     states = _run_on(backbone, whole, cache.key_values, begun, recorder=recorder)
-    ran = Cache(
-        key_values=cache.key_values,
-        length=whole.ids.shape[1],
-        logits=backbone.head(states[:, -1]),
-        attention=recorder.mean(),
-    )
     return Thought(
         inputs=whole,
-        cache=ran,
+        cache=_ran(backbone, cache.key_values, states, recorder),
         latents=latents,
         attended=recorder.means()[:, :count] if record else None,
         reread=None if made is None or made.looks is None or not record else on_columns(made.looks, whole),
@@ -167,10 +161,14 @@ def with_columns_of(backbone: Backbone, thought: Thought, rows: Tensor) -> Thoug
     exchange(key_values, slice(last - thought.latents.shape[1], last), rows)
     recorder = backbone.recorder()
     states = _run_on(backbone, thought.inputs, key_values, last, recorder=recorder)
-    cache = Cache(
-        key_values=key_values, length=last + 1, logits=backbone.head(states[:, -1]), attention=recorder.mean()
-    )
+    cache = _ran(backbone, key_values, states, recorder)
     return dataclasses.replace(thought, cache=cache, latents=thought.latents[rows], attended=None, reread=None)
+
+
+def _ran(backbone: Backbone, key_values: KeyValues, states: Tensor, recorder: Recorder) -> Cache:
+    """A cache of all columns that were run, the last of them with these states ``(batch, columns, dim)``."""
+    length = key_values.get_seq_length()
+    return Cache(key_values=key_values, length=length, logits=backbone.head(states[:, -1]), attention=recorder.mean())
 
 
 def on_columns(looks: Tensor, inputs: Inputs) -> Tensor:

@@ -23,8 +23,7 @@ from longtake.types import LongtakeError
 Mode = Literal["parallel", "autoregressive", "pause"]
 
 SLOT_STD = 0.5  # beside a content of RMS 1: a fifth of a latent's power is its slot's own, at first
-
-SLOT_LIKE = 3.0  # beside that, the word that slots may stand in for
+SLOT_LIKE = 3.0  # RMS of the word that slots may stand in for, beside that
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +159,7 @@ class LatentInjection(nn.Module):
 
     @torch.no_grad()
     def stand_in_for(self, word: Tensor) -> None:
-        """Begin at an embedding ``(dim,)``: the markers as it, the slots near it, as each was drawn beside it."""
+        """Begin at an embedding ``(dim,)``: the markers are it, and it is added to the slots as they were drawn."""
         for marker in (self.start, self.end):
             marker.copy_(self.rms * unit_rms(word))
         self.slots.add_(SLOT_LIKE * unit_rms(word))

@@ -62,7 +62,7 @@ class Branches:
     count: int
 
     def joined(self, rows: Tensor) -> Tensor:
-        """Rows ``(batch x count, columns, ...)`` as stems with their branches behind them, ``(batch, columns, ...)``."""
+        """Rows ``(batch x count, columns, ...)`` as stems with branches behind them, ``(batch, columns, ...)``."""
         own = rows[:, self.stem :].unflatten(0, (-1, self.count)).flatten(1, 2)
         return torch.cat([rows[:: self.count, : self.stem], own], dim=1)
 

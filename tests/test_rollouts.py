@@ -4,11 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import DynamicCache
 
 from grpo_runs import own, puzzles, qwen, sampled_logprobs
 from longtake.backbones.attention import Abreast, abreast_attention, causal_attention
-from longtake.backbones.keys import with_room
 from longtake.train import rollouts
 from longtake.train.puzzles import QuestionPuzzle
 from longtake.train.rollouts import Draw, answer_each, answer_greedily, roll, roll_each
@@ -49,20 +47,6 @@ def test_branches_abreast_see_the_stem_and_themselves():
         newest = query[:, :, branch : branch + 1]
         alone = causal_attention(newest, key[:, :, own], value[:, :, own], mask[:, own], scaling=0.3)
         torch.testing.assert_close(together[:, :, branch : branch + 1], alone)
-
-
-def test_a_cache_with_room_leaves_the_given_one_alone():
-    plain = DynamicCache()
-    first, second = (torch.arange(2.0 * n * 3).view(1, 2, n, 3) for n in (4, 2))
-    plain.update(first, -first, 0)
-    roomy = with_room(plain, 3)
-    for columns in second.split(1, dim=2):
-        keys, values = roomy.update(columns, -columns, 0)
-    assert torch.equal(keys, torch.cat([first, second], dim=2))
-    assert torch.equal(values, -keys)
-    assert roomy.get_seq_length() == 6
-    assert plain.get_seq_length() == 4
-    assert torch.equal(plain.layers[0].keys, first)
 
 
 def test_prompts_stand_together_while_their_columns_fit(monkeypatch):

@@ -10,7 +10,7 @@ from transformers import Cache as KeyValues
 
 from longtake.backbones.attention import Abreast, Recorder
 from longtake.backbones.base import Backbone, Cache, Inputs
-from longtake.backbones.keys import crop, with_room
+from longtake.backbones.keys import crop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,18 +37,15 @@ class Begun:
         return looks if self.keys is None else looks.gather(1, self.keys)
 
 
-def begin(backbone: Backbone, inputs: Inputs, cache: Cache | None, num_rollouts: int, max_new_tokens: int) -> Begun:
+def begin(backbone: Backbone, inputs: Inputs, cache: Cache | None, num_rollouts: int) -> Begun:
     """Read what is left of the prompts, for ``num_rollouts`` completions of each row."""
     rows = len(inputs.ids)
     if cache is not None and len(cache.logits) < rows:
         assert num_rollouts == 1, "rows that share a cache have one completion each"
-        return _begin_side_by_side(backbone, inputs, cache, max_new_tokens)
+        return _begin_side_by_side(backbone, inputs, cache)
     full = backbone.prefill(inputs, cache)
-    key_values = full.key_values
-    if rows * num_rollouts > 1:  # a single long prompt is not held twice
-        key_values = with_room(key_values, max_new_tokens * num_rollouts)
     return Begun(
-        key_values=key_values,
+        key_values=full.key_values,
         logits=full.logits.repeat_interleave(num_rollouts, dim=0),
         look=full.attention.repeat_interleave(num_rollouts, dim=0),
         positions=inputs.next_position[:, None].expand(-1, num_rollouts),
@@ -57,12 +54,11 @@ def begin(backbone: Backbone, inputs: Inputs, cache: Cache | None, num_rollouts:
     )
 
 
-def _begin_side_by_side(backbone: Backbone, inputs: Inputs, prefix: Cache, max_new_tokens: int) -> Begun:
+def _begin_side_by_side(backbone: Backbone, inputs: Inputs, prefix: Cache) -> Begun:
     """Read rows with one prefix, of which the cache is, as branches of it: a column of each, then the next of each."""
     stem, (rows, length), device = prefix.length, inputs.ids.shape, inputs.ids.device
     own = length - stem
     crop(prefix.key_values, stem)
-    key_values = with_room(prefix.key_values, (own + max_new_tokens) * rows)
     abreast, recorder, mask = Abreast(stem=stem, count=rows), backbone.recorder(), None
     if not bool(inputs.mask.all()):
         mask = torch.cat([inputs.mask[:1, :stem], inputs.mask[:, stem:].T.reshape(1, -1)], dim=1)
@@ -70,14 +66,14 @@ def _begin_side_by_side(backbone: Backbone, inputs: Inputs, prefix: Cache, max_n
         inputs.embeddings[:, stem:].transpose(0, 1).flatten(0, 1)[None],
         inputs.positions[..., stem:].transpose(-1, -2).flatten(-2)[..., None, :],
         mask,
-        key_values,
+        prefix.key_values,
         recorder,
         abreast,
     )
     shared, behind = torch.arange(stem, device=device), torch.arange(own * rows, device=device).view(own, rows).T
     keys = torch.cat([shared.expand(rows, -1), behind + stem], dim=1)
     return Begun(
-        key_values=key_values,
+        key_values=prefix.key_values,
         logits=backbone.head(states[0, -rows:]),
         look=recorder.means()[0].gather(1, keys),
         positions=inputs.next_position[None],

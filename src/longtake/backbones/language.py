@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache as KeyValues
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from longtake.backbones.attention import NAME, Abreast, Branches, Recorder, Veil
 from longtake.backbones.base import Cache, Inputs, Prompt
 from longtake.backbones.begun import begin
 from longtake.backbones.identity import weights_hash
-from longtake.backbones.keys import crop
+from longtake.backbones.keys import crop, growing
 from longtake.backbones.layout import Layout, collate, with_answer
 from longtake.backbones.tape import Tape
 from longtake.models.latent import LatentInjection
@@ -169,7 +169,10 @@ class DecoderBackbone(ABC):
         if cache is not None and start == stop:
             crop(cache.key_values, start)
             return cache
-        key_values: KeyValues = DynamicCache() if cache is None else cache.key_values
+        if cache is None:
+            key_values = growing(self.decoder.config.num_hidden_layers, inputs.ids.shape[1])
+        else:
+            key_values = cache.key_values
         crop(key_values, start)
         mask = None if bool(inputs.mask[:, :stop].all()) else inputs.mask
         for first in range(start, stop, PREFILL_COLUMNS):
@@ -210,7 +213,7 @@ class DecoderBackbone(ABC):
         Several completions of a row grow side by side, and so do rows that share a prefix: what they have in common is
         held and read once. ``Rollout.attention`` is aligned with the columns of ``inputs``, padding included.
         """
-        begun = begin(self, inputs, cache, num_rollouts, max_new_tokens)
+        begun = begin(self, inputs, cache, num_rollouts)
         logits, look, mask = begun.logits, begun.look, begun.mask
         batch, count = begun.positions.shape
         tape = Tape(ends=self._ends.to(self.device), looks=torch.zeros_like(look))

@@ -89,15 +89,17 @@ class Bench:
         parallel = self.settings.thinking
         one_by_one = dataclasses.replace(parallel, mode="autoregressive")
         self.thinking = dict.fromkeys(ARMS) | {"latents": parallel, "autoregressive": one_by_one}
-        inner = self.backbone.prefill
+        inner = self.backbone.read
 
-        def prefill(*given: Any, **settings: Any) -> Any:
+        def read(*given: Any, **settings: Any) -> Any:
+            if self.stages.passes["prefill"]:
+                return inner(*given, **settings)
             before = self.stages.enter("prefill")
             made = inner(*given, **settings)
             self.stages.enter(before)
             return made
 
-        self.backbone.prefill = prefill  # think and generate call it
+        self.backbone.read = read  # think and generate call it; an answer's first is of the prompt
 
     @torch.no_grad()
     def watch(self, case: Case) -> VisualTokens:

@@ -80,15 +80,16 @@ class Decoder:
 def thinking_flops(
     decoder: Decoder, settings: LatentSettings, thinking: Thinking, prompt: int, visual: int, *, rows: int = 1
 ) -> float:
-    """Of all between a prompt and its answer, the marker before the latents left out where the prompt's run has it."""
+    """Of all between a prompt and its answer, but for the columns that are run with the prompt."""
     count, dim, width = thinking.latents, decoder.config.hidden_size, settings.width
+    passes, makings = [0.0], 0
     if thinking.mode == "autoregressive":
-        passes = [decoder.run(1, prompt + n) for n in range(count)] + [decoder.run(2, prompt + count)]
+        passes = [decoder.run(1, prompt + n) for n in range(1, count)] + [decoder.run(2, prompt + count)]
         makings = count
-    else:
-        refined = thinking.passes if thinking.mode == "parallel" else 0
-        passes = [decoder.run(count, prompt + 1)] * refined + [decoder.run(count + 1, prompt + 1)]
-        makings = count * (1 + refined) if thinking.mode == "parallel" else 0
+    elif thinking.mode == "parallel":
+        makings = count * (1 + thinking.passes)
+        if thinking.passes:
+            passes = [decoder.run(count, prompt + 1)] * (thinking.passes - 1) + [decoder.run(count + 1, prompt + 1)]
     module = makings * making_flops(settings, dim, visual)
     if makings and settings.reread:
         module += 4.0 * visual * dim * width
@@ -109,7 +110,14 @@ def passes_of(thinking: Thinking | None, thought: int, answer: int) -> int:
     if thinking is None:
         return thought + answer - 1
     steps = {"parallel": thinking.passes, "autoregressive": thinking.latents, "pause": 0}[thinking.mode]
-    return steps + 1 + answer - 1
+    return steps + answer - 1
+
+
+def columns_with_prompt(thinking: Thinking) -> int:
+    """How many columns behind the prompt are known beforehand and run with it: marker, first latents, perhaps all."""
+    if thinking.mode == "autoregressive":
+        return 1
+    return thinking.latents + (1 if thinking.mode == "parallel" and thinking.passes else 2)
 
 
 def asking_flops(
@@ -121,7 +129,7 @@ def asking_flops(
         first = decoder.run(prompt) + decoder.head()
         think, begun = decoder.one_by_one(thought, prompt), prompt + thought
     else:
-        first = decoder.run(prompt + (thinking.mode != "autoregressive")) + decoder.head()
+        first = decoder.run(prompt + columns_with_prompt(thinking))
         think = thinking_flops(decoder, settings, thinking, prompt, visual)
         begun = prompt + thinking.latents + 2
     return {"prefill": first, "thought": think, "answer": decoder.one_by_one(answer - 1, begun)}
@@ -141,9 +149,11 @@ def latent_flops(
     columns, of which ``learned`` are. What is read again and the last two makings have a backward pass.
     """
     count, passes, dim = settings.thinking.latents, settings.thinking.passes, decoder.config.hidden_size
-    rollout = decoder.run(prompt + 1) + decoder.head()
+    rollout = 0.0
     if passes:
-        rollout += (passes - 1) * decoder.run(count, prompt + 1) + decoder.learn(count, prompt + 1)
+        together = count * (passes > 1)  # a making with a gradient is run apart from the prompt
+        rollout = decoder.run(prompt + 1 + together) + decoder.learn(count, prompt + 1)
+        rollout += max(0, passes - 2) * decoder.run(count, prompt + 1)
     making = count * making_flops(settings, dim, visual)
     module = (passes + 2 * 3) * making + 2 * 3 * settings.reread * 4.0 * visual * dim * settings.width
     forced = sft_flops(decoder, prompt + count + 2 + answer, learned)

@@ -209,16 +209,17 @@ def test_controls_take_the_latents_places(backbone: DecoderBackbone, tokens: Vis
 
 
 @pytest.mark.parametrize(
-    ("way", "passes"),
+    ("way", "columns"),
     [
-        (Thinking(latents=4, passes=2), 3),
-        (Thinking(latents=4, passes=0), 1),
-        (Thinking(latents=4, mode="autoregressive"), 5),
-        (Thinking(latents=4, mode="pause"), 1),
+        (Thinking(latents=4, passes=2), [5, 4, 5]),
+        (Thinking(latents=4, passes=1), [5, 5]),
+        (Thinking(latents=4, passes=0), [6]),
+        (Thinking(latents=4, mode="autoregressive"), [1, 1, 1, 1, 2]),
+        (Thinking(latents=4, mode="pause"), [6]),
     ],
 )
-def test_passes_after_the_prompt_are_few(backbone: DecoderBackbone, tokens: VisualTokens, monkeypatch, way, passes):
-    """T + 1, or K + 1 one by one; an answer of n tokens then takes n - 1."""
+def test_passes_after_the_prompt_are_few(backbone: DecoderBackbone, tokens: VisualTokens, monkeypatch, way, columns):
+    """T, or K one by one, or none: what is known beforehand is read with the prompt. An answer of n takes n - 1 more."""
     inputs, widths = backbone.prepare([Prompt(question=QUESTIONS[0], tokens=tokens)]), []
     stock = type(backbone).run
 
@@ -228,11 +229,21 @@ def test_passes_after_the_prompt_are_few(backbone: DecoderBackbone, tokens: Visu
 
     monkeypatch.setattr(type(backbone), "run", run)
     thought = think(backbone, inputs, thinking=way)
-    prompt, *more = widths
-    assert prompt in (inputs.ids.shape[1], inputs.ids.shape[1] + 1)
-    assert len(more) == passes
+    assert widths == [inputs.ids.shape[1] + columns[0], *columns[1:]]
     answered(backbone, thought, 5)
-    assert widths[1 + passes :] == [1] * 4
+    assert widths[len(columns) :] == [1] * 4
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_prompt_may_be_read_in_pieces(backbone: DecoderBackbone, tokens: VisualTokens, monkeypatch, way: Thinking):
+    """Also where a piece would end among the latents."""
+    inputs = backbone.prepare([Prompt(question=QUESTIONS[0], tokens=tokens)])
+    whole = think(backbone, inputs, thinking=way, record=True)
+    monkeypatch.setattr("longtake.backbones.language.PREFILL_COLUMNS", inputs.ids.shape[1] + 3)
+    apart = think(backbone, inputs, thinking=way, record=True)
+    torch.testing.assert_close(apart.latents, whole.latents, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(apart.attended, whole.attended, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(apart.cache.logits, whole.cache.logits, atol=1e-4, rtol=1e-3)
 
 
 def test_one_prefix_cache_serves_several_thoughts(backbone: DecoderBackbone, tokens: VisualTokens):

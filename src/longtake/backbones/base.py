@@ -97,17 +97,32 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cache:
-    """Keys and values of the first ``length`` columns of some Inputs, and what the last of them gave.
+class Held:
+    """Keys and values of the first ``length`` columns of some Inputs.
 
-    key_values: mutable; running on from a cache extends them, and ``generate`` crops them back to ``length``.
-        A cache made from a shorter one shares them, and ends when the shorter one is asked again.
-    logits: ``(batch, vocabulary)``, of the last column.
-    attention: float32 ``(batch, length)``, where the last column looked: mean over heads and evidence layers.
+    key_values: mutable; running on from them extends them, and ``generate`` crops them back to ``length``.
+        What is made from a shorter cache shares them, and ends when the shorter one is asked again.
     """
 
     key_values: KeyValues
     length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read(Held):
+    """The same, with the states of the last columns that were run: ``(batch, columns, dim)``."""
+
+    states: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cache(Held):
+    """The same, and what the last column gave.
+
+    logits: ``(batch, vocabulary)``. attention: float32 ``(batch, length)``, where it looked: mean over heads and
+    evidence layers.
+    """
+
     logits: Tensor
     attention: Tensor
 
@@ -215,6 +230,21 @@ class Backbone(Protocol):
         self, inputs: Inputs, cache: Cache | None = None, *, stop: int | None = None, veil: Veil | None = None
     ) -> Cache:
         """Run columns ``[cache.length, stop)`` of the inputs through the language model."""
+
+    def read(
+        self,
+        inputs: Inputs,
+        held: Held | None = None,
+        *,
+        stop: int | None = None,
+        veil: Veil | None = None,
+        columns: int = 1,
+        recorder: Recorder | None = None,
+    ) -> Read:
+        """The same, for the states of the last ``columns`` columns; the recorder is of the last pass."""
+
+    def cached(self, read: Read, recorder: Recorder) -> Cache:
+        """What was read, with what its last column gave."""
 
     def run(
         self,

@@ -19,7 +19,7 @@ from transformers import Cache as KeyValues
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from longtake.backbones.attention import NAME, Abreast, Branches, Recorder, Veil
-from longtake.backbones.base import Cache, Inputs, Prompt
+from longtake.backbones.base import Cache, Held, Inputs, Prompt, Read
 from longtake.backbones.begun import begin
 from longtake.backbones.identity import weights_hash
 from longtake.backbones.keys import crop, growing
@@ -160,36 +160,62 @@ class DecoderBackbone(ABC):
     def prefill(
         self, inputs: Inputs, cache: Cache | None = None, *, stop: int | None = None, veil: Veil | None = None
     ) -> Cache:
-        """Run columns ``[cache.length, stop)``, ``PREFILL_COLUMNS`` at a time; extends the cache's keys in place.
+        """Run columns ``[cache.length, stop)``; extends the cache's keys in place.
 
         The given cache stays usable: whoever runs from it next crops what was added here.
         """
         stop = inputs.ids.shape[1] if stop is None else stop
-        start = 0 if cache is None else cache.length
-        if cache is not None and start == stop:
-            crop(cache.key_values, start)
+        if cache is not None and cache.length == stop:
+            crop(cache.key_values, stop)
             return cache
-        if cache is None:
-            key_values = growing(self.decoder.config.num_hidden_layers, inputs.ids.shape[1])
+        recorder = self.recorder()
+        read = self.read(inputs, cache, stop=stop, veil=veil, recorder=recorder)
+        return self.cached(read, recorder)
+
+    def cached(self, read: Read, recorder: Recorder) -> Cache:
+        """What was read, with what its last column gave."""
+        logits = self.head(read.states[:, -1])
+        return Cache(
+            key_values=read.key_values, length=read.length, logits=logits, attention=recorder.mean()
+        )
+
+    @torch.no_grad()
+    def read(
+        self,
+        inputs: Inputs,
+        held: Held | None = None,
+        *,
+        stop: int | None = None,
+        veil: Veil | None = None,
+        columns: int = 1,
+        recorder: Recorder | None = None,
+    ) -> Read:
+        """Run columns ``[held.length, stop)``, ``PREFILL_COLUMNS`` at a time; extends what is held in place.
+
+        The states are those of the last ``columns`` columns, and the recorder records in the last pass.
+        """
+        stop = inputs.ids.shape[1] if stop is None else stop
+        if held is None:
+            start, key_values = 0, growing(self.decoder.config.num_hidden_layers, inputs.ids.shape[1])
         else:
-            key_values = cache.key_values
-        crop(key_values, start)
+            start, key_values = held.length, held.key_values
+            crop(key_values, start)
+        assert stop - start >= columns, f"{columns} columns are wanted, {start} to {stop} are run"
         mask = None if bool(inputs.mask[:, :stop].all()) else inputs.mask
-        for first in range(start, stop, PREFILL_COLUMNS):
-            last = min(first + PREFILL_COLUMNS, stop)
-            recorder = self.recorder() if last == stop else None
+        last = start
+        while last < stop:
+            first, last = last, min(last + PREFILL_COLUMNS, stop)
+            if stop - last < columns:  # they are run together
+                last = stop
             states = self.run(
                 inputs.embeddings[:, first:last],
                 inputs.positions[..., first:last],
                 None if mask is None else mask[:, :last],
                 key_values,
-                recorder,
+                recorder if last == stop else None,
                 veil=veil,
             )
-        assert recorder is not None, f"nothing to prefill between {start} and {stop}"
-        return Cache(
-            key_values=key_values, length=stop, logits=self.head(states[:, -1]), attention=recorder.mean()
-        )
+        return Read(key_values=key_values, length=stop, states=states[:, -columns:])
 
     @torch.no_grad()
     def generate(

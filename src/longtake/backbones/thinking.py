@@ -1,7 +1,8 @@
 """Thinking in latents on the cache: prompt, a marker, the latents, a marker, and then the answer as ever.
 
 ``[prompt] start z1 ... zK end [answer]``. Latents are always put in and never sampled, so that all rows of a batch make
-as many passes: T of K columns and one of K + 1 behind the prompt ("parallel"), or K + 1 ("autoregressive").
+as many passes. The first are known before the prompt is read, and are run with it; behind it come T - 1 passes of K
+columns and one of K + 1 ("parallel"), or K - 1 of one column and one of two ("autoregressive").
 Ours; VideoLatent, arXiv 2606.22870, says that latents stand between question and answer.
 """
 
@@ -13,10 +14,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import Cache as KeyValues
 
-from longtake.backbones.attention import Recorder, Veil
-from longtake.backbones.base import Backbone, Cache, Inputs
+from longtake.backbones.attention import Veil
+from longtake.backbones.base import Backbone, Cache, Held, Inputs, Read
 from longtake.backbones.keys import crop, exchange
 from longtake.models.latent import Injected, LatentInjection, LatentSettings, Seen, Thinking
 from longtake.types import LongtakeError
@@ -123,22 +123,21 @@ def think(
     if module is None or (given is None and not thinking.latents):
         none = inputs.embeddings[:, :0]
         return Thought(inputs=inputs, cache=backbone.prefill(inputs, cache), latents=none)
-    marker = module.start.expand(batch, 1, -1)
+    held: Held | None = cache
     if given is None:
-        made, cache = rolled(backbone, inputs, cache, thinking)
+        made, held = rolled(backbone, inputs, cache, thinking)
         latents = made.latents
     else:
         latents, made = given.expand(batch, -1, -1).to(inputs.embeddings), None
-        cache = backbone.prefill(extended(inputs, marker), cache)
     whole = with_latents(inputs, latents, module)
     count = latents.shape[1]
-    begun = length + 1 if record else cache.length
-    crop(cache.key_values, begun)
+    if record and held is not None:
+        held = Held(key_values=held.key_values, length=min(held.length, length + 1))
     recorder = backbone.recorder(count + 1 if record else 1)
-    states = _run_on(backbone, whole, cache.key_values, begun, recorder=recorder)
+    read = backbone.read(whole, held, columns=recorder.columns, recorder=recorder)
     return Thought(
         inputs=whole,
-        cache=_ran(backbone, cache.key_values, states, recorder),
+        cache=backbone.cached(read, recorder),
         latents=latents,
         attended=recorder.means()[:, :count] if record else None,
         reread=None if made is None or made.looks is None or not record else on_columns(made.looks, whole),
@@ -159,16 +158,8 @@ def with_columns_of(backbone: Backbone, thought: Thought, rows: Tensor) -> Thoug
     key_values, last = thought.cache.key_values, thought.inputs.ids.shape[1] - 1
     crop(key_values, last)
     exchange(key_values, slice(last - thought.latents.shape[1], last), rows)
-    recorder = backbone.recorder()
-    states = _run_on(backbone, thought.inputs, key_values, last, recorder=recorder)
-    cache = _ran(backbone, key_values, states, recorder)
+    cache = backbone.prefill(thought.inputs, dataclasses.replace(thought.cache, length=last))
     return dataclasses.replace(thought, cache=cache, latents=thought.latents[rows], attended=None, reread=None)
-
-
-def _ran(backbone: Backbone, key_values: KeyValues, states: Tensor, recorder: Recorder) -> Cache:
-    """A cache of all columns that were run, the last of them with these states ``(batch, columns, dim)``."""
-    length = key_values.get_seq_length()
-    return Cache(key_values=key_values, length=length, logits=backbone.head(states[:, -1]), attention=recorder.mean())
 
 
 def on_columns(looks: Tensor, inputs: Inputs) -> Tensor:
@@ -181,16 +172,17 @@ def on_columns(looks: Tensor, inputs: Inputs) -> Tensor:
 def rolled(
     backbone: Backbone,
     inputs: Inputs,
-    cache: Cache | None,
+    held: Held | None,
     thinking: Thinking,
     veil: Veil | None = None,
     *,
     through: bool = False,
-) -> tuple[Injected, Cache]:
-    """The latents of a prompt, and what was run for them: the prompt and its marker, or more.
+) -> tuple[Injected, Held | None]:
+    """The latents of a prompt, and what of prompt, marker and latents was run for them; None: nothing.
 
-    Where gradients are wanted they go through the last making of each latent, and with ``through`` on into the latents
-    that it was made of; never into the prompt's cache. veil: over the prompt, its markers and its latents.
+    The first latents are run together with what is left of the prompt. Where gradients are wanted they go through the
+    last making of each latent, and with ``through`` on into the latents that it was made of; never into the prompt's
+    keys and values. veil: over the prompt, its markers and its latents.
     """
     module = backbone.latent
     assert module is not None
@@ -198,58 +190,52 @@ def rolled(
     seen = seen_by(module, inputs)
     batch, length = inputs.ids.shape
     if thinking.mode == "autoregressive":
-        cache = backbone.prefill(inputs, cache, veil=veil)
-        return _one_by_one(backbone, inputs, cache, thinking.latents, seen, veil, through=through)
-    begun = extended(inputs, module.start.expand(batch, 1, -1))
-    cache = backbone.prefill(begun, cache, veil=veil)
+        return _one_by_one(backbone, inputs, held, thinking.latents, seen, veil, through=through)
     if thinking.mode == "pause":
-        return module.pause(batch, thinking.latents), cache
+        return module.pause(batch, thinking.latents), held
     wanted = torch.is_grad_enabled()
     with torch.set_grad_enabled(wanted and (through or not thinking.passes)):
         made = module.begin(batch, thinking.latents, seen)
+    begun = extended(inputs, module.start.expand(batch, 1, -1))
     for number in range(thinking.passes):
         with torch.set_grad_enabled(wanted and (through or number == thinking.passes - 1)):
-            columns = extended(begun, made.latents)
-            states = _run_on(backbone, columns, cache.key_values, length + 1, veil=veil)
-            made = module(states, seen)
-        crop(cache.key_values, length + 1)
-    return made, cache
+            read = _run_on(backbone, begun, made.latents, held, veil)
+            made = module(read.states, seen)
+        held = Held(key_values=read.key_values, length=length + 1)
+    return made, held
 
 
 def _one_by_one(
     backbone: Backbone,
     inputs: Inputs,
-    cache: Cache,
+    held: Held | None,
     latents: int,
     seen: Seen | None,
     veil: Veil | None,
     *,
     through: bool,
-) -> tuple[Injected, Cache]:
-    """Make the latents one by one, each from the state before it; the cache then holds all columns but the last latent.
+) -> tuple[Injected, Held]:
+    """Make the latents one by one, each from the state before it; all columns but the last latent are then held.
 
     Where gradients of the last making alone are wanted all are made once more, in one pass over the latents as they
     are: the same values.
     """
-    module, length = backbone.latent, inputs.ids.shape[1]
+    module, (batch, length) = backbone.latent, inputs.ids.shape
     assert module is not None
-    key_values = cache.key_values
     made: list[Injected] = []
-    wanted = torch.is_grad_enabled()
+    wanted, start = torch.is_grad_enabled(), module.start.expand(batch, 1, -1)
     with torch.set_grad_enabled(wanted and through):
-        whole = extended(inputs, module.start.expand(len(inputs.ids), 1, -1))
+        whole, column = inputs, start
         for slot in range(latents):
-            states = _run_on(backbone, whole, key_values, length + slot, veil=veil)
-            made.append(module(states, seen, first=slot))
-            if slot < latents - 1:
-                whole = extended(whole, made[-1].latents)
+            held = read = _run_on(backbone, whole, column, held, veil)
+            made.append(module(read.states, seen, first=slot))
+            whole, column = extended(whole, column), made[-1].latents
+    assert held is not None, "no latents"
     if through or not wanted:
-        return _joined(made), dataclasses.replace(cache, length=length + latents)
-    crop(key_values, length)
-    before = torch.cat([module.start.expand(len(inputs.ids), 1, -1), *(each.latents for each in made[:-1])], dim=1)
-    states = _run_on(backbone, extended(inputs, before), key_values, length, veil=veil)
-    crop(key_values, length)
-    return module(states, seen), cache
+        return _joined(made), held
+    prompt = Held(key_values=held.key_values, length=length)
+    before = torch.cat([start, *(each.latents for each in made[:-1])], dim=1)
+    return module(_run_on(backbone, inputs, before, prompt, veil).states, seen), prompt
 
 
 def _joined(made: list[Injected]) -> Injected:
@@ -260,16 +246,18 @@ def _joined(made: list[Injected]) -> Injected:
     return Injected(latents=cat(lambda each: each.latents), content=cat(lambda each: each.content), looks=looks)
 
 
-def _run_on(
-    backbone: Backbone,
-    inputs: Inputs,
-    key_values: KeyValues,
-    begun: int,
-    *,
-    recorder: Recorder | None = None,
-    veil: Veil | None = None,
-) -> Tensor:
-    """States of the columns from ``begun`` on."""
-    mask = None if bool(inputs.mask.all()) else inputs.mask
-    columns, places = inputs.embeddings[:, begun:], inputs.positions[..., begun:]
-    return backbone.run(columns, places, mask, key_values, recorder, veil=veil)
+def _run_on(backbone: Backbone, inputs: Inputs, columns: Tensor, held: Held | None, veil: Veil | None) -> Read:
+    """States of columns ``(batch, n, dim)`` behind inputs, of which some are held.
+
+    In one pass where no gradients are wanted. Else the inputs are read before, without gradient.
+    """
+    whole, count = extended(inputs, columns), columns.shape[1]
+    if not torch.is_grad_enabled():
+        return backbone.read(whole, held, veil=veil, columns=count)
+    length = inputs.ids.shape[1]
+    if held is None or held.length < length:
+        held = backbone.read(inputs, held, veil=veil)
+    crop(held.key_values, length)
+    mask = None if bool(whole.mask.all()) else whole.mask
+    states = backbone.run(columns, whole.positions[..., length:], mask, held.key_values, veil=veil)
+    return Read(key_values=held.key_values, length=length + count, states=states)

@@ -219,7 +219,7 @@ def test_controls_take_the_latents_places(backbone: DecoderBackbone, tokens: Vis
     ],
 )
 def test_passes_after_the_prompt_are_few(backbone: DecoderBackbone, tokens: VisualTokens, monkeypatch, way, columns):
-    """T, or K one by one, or none: what is known beforehand is read with the prompt. An answer of n takes n - 1 more."""
+    """T, K one by one, or none: what is known beforehand is read with the prompt. An answer of n takes n - 1 more."""
     inputs, widths = backbone.prepare([Prompt(question=QUESTIONS[0], tokens=tokens)]), []
     stock = type(backbone).run
 

@@ -1,6 +1,7 @@
 """Policy optimisation on tiny models and a toy reward, for tests in this process and in others."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,9 @@ class Letters:
         letters = sum("a" <= letter <= "z" for letter in completion)
         share = letters / max(1, len(completion))
         return {"letters": share, "exact": float(share > 0.5), "short": float(len(completion) < 6)}
+
+    def varied(self, seed: Sequence[int]) -> "Letters":
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,13 +18,14 @@ from longtake.data.puzzles.framefile import FrameFile
 from longtake.data.puzzles.puzzle_file import PuzzleRecord, read_records
 from longtake.data.puzzles.puzzle_split import PuzzleSplit, split_by_source
 from longtake.eval.mvp import CHANCE, Asked, chance_parts, report, table
-from longtake.train import viewer
+from longtake.train import grpo, policy, viewer
 from longtake.train.album import Album, Shelf, one_video
 from longtake.train.exam import apply_control
 from longtake.train.grpo import train_grpo
 from longtake.train.grpo_recipe import GrpoRecipe, prepare
 from longtake.train.imitate import ImitateRecipe, Imitation, draw_target, train_imitation
 from longtake.train.mvp import MvpPuzzle, figures, foreign, under
+from longtake.train.rendering import Rendering
 from longtake.train.rewards import PuzzleReward
 from longtake.train.rollouts import Draw
 from longtake.types import LongtakeError
@@ -183,6 +184,53 @@ def test_every_gap_stands_in_its_place(tmp_path, mask):
             shown += [True] * missing if missing else [False] * part.tokens.grid[0]
         assert [place for place, hidden in enumerate(shown) if hidden] == list(record.masked)
         assert len(shown) == len(record.context) + 3
+
+
+# -- rendering ------------------------------------------------------------------------------------------------------
+
+
+def shown_by(puzzle: MvpPuzzle, backbone) -> list[torch.Tensor]:
+    """The tokens of all pictures of a prompt, each ``(tokens, dim)``."""
+    videos = [part.tokens for part in puzzle.prompt(backbone).parts if part.tokens is not None]
+    return [group for video in videos for group in video.features.view(video.grid[0], -1, video.features.shape[1])]
+
+
+def test_context_and_candidates_are_rendered_together(backbone, folder, records):
+    record = records[0]
+    plain = torch.stack(shown_by(puzzle_of(folder, record), backbone))
+    assert len(plain) == len(record.context) + len(record.candidates)
+    relative = torch.stack(shown_by(puzzle_of(folder, record, rendering=Rendering(relative=True)), backbone))
+    assert float(relative.mean(dim=0).abs().max()) < 1e-4 * float(relative.abs().max())
+    rest = plain - plain.mean(dim=0)
+    torch.testing.assert_close(relative, rest * (plain.square().mean() / rest.square().mean()).sqrt())
+    small = shown_by(puzzle_of(folder, record, rendering=Rendering(side=1)), backbone)
+    torch.testing.assert_close(torch.stack(small)[:, 0], plain.mean(dim=1), rtol=1e-4, atol=1e-5)
+    pool = shown_by(puzzle_of(folder, record, control="candidates", rendering=Rendering(relative=True)), backbone)
+    assert len(pool) == len(record.candidates)
+    assert float(sum(pool).abs().max()) < 1e-4 * float(torch.stack(pool).abs().max())
+
+
+def test_pictures_are_turned_in_training_alone(folder, records, tmp_path, monkeypatch):
+    """By a rotation of its own at each step, the same for rollouts and update."""
+    backbone = own()
+    backbone.model.requires_grad_(False)
+    puzzles = [puzzle_of(folder, record, rendering=Rendering(turned=1.0)) for record in records[:2]]
+    plain = puzzle_of(folder, records[0])
+    assert all(map(torch.equal, shown_by(puzzles[0], backbone), shown_by(plain, backbone)))
+    lesson, _ = draw_target(ImitateRecipe(fit=fit()), backbone, puzzles[0], (0, 5, 1))
+    turned, straight = (torch.stack(shown_by(one, backbone)).flatten(1) for one in (lesson, plain))
+    assert float((turned - straight).norm()) > float(straight.norm())
+    torch.testing.assert_close(turned @ turned.T, straight @ straight.T, rtol=1e-4, atol=0)
+    rolled, learned = [], []
+    inner_roll, inner_log = grpo.roll_each, policy.Policy.logprobs
+    monkeypatch.setattr(grpo, "roll_each", lambda b, p, *rest: rolled.extend(p) or inner_roll(b, p, *rest))
+    monkeypatch.setattr(
+        policy.Policy, "logprobs", lambda self, group: learned.append(group.puzzle) or inner_log(self, group)
+    )
+    recipe = GrpoRecipe(fit=fit(steps=2, batch=2, micro_batch=1), draw=Draw(group=2, max_new_tokens=4))
+    train_grpo(recipe, own(), puzzles, tmp_path)
+    assert {one.turn for one in rolled} >= {one.turn for one in learned} > set()
+    assert len({one.turn for one in rolled}) == len(rolled) == 4
 
 
 # -- controls -------------------------------------------------------------------------------------------------------

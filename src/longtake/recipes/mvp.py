@@ -20,6 +20,7 @@ from longtake.recipes.mvp_replay import Replay
 from longtake.train.grpo_recipe import GrpoRecipe
 from longtake.train.imitate import ImitateRecipe
 from longtake.train.mvp import PuzzleControl
+from longtake.train.rendering import Rendering
 from longtake.train.rewards import Form, PuzzleReward
 from longtake.train.rollouts import Draw
 from longtake.train.run import Fit
@@ -33,7 +34,7 @@ class Choice:
     """Which puzzles, and how they are asked.
 
     levels: by name; none: all. control, times: see ``train.mvp.MvpPuzzle``; control holds for training and held-out
-    puzzles alike. form: of the answer; order: how its order is rewarded.
+    puzzles alike. form: of the answer; order: how its order is rewarded. rendering: of the pictures.
     watched: held-out puzzles that are asked while a stage runs; most_held: in the end; as many of each level.
     controls: under which the models are asked too in the end, where ``control`` is "none".
     """
@@ -43,6 +44,7 @@ class Choice:
     times: bool = True
     form: Form = "answer"
     order: Order = "pairs"
+    rendering: Rendering = field(default_factory=Rendering)
     watched: int = 60
     most_held: int = 300
     controls: tuple[PuzzleControl, ...] = ("blind", "candidates", "foreign", "shuffled")

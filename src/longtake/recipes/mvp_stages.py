@@ -24,7 +24,7 @@ from longtake.data.puzzles.sheets import choose
 from longtake.eval.leaks import embedders_of
 from longtake.eval.mvp import Asked, baselines, report
 from longtake.outputs import replaced, write_json
-from longtake.recipes.mvp import PUZZLE_STAGES, MvpRecipe
+from longtake.recipes.mvp import PUZZLE_STAGES, Choice, MvpRecipe
 from longtake.recipes.mvp_replay import replay_beside
 from longtake.recipes.settings import flat
 from longtake.recipes.stages import check_settings
@@ -98,10 +98,7 @@ def gather(recipe: MvpRecipe, folder: Path, output: Path) -> Material:
         side = "to learn from" if not train else "held out"
         raise LongtakeError(f"{folder} has no puzzles {side} at these levels; give more footage or other levels")
     album = Album(folder=folder)
-    plain = [
-        [MvpPuzzle(record=r, album=album, shown=r, scoring=choice.scoring(), times=choice.times) for r in side]
-        for side in (train, held)
-    ]
+    plain = [[puzzle_of(choice, record, album) for record in side] for side in (train, held)]
     own = [
         under(puzzles, choice.control, pool, split.sources)
         for puzzles, pool in zip(plain, (train, records), strict=True)
@@ -117,6 +114,14 @@ def gather(recipe: MvpRecipe, folder: Path, output: Path) -> Material:
         controls={control: under(plain[1], control, records, split.sources) for control in others},
         sources=split.sources,
     )
+
+
+def puzzle_of(choice: Choice, record: PuzzleRecord, album: Album) -> MvpPuzzle:
+    """A record as it is asked, under no control."""
+    return MvpPuzzle(
+        record=record, album=album, shown=record, scoring=choice.scoring(), times=choice.times,
+        rendering=choice.rendering,
+    )  # fmt: skip
 
 
 def split_of(folder: Path, records: Sequence[PuzzleRecord], digest: str, file: Path) -> PuzzleSplit:

@@ -94,7 +94,8 @@ def sample(
         for place in range(run.accelerator.process_index, len(puzzles), run.accelerator.num_processes)
     }
     with run.accelerator.autocast():
-        rolled = roll_each(backbone, [puzzles[place] for place in seeds], recipe.draw, list(seeds.values()))
+        shown = [puzzles[place].varied(seed) for place, seed in seeds.items()]
+        rolled = roll_each(backbone, shown, recipe.draw, list(seeds.values()))
         groups = dict(zip(seeds, rolled, strict=True))
         for place, seed in seeds.items():
             if recipe.contrast and place < recipe.fit.batch:

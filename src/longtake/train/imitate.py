@@ -130,10 +130,10 @@ class Imitation(nn.Module):
 
 
 def draw_target(recipe: ImitateRecipe, backbone: Backbone, puzzle: Lesson, seed: tuple[int, ...]) -> Taught:
-    """Pair a puzzle with the tokens to be learned for it: its truth or, for "form", a guess; the end token is last."""
+    """A puzzle as it is shown now, and what is to be said: its truth or, for "form", a guess; the end token is last."""
     said = puzzle.solution() if recipe.target == "truth" else puzzle.guess(np.random.default_rng(seed))
     ids = backbone.tokenizer(said, add_special_tokens=False)["input_ids"]
-    return puzzle, (*ids, int(backbone.tokenizer.eos_token_id))
+    return puzzle.varied(seed), (*ids, int(backbone.tokenizer.eos_token_id))
 
 
 def learn(run: Run, lessons: Sequence[Taught], rate: float) -> dict[str, float]:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 
@@ -20,8 +20,9 @@ from longtake.data.puzzles.puzzle import pairwise
 from longtake.data.puzzles.puzzle_file import PuzzleRecord
 from longtake.train.album import Album, one_video
 from longtake.train.puzzles import Puzzle
+from longtake.train.rendering import Rendering
 from longtake.train.rewards import PuzzleReward
-from longtake.types import LongtakeError
+from longtake.types import LongtakeError, VisualTokens
 
 PuzzleControl = Literal["none", "blind", "candidates", "foreign", "shuffled"]
 
@@ -40,6 +41,7 @@ class MvpPuzzle:
     context's times are told; candidates never have any.
     control: "blind": the question alone. "candidates": no context. "foreign": another video's context, in ``shown``.
     "shuffled": the context's frames in another order, across the gap too, while times and gap stay.
+    rendering, turn: of the pictures; the turn is of one showing in training.
     """
 
     record: PuzzleRecord
@@ -48,6 +50,8 @@ class MvpPuzzle:
     scoring: PuzzleReward = field(default_factory=PuzzleReward)
     control: PuzzleControl = "none"
     times: bool = True
+    rendering: Rendering = field(default_factory=Rendering)
+    turn: int | None = None
 
     def __post_init__(self) -> None:
         if (self.control == "foreign") != (self.shown.identity != self.record.identity):
@@ -96,22 +100,26 @@ class MvpPuzzle:
         form = FORMS[self.scoring.form].replace("your reasons", thought).removesuffix(", and nothing else")
         return form.format(list=listed)
 
+    def varied(self, seed: Sequence[int]) -> Self:
+        """As it is shown at one step of training: turned or not."""
+        return dataclasses.replace(self, turn=self.rendering.drawn_turn(seed))
+
     def _parts(self, backbone: Backbone) -> Iterator[Part]:
         if self.control == "blind":
             return
-        if self.control != "candidates":
-            yield from self._context(backbone)
+        names = mixed(self.shown) if self.control == "shuffled" else self.shown.context
+        context = [] if self.control == "candidates" else self.album.tokens(backbone, self.shown.frames, names)
         pool = self.album.tokens(backbone, self.record.frames, self.record.candidates)
-        for number, picture in enumerate(pool, start=1):
+        pictures = self.rendering.of([*context, *pool], self.turn)
+        if context:
+            yield from self._context(pictures[: len(context)])
+        for number, picture in enumerate(pictures[len(context) :], start=1):
             yield Part(text=f"Frame {number}: ", tokens=picture, timed=False)
 
-    def _context(self, backbone: Backbone) -> Iterator[Part]:
+    def _context(self, shown: Sequence[VisualTokens]) -> Iterator[Part]:
         """Runs of shown frames, each as one video of single frames, and between them how many are missing."""
-        record, hidden = self.shown, set(self.shown.masked)
-        names = mixed(record) if self.control == "shuffled" else record.context
-        pictures = iter(self.album.tokens(backbone, record.frames, names))
-        seconds = iter(record.context_seconds)
-        for missing, places in groupby(range(len(names) + len(hidden)), key=hidden.__contains__):
+        hidden, pictures, seconds = set(self.shown.masked), iter(shown), iter(self.shown.context_seconds)
+        for missing, places in groupby(range(len(shown) + len(hidden)), key=hidden.__contains__):
             count = sum(1 for _ in places)
             if missing:
                 yield Part(text=f"[{count} missing]\n")

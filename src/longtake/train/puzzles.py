@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from longtake.backbones.base import Backbone, Prompt
 from longtake.data.probe_world.questions import normal
@@ -31,6 +31,9 @@ class Puzzle(Protocol):
 
     def reward(self, completion: str) -> Mapping[str, float]:
         """The parts of the reward by name, the same names for every puzzle of a run."""
+
+    def varied(self, seed: Sequence[int]) -> Self:
+        """The puzzle as it is shown at one step of training, by that step's seed; itself where nothing varies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,3 +66,7 @@ class QuestionPuzzle:
     def reward(self, completion: str) -> dict[str, float]:
         """ "exact": 1 for the whole of an answer. A right answer among others ("red or blue") is wrong."""
         return {"exact": float(normal(completion) in {normal(answer) for answer in self.answers} - {""})}
+
+    def varied(self, seed: Sequence[int]) -> Self:
+        """Itself: a question is always shown alike."""
+        return self

@@ -243,9 +243,6 @@ class Backbone(Protocol):
     ) -> Read:
         """The same, for the states of the last ``columns`` columns; the recorder is of the last pass."""
 
-    def cached(self, read: Read, recorder: Recorder) -> Cache:
-        """What was read, with what its last column gave."""
-
     def run(
         self,
         embeddings: Tensor,

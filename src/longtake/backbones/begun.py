@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import Cache as KeyValues
 
 from longtake.backbones.attention import Abreast, Recorder
-from longtake.backbones.base import Backbone, Cache, Inputs
+from longtake.backbones.base import Backbone, Cache, Inputs, Read
 from longtake.backbones.keys import crop
 
 
@@ -35,6 +35,12 @@ class Begun:
         """Where each completion's newest column looked, at the columns of the inputs, and any behind them."""
         looks = recorder.means().flatten(0, 1)
         return looks if self.keys is None else looks.gather(1, self.keys)
+
+
+def cached(backbone: Backbone, read: Read, recorder: Recorder) -> Cache:
+    """What was read, with what its last column gave."""
+    logits = backbone.head(read.states[:, -1])
+    return Cache(key_values=read.key_values, length=read.length, logits=logits, attention=recorder.mean())
 
 
 def begin(backbone: Backbone, inputs: Inputs, cache: Cache | None, num_rollouts: int) -> Begun:

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from longtake.backbones.attention import NAME, Abreast, Branches, Recorder, Veil
 from longtake.backbones.base import Cache, Held, Inputs, Prompt, Read
-from longtake.backbones.begun import begin
+from longtake.backbones.begun import begin, cached
 from longtake.backbones.identity import weights_hash
 from longtake.backbones.keys import crop, growing
 from longtake.backbones.layout import Layout, collate, with_answer
@@ -170,14 +170,7 @@ class DecoderBackbone(ABC):
             return cache
         recorder = self.recorder()
         read = self.read(inputs, cache, stop=stop, veil=veil, recorder=recorder)
-        return self.cached(read, recorder)
-
-    def cached(self, read: Read, recorder: Recorder) -> Cache:
-        """What was read, with what its last column gave."""
-        logits = self.head(read.states[:, -1])
-        return Cache(
-            key_values=read.key_values, length=read.length, logits=logits, attention=recorder.mean()
-        )
+        return cached(self, read, recorder)
 
     @torch.no_grad()
     def read(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from longtake.backbones.attention import Veil
 from longtake.backbones.base import Backbone, Cache, Held, Inputs, Read
+from longtake.backbones.begun import cached
 from longtake.backbones.keys import crop, exchange
 from longtake.models.latent import Injected, LatentInjection, LatentSettings, Seen, Thinking
 from longtake.types import LongtakeError
@@ -137,7 +138,7 @@ def think(
     read = backbone.read(whole, held, columns=recorder.columns, recorder=recorder)
     return Thought(
         inputs=whole,
-        cache=backbone.cached(read, recorder),
+        cache=cached(backbone, read, recorder),
         latents=latents,
         attended=recorder.means()[:, :count] if record else None,
         reread=None if made is None or made.looks is None or not record else on_columns(made.looks, whole),

@@ -27,7 +27,7 @@ import dataclasses
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -139,6 +139,9 @@ class FilmPuzzle:
 
     def reward(self, completion: str) -> dict[str, float]:
         return self.asked.reward(completion)
+
+    def varied(self, seed: Sequence[int]) -> FilmPuzzle:
+        return self
 
 
 class Bench:

@@ -132,7 +132,7 @@ def think(
         latents, made = given.expand(batch, -1, -1).to(inputs.embeddings), None
     whole = with_latents(inputs, latents, module)
     count = latents.shape[1]
-    if record and held is not None:
+    if record and held is not None:  # all latents are run once more, as where they look is told of one pass
         held = Held(key_values=held.key_values, length=min(held.length, length + 1))
     recorder = backbone.recorder(count + 1 if record else 1)
     read = backbone.read(whole, held, columns=recorder.columns, recorder=recorder)
@@ -179,11 +179,12 @@ def rolled(
     *,
     through: bool = False,
 ) -> tuple[Injected, Held | None]:
-    """The latents of a prompt, and what of prompt, marker and latents was run for them; None: nothing.
+    """The latents of a prompt, and what of prompt, marker and latents is held behind them; None: nothing.
 
-    The first latents are run together with what is left of the prompt. Where gradients are wanted they go through the
-    last making of each latent, and with ``through`` on into the latents that it was made of; never into the prompt's
-    keys and values. veil: over the prompt, its markers and its latents.
+    held: what is held before, None: nothing; latents that nothing is fed back to leave it so. The first latents are run
+    together with what is left of the prompt. Where gradients are wanted they go through the last making of each latent,
+    and with ``through`` on into the latents that it was made of; never into the prompt's keys and values.
+    veil: over the prompt, its markers and its latents.
     """
     module = backbone.latent
     assert module is not None

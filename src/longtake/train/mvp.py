@@ -94,15 +94,15 @@ class MvpPuzzle:
         drawn = rng.permutation(len(self.record.candidates))[: len(self.record.truth)] + 1
         return self._said(drawn.tolist())
 
+    def varied(self, seed: Sequence[int]) -> Self:
+        """As it is shown at one step of training: turned or not."""
+        return dataclasses.replace(self, turn=self.rendering.drawn_turn(seed))
+
     def _said(self, numbers: Sequence[int]) -> str:
         listed = ", ".join(map(str, numbers))
         thought = "I compare the frames." if self.scoring.form == "think" else ""
         form = FORMS[self.scoring.form].replace("your reasons", thought).removesuffix(", and nothing else")
         return form.format(list=listed)
-
-    def varied(self, seed: Sequence[int]) -> Self:
-        """As it is shown at one step of training: turned or not."""
-        return dataclasses.replace(self, turn=self.rendering.drawn_turn(seed))
 
     def _parts(self, backbone: Backbone) -> Iterator[Part]:
         if self.control == "blind":

@@ -35,7 +35,11 @@ class Rendering:
             raise LongtakeError(f"side is {self.side}, turned {self.turned}; side must be 0 or more, turned 0 to 1")
 
     def of(self, pictures: Sequence[VisualTokens], turn: int | None = None) -> list[VisualTokens]:
-        """The pictures, each of whole cells, as they are shown; differentiable. turn: the rotation's seed."""
+        """The pictures as they are shown; differentiable.
+
+        pictures: tokens ``(rows x columns, dim)`` of one frame each, none left out. turn: the rotation's seed, or none.
+        Raises LongtakeError where ``side`` is more than a picture has.
+        """
         shown = [coarser(picture, self.side) for picture in pictures] if self.side else list(pictures)
         shown = without_mean(shown) if self.relative else shown
         return shown if turn is None else rotated(shown, turn)
@@ -47,7 +51,7 @@ class Rendering:
 
 
 def coarser(picture: VisualTokens, side: int) -> VisualTokens:
-    """A picture of ``side`` by ``side`` tokens, means of its cells.
+    """A picture ``(rows x columns, dim)`` as ``(side x side, dim)``: means of its tokens by place.
 
     Raises LongtakeError for a picture of fewer tokens a side.
     """
@@ -66,7 +70,10 @@ def coarser(picture: VisualTokens, side: int) -> VisualTokens:
 
 
 def without_mean(pictures: Sequence[VisualTokens]) -> list[VisualTokens]:
-    """Each cell less its mean over all pictures of that grid, and all at the size that they had (root mean square)."""
+    """Each cell less its mean over all pictures of that grid, and all at the size that they had (root mean square).
+
+    Pictures that are all the same become 0.
+    """
     means: dict[tuple[int, int, int], Tensor] = {}
     for grid in {picture.grid for picture in pictures}:
         means[grid] = torch.stack([picture.features for picture in pictures if picture.grid == grid]).mean(dim=0)
@@ -76,7 +83,7 @@ def without_mean(pictures: Sequence[VisualTokens]) -> list[VisualTokens]:
 
 
 def rotated(pictures: Sequence[VisualTokens], seed: int) -> list[VisualTokens]:
-    """All tokens turned by one random rotation (or reflection), uniform over all: their products stay."""
+    """All tokens turned by one rotation or reflection ``(dim, dim)``, uniform over all there are: products stay."""
     if not pictures:
         return []
     like = pictures[0].features

@@ -82,7 +82,8 @@ def thinking_flops(
 ) -> float:
     """Of all between a prompt and its answer, but for the columns that are run with the prompt."""
     count, dim, width = thinking.latents, decoder.config.hidden_size, settings.width
-    passes, makings = [0.0], 0
+    passes: list[float] = []
+    makings = 0
     if thinking.mode == "autoregressive":
         passes = [decoder.run(1, prompt + n) for n in range(1, count)] + [decoder.run(2, prompt + count)]
         makings = count

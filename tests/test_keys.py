@@ -13,10 +13,6 @@ def columns(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return drawn[0], drawn[1]
 
 
-def both(layers: int = 2, room: int = 6):
-    return growing(layers, room), DynamicCache()
-
-
 def write(caches, count: int, seed: int) -> None:
     """The same columns into every layer of all caches, which then hold the same."""
     for layer in range(2):
@@ -29,7 +25,7 @@ def write(caches, count: int, seed: int) -> None:
 def test_it_holds_what_a_cache_that_copies_holds(monkeypatch):
     """Written, cropped, written over, more than there is room for, and after rows were chosen by transformers."""
     monkeypatch.setattr(keys, "MOST_SPARE", 2)
-    caches = both()
+    caches = growing(2, 6), DynamicCache()
     for number, (count, kept) in enumerate([(4, 3), (2, 5), (9, 14), (1, 15), (1, 16), (3, 0), (5, 5)]):
         write(caches, count, 10 * number)
         for cache in caches:

@@ -229,7 +229,7 @@ class Backbone(Protocol):
     def prefill(
         self, inputs: Inputs, cache: Cache | None = None, *, stop: int | None = None, veil: Veil | None = None
     ) -> Cache:
-        """Run columns ``[cache.length, stop)`` of the inputs through the language model."""
+        """Run columns ``[cache.length, stop)`` of the inputs through the language model; without gradient."""
 
     def read(
         self,
@@ -241,7 +241,7 @@ class Backbone(Protocol):
         columns: int = 1,
         recorder: Recorder | None = None,
     ) -> Read:
-        """The same, for the states of the last ``columns`` columns; the recorder is of the last pass."""
+        """The same, for the states of the last ``columns`` columns: run in one pass, which the recorder records."""
 
     def run(
         self,

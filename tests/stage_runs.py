@@ -19,6 +19,7 @@ from longtake.data.left_out import Broken
 from longtake.models import VideoLLM
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.processor import VideoLLMProcessor
+from longtake.recipes.stages import group_store
 from longtake.train.align import AlignRecipe, train_align
 from longtake.train.dialogues import Material, Reading
 from longtake.train.recot import ReCoTRecipe, train_recot
@@ -90,7 +91,9 @@ def fresh_model(**changes: object) -> VideoLLM:
     return VideoLLM(tiny.video_llm(**changes).config)
 
 
-def run_stage(stage: str, data: Path, output: Path, *, stored: bool = False, held: bool = False, **changes) -> None:
+def run_stage(
+    stage: str, data: Path, output: Path, *, stored: bool = False, grouped: bool = False, held: bool = False, **changes
+) -> None:
     """One stage on a fresh tiny model. changes: of the recipe, or of its fit where they are the fit's."""
     model = fresh_model()
     made_by = VideoLLMProcessor.from_config(tiny.tokenizer(), model.config)
@@ -98,7 +101,8 @@ def run_stage(stage: str, data: Path, output: Path, *, stored: bool = False, hel
     own = {"reading": dataclasses.replace(READING, max_broken=changes.pop("max_broken", 0.01))} | own
     features = store(model, output.parent / "features") if stored else None
     (whole,) = sources(data)
-    material = Material(sources=(whole,), held=whole if held else None, store=features)
+    groups = group_store(model, output.parent / "groups", "fp32", torch.device("cpu")) if grouped else None
+    material = Material(sources=(whole,), held=whole if held else None, store=features, groups=groups)
     if stage == "align":
         train_align(AlignRecipe(fit=fit(**changes), **own), model, made_by, material, output)
     else:

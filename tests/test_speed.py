@@ -121,15 +121,32 @@ def test_training_has_all_its_figures(trainer):
     assert all(value > 0 for value in ratios.values())
 
 
+def test_where_the_compressor_does_not_learn_a_step_begins_behind_it():
+    trainer = train.Trainer("tiny", "cpu", ["projector"], False)
+    features = trainer.encode(train.random_pixels(trainer.model.config, 8))
+    tokens = trainer.compressor_pass(features)
+    moved = []
+    for step in (lambda: trainer.answer_step("compressed", features), lambda: trainer.align_step(tokens, 8)):
+        trainer.learn = lambda loss: moved.append(torch.autograd.grad(loss, trainer.model.projector.parameters()))  # type: ignore[method-assign]
+        step()
+    for whole, stored in zip(*moved, strict=True):
+        torch.testing.assert_close(stored, whole)
+    found = train.times(train.Trainer("tiny", "cpu", ["projector"], False), 8, 1)
+    ratios = train.ratios(Namespace(size="tiny", learns=["projector"], checkpointing=False), 8, found)
+    assert ratios["stored"] == found["plain"]["step_seconds"] / found["compressed"]["stored_seconds"]
+    assert ratios["expected_stored"] > ratios["expected_step"]
+
+
 def test_training_at_real_size_has_the_ratios_worked_by_hand():
     """Of the decoder's products with weights all but the last of each layer are computed again, of attention all."""
     options = Namespace(size="3b", learns=["projector", "decoder"], checkpointing=True)
-    step, whole = train.expected_ratios(options, 256)
+    step, stored, whole = train.expected_ratios(options, 256)
     cost = {}
     for arm, group, shrink in (("compressed", 144, 4), ("plain", 576, 1)):
         n = 64 * (group + train.STAMP) + train.TEXT + train.ANSWER
         last = n * 36 * 2 * 2048 * 11008
         cost[arm] = n * WEIGHTS * 4 - last + n**2 / 2 * PAIR * 4.5 + 256 * PROJECTOR / shrink * 2.6
+    assert stored == pytest.approx(cost["plain"] / cost["compressed"], rel=0.01)
     cost["compressed"] += 256 * DTS
     assert step == pytest.approx(cost["plain"] / cost["compressed"], rel=0.01)
     assert whole == pytest.approx((cost["plain"] + 256 * TOWER) / (cost["compressed"] + 256 * TOWER), rel=0.01)
@@ -316,11 +333,10 @@ def test_stored_features_and_whole_commands(tmp_path, capsys):
     about, recot, align = map(json.loads, capsys.readouterr().out.splitlines())
     assert about["torch"] == torch.__version__
     for row, stage in ((recot, "recot"), (align, "align")):
-        spent = {name: row[f"{name}_seconds"] for name in ("read", "tower", "step", "load")}
+        spent = {name: row[f"{name}_seconds"] for name in ("read", "tower", "compress", "step", "load")}
+        encoding = sum(spent[name] for name in ("read", "tower", "compress", "step"))
         assert row["stage"] == stage
-        assert row["ratio"] == pytest.approx(
-            (spent["read"] + spent["tower"] + spent["step"]) / (spent["load"] + spent["step"])
-        )
+        assert row["ratio"] == pytest.approx(encoding / (spent["load"] + spent["step"]))
         assert row["store_samples_per_second"] / row["encode_samples_per_second"] == pytest.approx(row["ratio"])
     small = ["--size", "tiny", "--frames", "8", "--repeats", "1", "--json"]
     for module, options in ((infer, [*small, "--answer", "2"]), (train, ["arms", *small, "--learns", "projector"])):

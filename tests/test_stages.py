@@ -92,6 +92,18 @@ def test_stored_features_are_trained_on(data, tmp_path):
         run_stage("sft", data, tmp_path / "no", stored=True, train_tower=True)
 
 
+def test_align_runs_the_frozen_dts_once_a_clip(data, tmp_path):
+    """Its tokens are kept, so that of ten rows the eight that show something are compressed once each in six steps."""
+    run_stage("align", data, tmp_path / "anew", stored=True, held=True)
+    run_stage("align", data, tmp_path / "kept", stored=True, grouped=True, held=True)
+    assert len(list((tmp_path / "groups").rglob("*.safetensors"))) == 8
+    for name in ("loss", "norm", "held_loss"):
+        anew, kept = logged(tmp_path / "anew", name), logged(tmp_path / "kept", name)
+        assert list(kept.values()) == pytest.approx(list(anew.values()), rel=1e-4)
+    run_stage("align", data, tmp_path / "again", stored=True, grouped=True, held=True)
+    assert logged(tmp_path / "again") == logged(tmp_path / "kept")
+
+
 def test_the_loss_is_weighted_by_tokens(data, tmp_path):
     """However a step is cut into micro-batches, its loss and gradient are the same."""
     for rows in (1, 3, 4):

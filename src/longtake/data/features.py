@@ -42,10 +42,12 @@ class Features:
 
     features: bfloat16 ``(frames, rows, columns, dim)``; a view of a file where it comes from a store.
     seconds: float64 ``(frames,)``.
+    name: tells them from all others of any store; "" where they come from none.
     """
 
     features: Tensor
     seconds: NDArray[np.float64]
+    name: str = ""
 
     def __post_init__(self) -> None:
         if self.features.ndim != 4 or self.features.dtype != torch.bfloat16:
@@ -199,7 +201,7 @@ def load(file: Path, key: str) -> Features | None:
         return None
     # unlike numpy's, this mapping keeps no file open, so that there may be thousands
     mapped = torch.from_file(str(file), shared=False, size=(start + split) // 2, dtype=torch.bfloat16)
-    return Features(features=mapped[start // 2 :].view(shape), seconds=seconds)
+    return Features(features=mapped[start // 2 :].view(shape), seconds=seconds, name=file.stem)
 
 
 def _header(source: BinaryIO) -> tuple[dict[str, Any], int]:

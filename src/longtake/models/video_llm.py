@@ -206,9 +206,16 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
 
     def project(self, groups: Tensor) -> Tensor:
         """DTS tokens ``(groups, rows, columns, dim)`` to ``(groups, rows / pool, columns / pool, hidden)``."""
-        if self.config.pool_after_projector:
-            return average_pool(self.projector(groups), self.config.pool)
-        return self.projector(average_pool(groups, self.config.pool))
+        return self.projected(self.before_projector(groups))
+
+    def before_projector(self, groups: Tensor) -> Tensor:
+        """DTS tokens as the projector takes them: pooled, unless the pool comes after it."""
+        return groups if self.config.pool_after_projector else average_pool(groups, self.config.pool)
+
+    def projected(self, tokens: Tensor) -> Tensor:
+        """What ``before_projector`` gives to ``(groups, rows / pool, columns / pool, hidden)``."""
+        projected = self.projector(tokens)
+        return average_pool(projected, self.config.pool) if self.config.pool_after_projector else projected
 
     def video_tokens(self, pixel_values: Tensor) -> Tensor:
         """One video's normalised frames ``(frames, 3, height, width)`` to ``(tokens, hidden)``, groups in order."""

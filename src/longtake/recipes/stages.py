@@ -1,12 +1,14 @@
 """Runs a recipe's stages one after the other in an output folder, each from what the one before it left.
 
-``start/`` holds the model before any stage, ``features/`` the frozen tower's features, and each stage's folder its
-settings, log, checkpoints and result.
+``start/`` holds the model before any stage, ``features/`` the frozen tower's features, ``groups/`` what a frozen DTS
+makes of those, and each stage's folder its settings, log, checkpoints and result.
 """
 
 from __future__ import annotations
 
+import copy
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +25,7 @@ from longtake.data.conversations.conversations import Conversation, read_convers
 from longtake.data.conversations.media import MediaReader
 from longtake.data.conversations.order import Source
 from longtake.data.features import FeatureStore
+from longtake.data.groups import GroupStore
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM
@@ -105,7 +108,8 @@ def run_stage(recipe: Recipe, stage: str, data: DataFiles, output: Path, process
         model.vision_tower.to(processes.device)
         train_recot(own, model.config, train, folder, held=held, start_from=model.dts)
     elif stage == "align":
-        train_align(own, model, processor, material(data, store), folder)
+        groups = group_store(model, output / "groups", own.fit.precision, processes.device)
+        train_align(own, model, processor, material(data, store, groups), folder)
     else:
         train_sft(own, model, processor, material(data, None if own.train_tower else store), folder)
 
@@ -203,6 +207,22 @@ def feature_store(model: VideoLLM, folder: Path, precision: str) -> FeatureStore
     return FeatureStore(folder, name, encode, frame_size=(side, side))
 
 
+def group_store(model: VideoLLM, folder: Path, precision: str, device: torch.device) -> GroupStore:
+    """What the frozen DTS and pool make of the tower's features.
+
+    It has a DTS of its own: processes that share a model's weights must call its parts equally often.
+    """
+    dts, config = copy.deepcopy(model.dts).to(device).eval(), model.config
+    made = f"{config.grid}-{config.dts_layout}-{config.pool}-{config.pool_after_projector}-{precision}"
+    name = f"{weights_hash(dts)}-{zlib.crc32(made.encode()):08x}"
+
+    def compress(features: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return model.before_projector(dts(model.split_groups(features.to(device))))
+
+    return GroupStore(folder, name, compress)
+
+
 def sources_of(data: DataFiles) -> tuple[Source, ...]:
     """The data's files as sources by weight."""
     return tuple(
@@ -216,10 +236,10 @@ def conversations_of(data: DataFiles) -> list[Conversation]:
     return [conversation for source in sources_of(data) for conversation in source.conversations]
 
 
-def material(data: DataFiles, store: FeatureStore | None) -> Material:
+def material(data: DataFiles, store: FeatureStore | None, groups: GroupStore | None = None) -> Material:
     """What a stage with words learns from."""
     held = Source(name="held", conversations=read_conversations(data.held, data.media)) if data.held else None
-    return Material(sources=sources_of(data), held=held, store=store)
+    return Material(sources=sources_of(data), held=held, store=store, groups=groups)
 
 
 def clips_of(recipe: ReCoTRecipe, store: FeatureStore, conversations: Sequence[Conversation]) -> StoreClips:

@@ -40,7 +40,7 @@ def train_align(
     only_projector(model)
     if fit.checkpointing:
         recompute_layers(model)
-    run, desk = Run(fit, accelerator, AnswerLoss(model), folder), Desk(processor)
+    run, desk = Run(fit, accelerator, AnswerLoss(model, material.groups), folder), Desk(processor)
     data = loader(recipe.reading, fit, processor, material.sources, material.store, accelerator)
     held = material.held and loader(recipe.reading, fit, processor, [material.held], material.store, accelerator)
     steps = fit.steps or fit.epochs * data.order.steps_per_epoch

@@ -16,6 +16,7 @@ from longtake.backbones.products import train_by_products
 from longtake.data.conversations.batches import Batch
 from longtake.data.conversations.media import MediaClip
 from longtake.data.features import Features
+from longtake.data.groups import GroupStore
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.scorer import LegacySelector, QueryScorer, straight_through
 from longtake.models.video_llm import FRAMES_PER_PASS, VideoLLM
@@ -30,9 +31,10 @@ class AnswerLoss(nn.Module):
     it; which tokens are dropped is told from outside. Frames pass the tower, features of a store go past it.
     """
 
-    def __init__(self, model: VideoLLM) -> None:
+    def __init__(self, model: VideoLLM, groups: GroupStore | None = None) -> None:
+        """groups: what all that is frozen before the projector makes of clips; None: it is made at every call."""
         super().__init__()
-        self.model = model
+        self.model, self.groups = model, groups
         train_by_products(model.language_model)
 
     @property
@@ -50,8 +52,7 @@ class AnswerLoss(nn.Module):
 
         Every trained weight has a gradient afterwards, zero where the batch does not use it.
         """
-        groups = self.visual_groups(batch.clips)
-        tokens = self.model.project(self.model.dts(groups)).flatten(0, 2)
+        tokens = self.model.projected(self.compressed(batch.clips)).flatten(0, 2)
         questions = self.question_states(batch.question_ids)
         scored = self.scored(tokens, questions, columns)
         ids = columns.ids.to(self.device)
@@ -71,6 +72,17 @@ class AnswerLoss(nn.Module):
         loss = F.cross_entropy(logits, labels[:, 1:][learned], reduction="sum")
         unused = scored.float().sum() + states.last_hidden_state.float().sum() + idle
         return loss + 0.0 * unused
+
+    def compressed(self, clips: Sequence[MediaClip]) -> Tensor:
+        """What the projector takes of all clips, ``(groups, rows, columns, dim)``; one group of zeros for none."""
+        if self.groups is None:
+            return self.model.before_projector(self.model.dts(self.visual_groups(clips)))
+        stored = [clip for clip in clips if isinstance(clip, Features)]
+        assert len(stored) == len(clips), "only features of a store are kept as groups"
+        if stored:
+            return torch.cat([self.groups.get(clip).to(self.device) for clip in stored])
+        hidden = self.model.config.vision_config.hidden_size
+        return self.model.before_projector(torch.zeros(1, *self.model.config.grid, hidden, device=self.device))
 
     def visual_groups(self, clips: Sequence[MediaClip]) -> Tensor:
         """All clips' features, ``(groups, frames_per_group, rows, columns, dim)``; one group of zeros for none."""

@@ -15,6 +15,7 @@ from longtake.data.conversations.examples import ExampleMaker
 from longtake.data.conversations.media import MediaReader, VariableSampling
 from longtake.data.conversations.order import Order, Source
 from longtake.data.features import FeatureStore
+from longtake.data.groups import GroupStore
 from longtake.models.processor import VideoLLMProcessor, stamp_text
 from longtake.train.columns import Columns, columns_of, draw_kept
 from longtake.train.run import Fit, Run
@@ -53,12 +54,14 @@ class Material:
     """The conversations that a stage learns from and is measured on.
 
     sources: conversations by weight. held: those it is measured on; None: it is not measured. store: where a frozen
-    tower's features are; None: frames are encoded whenever they are met.
+    tower's features are; None: frames are encoded whenever they are met. groups: where what a frozen DTS makes of those
+    is; None: it is made at every step.
     """
 
     sources: tuple[Source, ...]
     held: Source | None = None
     store: FeatureStore | None = None
+    groups: GroupStore | None = None
 
 
 def loader(

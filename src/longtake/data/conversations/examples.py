@@ -18,6 +18,7 @@ from torch import Tensor
 
 from longtake.data.conversations.conversations import Conversation
 from longtake.data.conversations.media import MediaClip, MediaReader
+from longtake.data.features import Features
 from longtake.models.processor import IMAGE_MARK, VIDEO_MARK, VideoLLMProcessor
 from longtake.types import IGNORE, Frames, LongtakeError
 
@@ -229,4 +230,5 @@ def evenly(clip: MediaClip, count: int) -> MediaClip:
     kept = ((np.arange(count) + 0.5) * len(clip) / count).astype(np.int64)
     if isinstance(clip, Frames):
         return Frames(pixels=clip.pixels[kept], seconds=clip.seconds[kept])
-    return type(clip)(features=clip.features[torch.from_numpy(kept)], seconds=clip.seconds[kept])
+    name = clip.name and f"{clip.name}-{count}"
+    return Features(features=clip.features[torch.from_numpy(kept)], seconds=clip.seconds[kept], name=name)

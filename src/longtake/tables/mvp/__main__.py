@@ -81,17 +81,14 @@ def make(site: Site, options: argparse.Namespace) -> AblationTable | None:
     table.warm()
     costs = table.costs()
     spent = {name: float(f"{cost.operations / 1e12:.3g}") for name, cost in costs.items()}
-    settings = settings_of(options, "mvp", ("puzzles", "footage", "start"), own=("steps", "set"))
+    settings = settings_of(options, "mvp", ("puzzles", "footage", "start"), own=("set",))
     return with_settings(table.run(costs), **settings, **{"operations of one, 10^12": spent})
 
 
 def recipe_of(options: argparse.Namespace) -> MvpRecipe:
     """The recipe of one seed that all tables stand on."""
     recipe = smallest() if options.size == "smallest" else mvp()
-    steps = recipe.grpo.fit.steps if options.steps is None else options.steps
-    fit = replace(recipe.grpo.fit, steps=steps)
-    start = replace(recipe.start, folder=options.start)
-    recipe = replace(recipe, start=start, grpo=replace(recipe.grpo, fit=fit))
+    recipe = replace(recipe, start=replace(recipe.start, folder=options.start))
     for assignment in options.set:
         recipe = changed(recipe, assignment)
     return drawn_evenly(recipe)
@@ -103,8 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = common_parser("mvp", __doc__, TABLES, ".cache/mvp-ablations")
     parser.add_argument("--puzzles", type=Path, required=True, help="what longtake synth mvp wrote")
     parser.add_argument("--start", default="", help="folder of the model to begin from; else the one in the package")
-    parser.add_argument("--steps", type=int, default=None, help="of policy optimisation; the recipe's without it")
-    told = "name=value of the recipe, as puzzles.levels=L1,L2; several times"
+    told = "name=value of the recipe, as puzzles.levels=L1,L2 or grpo.fit.steps=200; several times"
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=told)
     options = parser.parse_args(arguments)
     require_extra()

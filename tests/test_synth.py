@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import make_videos
@@ -25,7 +26,7 @@ from fakes import write_video
 from longtake import cli
 from longtake.backbones import load_backbone
 from longtake.cli.synth import make_gatherer, read_levels
-from longtake.data.puzzles.footage import find_footage, fps_of, frames_folder, pixel_features, source_of
+from longtake.data.puzzles.footage import find_footage, fps_of, frames_folder, pixel_features, small_pictures, source_of
 from longtake.data.puzzles.framefile import FrameFile, encoded
 from longtake.data.puzzles.mvp import LEVELS
 from longtake.data.puzzles.puzzle_file import PuzzleRecord, read_records
@@ -315,6 +316,14 @@ def test_a_tower_by_itself_embeds_as_in_its_model(media, tmp_path):
     assert np.array_equal(held["tower"][0], held["model"][0])
     assert held["tower"][1].startswith("siglip_vision_model-")
     assert held["model"][1] != held["tower"][1]
+
+
+@pytest.mark.parametrize("size", [(180, 320), (7, 9), (16, 16), (33, 50), (101, 16)])
+def test_small_pictures_are_those_of_adaptive_pooling(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *size, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
+    for shown in (pixels, np.ascontiguousarray(pixels)):
+        expected = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(shown.copy()).float(), 16)
+        torch.testing.assert_close(small_pictures(shown, 16), expected, rtol=0, atol=1e-4)
 
 
 def test_pixel_features_of_grey_have_a_direction():

@@ -196,6 +196,23 @@ def on_places(features: Tensor) -> Tensor:
 
 def pixel_features(frames: Frames) -> Tensor:
     """Pictures of 16 by 16 pixels, centred, as features ``(frames, 1, 1, dim)``: an embedding without a model."""
-    small = F.adaptive_avg_pool2d(torch.from_numpy(np.ascontiguousarray(frames.pixels)).float(), 16)
-    flat = small.flatten(1) / 127.5 - 1
+    flat = small_pictures(frames.pixels, 16).flatten(1) / 127.5 - 1
     return F.pad(flat, (0, 1), value=1.0)[:, None, None]  # so that grey has a direction too
+
+
+def small_pictures(pixels: NDArray[np.uint8], side: int) -> Tensor:
+    """What ``F.adaptive_avg_pool2d`` makes of ``(frames, 3, height, width)`` that lies in memory as it is decoded, a
+    pixel's colours side by side, twice as fast; sums of whole numbers, which are exact in any order."""
+    count, colours, height, width = pixels.shape
+    down, across = spans(height, side), spans(width, side)
+    lines = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))).view(count, height, width * colours)
+    summed = torch.stack([lines[:, begin:end].float().sum(1) for begin, end in down], 1)
+    summed = summed.view(count, side, width, colours)
+    summed = torch.stack([summed[:, :, begin:end].sum(2) for begin, end in across], 2)
+    area = np.outer(*([end - begin for begin, end in both] for both in (down, across)))
+    return summed.permute(0, 3, 1, 2) / torch.from_numpy(area)
+
+
+def spans(size: int, parts: int) -> list[tuple[int, int]]:
+    """Where each of ``parts`` equal parts of ``size`` pixels begins and ends, whole pixels it touches."""
+    return [(part * size // parts, -(-(part + 1) * size // parts)) for part in range(parts)]

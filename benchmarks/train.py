@@ -10,10 +10,10 @@ each. ``step`` begins from the tower's features; ``whole`` adds the tower, as wh
 does not learn (``--learns projector``) ``stored`` begins from its tokens, as alignment does. ``ceiling`` is what
 ``whole`` would gain if nothing but the tower took time; ``compressor`` is its forward and backward pass alone.
 
-``store``: samples of 16 frames at 1 a second of drawn videos (16:9 of so many lines, 30 frames a second, H.264). Either each step
-reads and encodes its videos (4, as a micro-batch of the recipe ``embedded``), or it takes from stores that were filled
-before what its stage takes: ReCoT the tower's features, alignment what the frozen DTS makes of them. ``decoded`` is the
-gain where reading a video costs nothing. Medians of each part of a sample count.
+``store``: samples of 16 frames at 1 a second of drawn videos (16:9 of so many lines, 30 frames a second, H.264).
+Either each step reads and encodes its videos (4, as a micro-batch of the recipe ``embedded``), or it takes from stores
+that were filled before what its stage takes: ReCoT the tower's features, alignment what the frozen DTS makes of them.
+``decoded`` is the gain where reading a video costs nothing. Medians of each part of a sample count.
 """
 
 from __future__ import annotations
@@ -408,7 +408,8 @@ def _batch(lesson: ReCoTLesson, paths: list[Path]) -> Clock:
 def print_store(found: dict[str, Any]) -> None:
     spent = ", ".join(f"{name} {1000 * found[f'{name}_seconds']:.1f}" for name in SPANS)
     print(
-        f"{found['stage']:6} {found['lines']} lines: {found['samples']} samples in steps of {found['batch']}: ms a sample: {spent}; "
+        f"{found['stage']:6} {found['samples']} samples in steps of {found['batch']}, videos of {found['lines']} lines: "
+        f"ms a sample: {spent}; "
         f"{found['encode_samples_per_second']:.2f} samples/s encoding, {found['store_samples_per_second']:.2f} stored: "
         f"{found['ratio']:.2f} times as many (without reading {found['decoded_ratio']:.2f})"
     )

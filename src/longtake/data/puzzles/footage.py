@@ -209,8 +209,8 @@ def small_pictures(pixels: NDArray[np.uint8], side: int) -> Tensor:
     summed = torch.stack([lines[:, begin:end].float().sum(1) for begin, end in down], 1)
     summed = summed.view(count, side, width, colours)
     summed = torch.stack([summed[:, :, begin:end].sum(2) for begin, end in across], 2)
-    area = np.outer(*([end - begin for begin, end in both] for both in (down, across)))
-    return summed.permute(0, 3, 1, 2) / torch.from_numpy(area)
+    tall, wide = (torch.tensor([end - begin for begin, end in both]) for both in (down, across))
+    return summed.permute(0, 3, 1, 2) / (tall[:, None] * wide)
 
 
 def spans(size: int, parts: int) -> list[tuple[int, int]]:

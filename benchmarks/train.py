@@ -408,7 +408,7 @@ def _batch(lesson: ReCoTLesson, paths: list[Path]) -> Clock:
 def print_store(found: dict[str, Any]) -> None:
     spent = ", ".join(f"{name} {1000 * found[f'{name}_seconds']:.1f}" for name in SPANS)
     print(
-        f"{found['stage']:6} {found['samples']} samples in steps of {found['batch']}, videos of {found['lines']} lines: "
+        f"{found['stage']:6} {found['lines']} lines, {found['samples']} samples in steps of {found['batch']}: "
         f"ms a sample: {spent}; "
         f"{found['encode_samples_per_second']:.2f} samples/s encoding, {found['store_samples_per_second']:.2f} stored: "
         f"{found['ratio']:.2f} times as many (without reading {found['decoded_ratio']:.2f})"

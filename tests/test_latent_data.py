@@ -9,6 +9,7 @@ import torch
 from grpo_runs import own
 from longtake.data.conversations.conversations import Conversation, Media, Turn, read_conversations
 from longtake.data.conversations.media import MediaReader, VariableSampling
+from longtake.data.left_out import Broken
 from longtake.recipes import settings, stages
 from longtake.recipes.debug import debug
 from longtake.recipes.latent import latent
@@ -18,11 +19,15 @@ from longtake.types import LongtakeError
 from stage_runs import READING, logged, write_set
 
 
+def none_broken() -> Broken:
+    return Broken(count=1, share=0.0)
+
+
 def test_every_question_has_its_answer_and_the_videos_tokens(tmp_path):
     backbone = own()
     conversations = read_conversations(write_set(tmp_path, rows=4), tmp_path)
     reader = MediaReader(READING.sampling, seed=0, frame_size=backbone.frame_size)
-    found = questions_of(conversations, reader, backbone)
+    found = questions_of(conversations, reader, backbone, none_broken())
     assert [(puzzle.name, puzzle.answers) for puzzle in found] == [
         ("row0/1", ("red",)), ("row1/1", ("green",)), ("row2/1", ("blue",)), ("row3/1", ("nothing 3",))
     ]  # fmt: skip
@@ -39,7 +44,7 @@ def test_turns_share_a_video_and_are_learned_one_by_one(tmp_path):
     more = (Turn(role="user", parts=("And?",)), Turn(role="assistant", parts=("No.",)))
     both = dataclasses.replace(first, turns=(*first.turns, *more))
     reader = MediaReader(READING.sampling, seed=0, frame_size=backbone.frame_size)
-    one, two = questions_of([both], reader, backbone)
+    one, two = questions_of([both], reader, backbone, none_broken())
     assert (two.name, two.question, two.answers) == ("row0/2", "And?", ("No.",))
     assert two.tokens is one.tokens
 
@@ -51,9 +56,9 @@ def test_several_media_and_system_turns_are_refused(tmp_path):
     system = Conversation(name="told", turns=(Turn(role="system", parts=("Be short.",)), *several.turns))
     reader = MediaReader(READING.sampling, seed=0)
     with pytest.raises(LongtakeError, match="two: has 2 media"):
-        questions_of([several], reader, own())
+        questions_of([several], reader, own(), none_broken())
     with pytest.raises(LongtakeError, match="told: .* a turn of the system"):
-        questions_of([system], reader, own())
+        questions_of([system], reader, own(), none_broken())
 
 
 def test_denser_sampling():

@@ -116,6 +116,20 @@ def test_pre_training_names_broken_files_and_stops_above_a_share(broken, tmp_pat
     assert len(logged(tmp_path / "recot")) == 6
 
 
+def test_thinking_names_broken_videos_and_stops_above_a_share(broken, healthy, tmp_path, capsys):
+    data = DataFiles(files=((broken / "set.jsonl", 1.0),), media=broken, held=healthy / "set.jsonl")
+    few = ("latent.fit.steps=2", "latent.fit.batch=4")
+    with pytest.raises(LongtakeError, match=r"1 of 10 conversations have broken .*4\.mp4.* or raise max_broken"):
+        stages.run(small(*few), ["latent"], data, tmp_path)
+    file = tmp_path / "latent" / "left_out.json"
+    assert named(file) == ["row4"]
+    file.unlink()
+    stages.run(small(*few, "latent.reading.max_broken=0.1"), ["latent"], data, tmp_path)
+    assert named(file) == ["row4"]
+    assert f"1 were left out; {file} names them" in capsys.readouterr().err
+    assert len(logged(tmp_path / "latent")) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["align", "sft"])
 def test_processes_count_one_conversation_once(broken, tmp_path, stage):

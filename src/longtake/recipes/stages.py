@@ -26,6 +26,7 @@ from longtake.data.conversations.media import MediaReader
 from longtake.data.conversations.order import Source
 from longtake.data.features import FeatureStore
 from longtake.data.groups import GroupStore
+from longtake.data.left_out import Broken
 from longtake.models.preprocess import normalised_pixels
 from longtake.models.processor import VideoLLMProcessor
 from longtake.models.video_llm import VideoLLM
@@ -33,6 +34,7 @@ from longtake.outputs import write_json
 from longtake.recipes.costs import estimate
 from longtake.recipes.recipe import STAGES, DataFiles, Recipe
 from longtake.recipes.settings import flat
+from longtake.train import left_out
 from longtake.train.align import train_align
 from longtake.train.checkpoint import room_in
 from longtake.train.dialogues import Material
@@ -122,26 +124,33 @@ def stage_settings(recipe: Any, data: DataFiles, origin: str) -> dict[str, Any]:
 def think_stage(
     recipe: LatentRecipe, backbone: Backbone, origin: str, data: DataFiles, folder: Path, processes: Accelerator
 ) -> None:
-    """Every question of every conversation, whatever its file's weight, with its video encoded once for all steps."""
+    """Every question of every conversation, whatever its file's weight, with its video encoded once for all steps.
+
+    Every process reads all of them, so that each knows what cannot be read.
+    """
     if processes.is_main_process:
         check_settings(folder, stage_settings(recipe, data, origin))
     backbone.model.to(processes.device).eval()
 
-    def questions(conversations: Sequence[Conversation], times: int) -> list[QuestionPuzzle]:
+    asked = conversations_of(data)
+    held = read_conversations(data.held, data.media) if data.held else []
+    books = {
+        file: Broken(count=len(of), share=recipe.reading.max_broken)
+        for file, of in (("left_out.json", asked), ("left_out_held.json", held))
+    }
+
+    def questions(conversations: Sequence[Conversation], file: str, times: int = 1) -> list[QuestionPuzzle]:
         sampling = recipe.reading.sampling.denser(times)
         reader = MediaReader(sampling, seed=recipe.fit.seed, frame_size=backbone.frame_size)
-        return questions_of(conversations, reader, backbone)
+        return questions_of(conversations, reader, backbone, books[file])
 
-    asked = conversations_of(data)
-    dense = questions(asked, 2) if recipe.teacher == "dense" and recipe.align else []
-    train_latent(
-        recipe,
-        backbone,
-        questions(asked, 1),
-        folder,
-        held=questions(read_conversations(data.held, data.media), 1) if data.held else (),
-        dense={puzzle.name: puzzle.tokens for puzzle in dense if puzzle.tokens is not None},
-    )
+    with left_out.written(folder, books):
+        dense = questions(asked, "left_out.json", 2) if recipe.teacher == "dense" and recipe.align else []
+        learned, watched = questions(asked, "left_out.json"), questions(held, "left_out_held.json")
+    if processes.is_main_process:
+        left_out.announce(folder, books)
+    by_name = {puzzle.name: puzzle.tokens for puzzle in dense if puzzle.tokens is not None}
+    train_latent(recipe, backbone, learned, folder, held=watched, dense=by_name)
 
 
 def begun(folder: Path) -> bool:

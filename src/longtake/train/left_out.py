@@ -55,10 +55,16 @@ def share(run: Run, books: Books) -> None:
 
 def tell(run: Run, books: Books) -> None:
     """Say at the end how much was left out, and where it is named."""
+    if run.is_main:
+        announce(run.folder, books)
+
+
+def announce(folder: Path, books: Books) -> None:
+    """The same, for one process to call."""
     for file, broken in books.items():
-        if broken.all and run.is_main:
-            write(run.folder / file, broken)
-            print(f"{len(broken.all)} were left out; {run.folder / file} names them", file=sys.stderr, flush=True)
+        if broken.all:
+            write(folder / file, broken)
+            print(f"{len(broken.all)} were left out; {folder / file} names them", file=sys.stderr, flush=True)
 
 
 @contextmanager

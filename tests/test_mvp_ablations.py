@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from longtake.tables.mvp.__main__ import TABLES, main, recipe_of
 from longtake.tables.mvp.held import equal_steps
 from longtake.tables.mvp.site import Site, cached_costs, measured, smallest, work_name
 from longtake.tables.operations import Cost
-from longtake.tables.table_command import settings_of
+from longtake.tables.table_command import common_parser, options_of, settings_of
 
 SOURCES = np.arange(40) // 4
 DOMAINS = ("drawn", "drawn", "filmed", "filmed") * 10
@@ -160,6 +161,16 @@ def test_settings_of_the_recipe_are_set_by_name_and_told_in_the_command():
         "python -m longtake.tables.mvp held --puzzles FOLDER --seeds 0 --size smallest "
         "--set puzzles.form=direct --set warm.fit.steps=7 --set grpo.fit.steps=3"
     )
+
+
+def test_the_smallest_size_leaves_the_tables_in_docs_alone():
+    parser = common_parser("mvp", None, ["held"], "work")
+    for words, folder in (
+        (["held"], "docs/results"),
+        (["held", "--size", "smallest", "--work", "here"], "here/results"),
+        (["held", "--size", "smallest", "--results", "there"], "there"),
+    ):
+        assert options_of(parser, words).results == Path(folder)
 
 
 def test_other_settings_and_puzzles_have_a_work_folder_of_their_own(tmp_path):

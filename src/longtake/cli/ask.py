@@ -46,7 +46,9 @@ def ask(
     max_frames: MaxFramesOption = None,
     start: StartOption = None,
     stop: StopOption = None,
-    select: Annotated[Select, typer.Option(help="How to choose visual tokens when not all fit.")] = Select.query,
+    select: Annotated[
+        Select, typer.Option(help="When not all visual tokens fit: by the question (query), evenly, or at random.")
+    ] = Select.query,
     budget: Annotated[int | None, typer.Option(help="Keep at most so many visual tokens.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 64,
     latents: Annotated[

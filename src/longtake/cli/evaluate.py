@@ -33,17 +33,17 @@ evaluations = typer.Typer(help="Measure a model.", no_args_is_help=True)
 @evaluations.command()
 def probe(
     frames: Annotated[list[int], typer.Option(help="Frames a video, 1 a second; may be given several times.", min=8)],
-    samples: Annotated[int, typer.Option(help="Videos a length, each with up to 20 questions.", min=1)] = 25,
+    samples: Annotated[int, typer.Option(help="Videos of each length, each with up to 20 questions.", min=1)] = 25,
     seed: SeedOption = 0,
     keep: Annotated[
         list[float] | None,
         typer.Option(help="Share of the visual tokens to keep; may be given several times.", min=0.0001, max=1.0),
     ] = None,
-    oracle: Annotated[bool, typer.Option(help="Ask with the needles' groups kept, too.")] = False,
-    begin: Annotated[int, typer.Option(help="Time of the first frame, as in a part of a longer video.", min=0)] = 0,
+    oracle: Annotated[bool, typer.Option(help="Ask also with what shows the answer kept: the upper bound.")] = False,
+    begin: Annotated[int, typer.Option(help="As if the video began at this second of a longer one.", min=0)] = 0,
     haystack: HaystackOption = None,
     cache: CacheOption = CACHE,
-    plot: Annotated[Path | None, typer.Option(help="Write a depth-by-length heat-map here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a depth-by-length heat-map here (needs the extra plot).")] = None,
     model: ModelOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -72,7 +72,7 @@ def probe(
 
 @evaluations.command()
 def hops(
-    frames: Annotated[int, typer.Option(help="Frames a video, 1 a second; at least 15.")] = 16,
+    frames: Annotated[int, typer.Option(help="Frames a video, 1 a second; at least 10.")] = 16,
     samples: Annotated[int, typer.Option(help="Questions, each about its own video.", min=1)] = 100,
     seed: SeedOption = 0,
     haystack: HaystackOption = None,

@@ -25,11 +25,20 @@ def common_parser(family: str, about: str | None, tables: Iterable[str], work: s
     footage = "a folder of videos for the probe world; drawn scenes alone without it"
     parser.add_argument("--footage", type=Path, default=None, help=footage)
     parser.add_argument("--work", type=Path, default=Path(work))
-    parser.add_argument("--results", type=Path, default=Path("docs/results"))
+    kept = "where the table goes; default: docs/results, of the smallest size WORK/results"
+    parser.add_argument("--results", type=Path, default=None, help=kept)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--size", choices=["smallest", "full"], default="full")
     parser.add_argument("--dry-run", action="store_true", help="print the estimated cost and stop")
     return parser
+
+
+def options_of(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """What the command line says; the smallest size never takes the place of a table in docs unless it is told to."""
+    options = parser.parse_args(arguments)
+    if options.results is None:
+        options.results = options.work / "results" if options.size == "smallest" else Path("docs/results")
+    return options
 
 
 def estimate_text(parts: Sequence[Part]) -> str:

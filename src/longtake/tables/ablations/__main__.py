@@ -29,7 +29,7 @@ from longtake.tables.ablations.tables import Plan, run_plan
 from longtake.tables.ablations.world import BANK_FRAMES, FULL, SMALLEST, World
 from longtake.tables.compare import picture, with_settings
 from longtake.tables.operations import Part
-from longtake.tables.table_command import common_parser, estimate_text, finish, settings_of
+from longtake.tables.table_command import common_parser, estimate_text, finish, options_of, settings_of
 from longtake.train import checkpoint
 from longtake.types import LongtakeError
 
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of each process")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--device", default="cpu", help="where weights are trained; answers come from the CPU")
-    options = parser.parse_args()
+    options = options_of(parser)
     if options.videos is not None and (options.videos < 1 or options.table != "heatmap"):
         raise LongtakeError(f"videos is {options.videos}; it is the heat-map's alone, and must be at least 1")
     size = SMALLEST if options.size == "smallest" else FULL

@@ -29,7 +29,7 @@ from longtake.tables.latent.world import FULL, SMALLEST, HopWorld, Setting
 from longtake.tables.latent.world import Part as Videos
 from longtake.tables.operations import Part
 from longtake.tables.planned import Planned
-from longtake.tables.table_command import common_parser, estimate_text, finish, settings_of
+from longtake.tables.table_command import common_parser, estimate_text, finish, options_of, settings_of
 from longtake.tables.token_files import SHARD
 from longtake.train.extra import require_extra
 
@@ -125,7 +125,7 @@ def main() -> None:
     parser = common_parser("latent", __doc__, TABLES, ".cache/latent-ablations")
     parser.add_argument("--curve", type=int, default=100, help="steps between an arm's questions; 0: none, no curves")
     parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
+    options = options_of(parser)
     size = SMALLEST if options.size == "smallest" else FULL
     require_extra()
     use_threads(options.threads)

@@ -25,7 +25,7 @@ from longtake.tables.mvp.site import Site, drawn_evenly, smallest, stage_model, 
 from longtake.tables.mvp.transfer import run_transfer, transfer_parts
 from longtake.tables.mvp.transfer_arms import SIZE, SMALLEST, replay_warmed, transfer_costs
 from longtake.tables.operations import Cost, Part
-from longtake.tables.table_command import common_parser, estimate_text, finish, settings_of
+from longtake.tables.table_command import common_parser, estimate_text, finish, options_of, settings_of
 from longtake.train.extra import require_extra
 
 TABLES = ("held", "transfer", "rewards")
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", default="", help="folder of the model to begin from; else the one in the package")
     told = "name=value of the recipe, as puzzles.levels=L1,L2 or grpo.fit.steps=200; several times"
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=told)
-    options = parser.parse_args(arguments)
+    options = options_of(parser, arguments)
     require_extra()
     recipe = recipe_of(options)
     work = options.work / work_name(recipe, options.puzzles)

@@ -43,7 +43,7 @@ def probe(
     begin: Annotated[int, typer.Option(help="As if the video began at this second of a longer one.", min=0)] = 0,
     haystack: HaystackOption = None,
     cache: CacheOption = CACHE,
-    plot: Annotated[Path | None, typer.Option(help="Write a depth-by-length heat-map here (needs the extra plot).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a depth-by-length heat-map (needs the extra plot).")] = None,
     model: ModelOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,

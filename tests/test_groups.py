@@ -1,4 +1,4 @@
-"""Compressed tokens of stored clips: computed once, named apart, and the same as those made anew."""
+"""Tokens of a bank's groups: frozen and live agree, gradients reach a live compressor, and training along moves it."""
 
 import dataclasses
 
@@ -6,102 +6,132 @@ import numpy as np
 import pytest
 import torch
 
-import lessons
 import tiny
-from longtake.data.conversations.examples import evenly
-from longtake.data.features import Features
-from longtake.data.groups import GroupStore
-from longtake.recipes.stages import group_store
-from longtake.train.answers import AnswerLoss
-from test_answers import columns
+from longtake.data.probe_world.bank import Mixer, Placed, Unit
+from longtake.data.probe_world.needles import COLOURS, Card
+from longtake.data.probe_world.regroup import RegroupedMixer, group_frames
+from longtake.models.dts import DynamicTokenSynthesizer
+from longtake.models.mean import TemporalMean
+from longtake.train import checkpoint
+from longtake.train.checkpoint import Cycle
+from longtake.train.embedded.decoder import DecoderRecipe, Phase, draw_lessons, train_decoder
+from longtake.train.embedded.groups import BankGroups, LiveTokens, frozen_tokens
 
-CPU = torch.device("cpu")
-
-
-def clip(frames: int, name: str = "clip", seed: int = 0) -> Features:
-    rng = torch.Generator().manual_seed(seed)
-    values = torch.randn(frames, 4, 4, 32, generator=rng)
-    return Features(features=values.bfloat16(), seconds=np.arange(float(frames)), name=name)
+DIM, BLOCKS = 32, 30
 
 
-class Doubling:
-    """Every second frame twice, in float32; counts its calls."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        assert not torch.is_grad_enabled()
-        return features[::2].float() * 2
+def groups(size: int, every: int = 1) -> BankGroups:
+    values = torch.randn(BLOCKS * 8, 16, DIM, generator=torch.Generator().manual_seed(1)).bfloat16()
+    return BankGroups(values.view(torch.int16).numpy(), group_frames(np.arange(BLOCKS * 8).reshape(-1, 8), size, every))
 
 
-def test_each_clip_is_compressed_once(tmp_path):
-    compress = Doubling()
-    store, one, other = GroupStore(tmp_path, "a", compress), clip(4), clip(4, "other", seed=1)
-    first = store.get(one)
-    assert torch.equal(first, one.features[::2].float() * 2)
-    assert torch.equal(store.get(one), first)
-    assert compress.calls == 1
-    assert not torch.equal(store.get(other), first)
-    assert torch.equal(GroupStore(tmp_path, "a", compress).get(one), first)
-    assert compress.calls == 2
-    GroupStore(tmp_path, "another", compress).get(one)
-    assert compress.calls == 3
-    assert not list(tmp_path.rglob("*.part"))
+def test_a_mean_over_time():
+    frames = torch.arange(24.0).view(2, 3, 2, 2, 1)
+    assert TemporalMean(3)(frames).flatten().tolist() == [4, 5, 6, 7, 16, 17, 18, 19]
+    assert torch.equal(TemporalMean(1)(frames[:, :1]), frames[:, 0])
+    with pytest.raises(ValueError, match="must hold 4"):
+        TemporalMean(4)(frames)
 
 
-def test_a_damaged_file_is_made_again(tmp_path):
-    compress = Doubling()
-    store, one = GroupStore(tmp_path, "a", compress), clip(4)
-    first = store.get(one).clone()
-    (file,) = tmp_path.rglob("*.safetensors")
-    file.write_bytes(file.read_bytes()[:-10])
-    assert torch.equal(store.get(one), first)
-    assert compress.calls == 2
+def test_frozen_tokens_are_the_pooled_means_of_their_frames():
+    bank = groups(4, every=2)
+    tokens = frozen_tokens(bank, TemporalMean(4), 2)
+    assert tokens.shape == (BLOCKS, 4, DIM)
+    assert tokens.dtype == torch.bfloat16
+    raw = torch.from_numpy(bank.features).view(torch.bfloat16).float().view(BLOCKS, 8, 4, 4, DIM)
+    by_hand = raw[:, ::2].mean(1).view(BLOCKS, 2, 2, 2, 2, DIM).mean((2, 4)).flatten(1, 2)
+    assert torch.allclose(tokens.float(), by_hand, atol=0.02)
 
 
-def test_a_clip_that_lost_frames_is_another(tmp_path):
-    compress = Doubling()
-    store, one = GroupStore(tmp_path, "a", compress), clip(8)
-    short = evenly(one, 4)
-    assert store.get(one).shape[0] == 4
-    assert torch.equal(store.get(short), one.features[[1, 5]].float() * 2)  # the middles of four parts: 1, 3, 5, 7
-    assert compress.calls == 2
-
-
-def test_features_without_a_name_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="these features have no name"):
-        GroupStore(tmp_path, "a", Doubling()).get(evenly(clip(8, ""), 4))
-
-
-@pytest.mark.parametrize("changes", [{}, {"pool_after_projector": True}], ids=["pooled before", "pooled after"])
-@pytest.mark.parametrize("rows", [([8], [6, 1], []), ([], [])], ids=["videos", "text"])
-def test_kept_groups_give_the_loss_and_gradient_of_groups_made_anew(tmp_path, rows, changes):
-    model = tiny.video_llm(**changes)
-    model.requires_grad_(False)
-    model.projector.requires_grad_(True)
-    batch = lessons.batch(model, *rows)
-    clips = tuple(clip(len(shown), f"clip{n}", n) for n, shown in enumerate(batch.clips))
-    batch = dataclasses.replace(batch, clips=clips)
-    found = []
-    for groups in (None, group_store(model, tmp_path, "fp32", CPU)):
-        model.zero_grad()
-        loss = AnswerLoss(model, groups)(batch, columns(model, batch))
-        loss.backward()
-        found.append([loss.detach(), *(p.grad.clone() for p in model.projector.parameters() if p.grad is not None)])
-    assert len(found[0]) == 5
-    for anew, kept in zip(*found, strict=True):
-        torch.testing.assert_close(kept, anew)
-
-
-def test_another_dts_or_pool_keeps_its_own(tmp_path):
-    model, one = tiny.video_llm(), clip(4)
-    first = group_store(model, tmp_path, "fp32", CPU).get(one)
-    assert first.shape == (1, *model.config.token_grid, 32)
+def test_live_tokens_are_the_frozen_ones_with_a_gradient():
+    torch.manual_seed(0)
+    dts = DynamicTokenSynthesizer(DIM, 2)
+    live = LiveTokens(groups(2), dts, 2)
+    assert live.shape == frozen_tokens(live.groups, dts, 2).shape == (BLOCKS * 4, 4, DIM)
+    chosen = torch.tensor([5, 70, 5])
+    tokens = live[chosen]
+    frozen = frozen_tokens(live.groups, dts, 2)[chosen]
+    torch.testing.assert_close(tokens.bfloat16(), frozen, atol=0.01, rtol=0.02)  # with a gradient scores are rounded
     with torch.no_grad():
-        model.dts.temporal_encoding.add_(1.0)
-    assert not torch.equal(group_store(model, tmp_path, "fp32", CPU).get(one), first)
-    model.config.pool_after_projector = True
-    assert group_store(model, tmp_path, "fp32", CPU).get(one).shape == (1, *model.config.grid, 32)
-    assert group_store(model, tmp_path, "bf16", CPU).folder != group_store(model, tmp_path, "fp32", CPU).folder
+        assert torch.equal(live[chosen].bfloat16(), frozen)
+    tokens.float().square().sum().backward()
+    assert all(weight.grad is not None for weight in dts.parameters())
+
+
+def mixer(size: int) -> RegroupedMixer:
+    """Blocks of eight frames with a card in each, and plain ones."""
+    cards = [Card(content=str(n), colour=colour, outline="round") for n, colour in enumerate(COLOURS)]
+    seen = {"first": 2, "stop": 5, "centres": ((0.2, 0.7),) * 3}
+    units = [Unit(first_group=n, groups=1, events=(Placed(what=card, **seen),)) for n, card in enumerate(cards)]
+    units += [Unit(first_group=n, groups=1, events=()) for n in range(8, BLOCKS)]
+    return RegroupedMixer(mixer=AnyMixer(units, "train", 8), size=size)
+
+
+class AnyMixer(Mixer):
+    """Without movers or cuts."""
+
+    def __init__(self, units: list[Unit], split: str, frames_per_group: int) -> None:
+        super().__init__(units, split, frames_per_group)
+        self.moving = self.cuts = [Unit(first_group=0, groups=99, events=())]  # never fit
+
+
+def recipe(steps: int) -> DecoderRecipe:
+    phase = Phase(
+        until_step=steps,
+        groups=(2, 2),
+        cards=2,
+        tasks=("what", "is_there"),
+        questions=3,
+        late=0.0,
+        thin=0.0,
+        videos=3,
+    )
+    return DecoderRecipe(
+        phases=(phase,),
+        cycles=(Cycle(until_step=steps),),
+        warmup=1,
+        jumps=0.0,
+        grounded_layer=2,
+        log_every=1,
+        save_every=1,
+    )
+
+
+def test_every_arm_sees_the_same_videos_and_questions():
+    drawn = {}
+    for size in (1, 4):
+        lessons, columns = draw_lessons(recipe(1), recipe(1).phases[0], mixer(size), np.random.default_rng(3), 4)
+        assert columns == 8192
+        assert [len(mix.groups) for mix, _ in lessons] == [16 // size] * 3
+        drawn[size] = [(mix.video, questions) for mix, questions in lessons]
+    assert drawn[1] == drawn[4]
+
+
+def test_a_compressor_trained_along_moves_and_is_kept(tmp_path):
+    def run(seed: int) -> tuple[torch.nn.Module, torch.nn.Module]:
+        torch.manual_seed(seed)
+        dts, model = DynamicTokenSynthesizer(DIM, 4), tiny.video_llm(scorer=None, seed=seed)
+        live = LiveTokens(groups(4), dts, 2)
+        train_decoder(recipe(2), model, tiny.tokenizer(), live, mixer(4), tmp_path, along={"compressor": dts})
+        return model.projector, dts
+
+    torch.manual_seed(0)
+    untrained = DynamicTokenSynthesizer(DIM, 4).state_dict()
+    trained = run(0)
+    assert not torch.equal(trained[1].state_dict()["stages.0.conv.weight"], untrained["stages.0.conv.weight"])
+    assert set(checkpoint.modules_of(tmp_path)) == {"projector", "decoder", "ledger", "compressor"}
+    for one, two in zip(trained, run(1), strict=True):  # the second run finds the first one's last checkpoint
+        assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
+def test_a_training_may_begin_with_given_weights(tmp_path):
+    bank = frozen_tokens(groups(4), TemporalMean(4), 2)
+    model = tiny.video_llm(scorer=None)
+    train_decoder(recipe(1), model, tiny.tokenizer(), bank, mixer(4), tmp_path / "base")
+    base = checkpoint.modules_of(tmp_path / "base")
+    fork = tiny.video_llm(scorer=None, seed=5)
+    still = dataclasses.replace(recipe(1), lr=0.0, muon_lr=0.0)
+    train_decoder(still, fork, tiny.tokenizer(), bank, mixer(4), tmp_path / "fork", begin={"decoder": base["decoder"]})
+    begun = checkpoint.modules_of(tmp_path / "fork")
+    assert all(torch.equal(base["decoder"][name], value) for name, value in begun["decoder"].items())
+    assert not torch.equal(base["projector"]["0.weight"], begun["projector"]["0.weight"])

@@ -131,22 +131,19 @@ def think_stage(
     if processes.is_main_process:
         check_settings(folder, stage_settings(recipe, data, origin))
     backbone.model.to(processes.device).eval()
-
     asked = conversations_of(data)
     held = read_conversations(data.held, data.media) if data.held else []
-    books = {
-        file: Broken(count=len(of), share=recipe.reading.max_broken)
-        for file, of in (("left_out.json", asked), ("left_out_held.json", held))
-    }
+    broken, held_broken = (Broken(count=len(each), share=recipe.reading.max_broken) for each in (asked, held))
+    books = left_out.books_of(broken, held_broken)
 
-    def questions(conversations: Sequence[Conversation], file: str, times: int = 1) -> list[QuestionPuzzle]:
+    def questions(conversations: Sequence[Conversation], broken: Broken, times: int = 1) -> list[QuestionPuzzle]:
         sampling = recipe.reading.sampling.denser(times)
         reader = MediaReader(sampling, seed=recipe.fit.seed, frame_size=backbone.frame_size)
-        return questions_of(conversations, reader, backbone, books[file])
+        return questions_of(conversations, reader, backbone, broken)
 
     with left_out.written(folder, books):
-        dense = questions(asked, "left_out.json", 2) if recipe.teacher == "dense" and recipe.align else []
-        learned, watched = questions(asked, "left_out.json"), questions(held, "left_out_held.json")
+        dense = questions(asked, broken, 2) if recipe.teacher == "dense" and recipe.align else []
+        learned, watched = questions(asked, broken), questions(held, held_broken)
     if processes.is_main_process:
         left_out.announce(folder, books)
     by_name = {puzzle.name: puzzle.tokens for puzzle in dense if puzzle.tokens is not None}

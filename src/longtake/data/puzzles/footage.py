@@ -201,8 +201,10 @@ def pixel_features(frames: Frames) -> Tensor:
 
 
 def small_pictures(pixels: NDArray[np.uint8], side: int) -> Tensor:
-    """What ``F.adaptive_avg_pool2d`` makes of ``(frames, 3, height, width)`` that lies in memory as it is decoded, a
-    pixel's colours side by side, twice as fast; sums of whole numbers, which are exact in any order."""
+    """uint8 ``(frames, 3, height, width)`` to means, float32 ``(frames, 3, side, side)``, as ``F.adaptive_avg_pool2d``.
+
+    Fast where a pixel's colours lie side by side, as they are decoded. Sums of whole numbers are exact in any order.
+    """
     count, colours, height, width = pixels.shape
     down, across = spans(height, side), spans(width, side)
     lines = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))).view(count, height, width * colours)
@@ -214,5 +216,5 @@ def small_pictures(pixels: NDArray[np.uint8], side: int) -> Tensor:
 
 
 def spans(size: int, parts: int) -> list[tuple[int, int]]:
-    """Where each of ``parts`` equal parts of ``size`` pixels begins and ends, whole pixels it touches."""
+    """The pixels ``[begin, end)`` that each of ``parts`` equal parts of ``size`` pixels touches."""
     return [(part * size // parts, -(-(part + 1) * size // parts)) for part in range(parts)]

@@ -209,7 +209,7 @@ class VideoLLM(PreTrainedModel, GenerationMixin):
         return self.projected(self.before_projector(groups))
 
     def before_projector(self, groups: Tensor) -> Tensor:
-        """DTS tokens ``(groups, rows, columns, dim)`` as the projector takes them: pooled, unless the pool comes after."""
+        """DTS tokens ``(groups, rows, columns, dim)`` as the projector takes them: pooled, or not yet."""
         return groups if self.config.pool_after_projector else average_pool(groups, self.config.pool)
 
     def projected(self, tokens: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 """What compression saves in answering: each stage's seconds and peak memory, with the compressor and without it.
 
-    python benchmarks/infer.py [--size embedded] [--frames 64 256 1024] [--repeats 3] [--threads 1] [--json]
+    python benchmarks/infer.py [--size embedded] [--frames 64 256 1024] [--answer 3 16] [--repeats 3] [--threads 1]
     python benchmarks/infer.py --size 3b --device cuda --frames 256 1024 4096 8192 16384 --budget-gb 80
 
 Both arms have the same random weights and see the same frames (see ``arms.py``); the answers mean nothing. They take
 turns in one process, so that a busy machine slows both, and the median of the repeats counts; peak memory is that of
 one more process for each arm. ``language`` is the decoder's part: reading the prompt (``prefill``) and ``--answer``
-tokens. ``ceiling`` is what the ratio end to end would be if nothing but the tower took time. ``expected`` are the
-ratios of floating-point operations, by formula. Above ``--plain-frames`` only the compressed arm runs.
+tokens (the probe world's answers have 3 on average, their end included). ``ceiling`` is what the ratio end to end would
+be if nothing but the tower took time. ``expected`` are the ratios of floating-point operations, by formula. Above
+``--plain-frames`` only the compressed arm runs. ``--json`` prints a line of JSON for each row.
 """
 
 from __future__ import annotations
@@ -167,29 +168,30 @@ def dtype_of(device: str) -> torch.dtype:
     return torch.float32 if device == "cpu" else torch.bfloat16
 
 
-def measure(options: argparse.Namespace, num_frames: int) -> dict[str, Any]:
-    """Everything of one length, each measurement in a process of its own."""
-    common = ["--size", options.size, "--device", options.device, "--answer", options.answer]
+def measure(options: argparse.Namespace, num_frames: int, answer_tokens: int) -> dict[str, Any]:
+    """Everything of one video and one answer, each measurement in a process of its own."""
+    common = ["--size", options.size, "--device", options.device, "--answer", answer_tokens]
     common += ["--threads", options.threads, "--repeats", options.repeats, "--frames", num_frames]
     common += ["--budget-gb", options.budget_gb] if options.budget_gb else []
     both = num_frames <= options.plain_frames
     found = {arm: in_own_process(__file__, *common, "--one", arm) for arm in (ARMS if both else ARMS[:1])}
-    result = {"size": options.size, "frames": num_frames, "arms": found}
+    result = {"size": options.size, "frames": num_frames, "answer": answer_tokens, "arms": found}
     if both and not any("out_of_memory" in arm for arm in found.values()):
         together = in_own_process(__file__, *common, "--one", "both")
         result["arms"] = {arm: found[arm] | together[arm] for arm in ARMS}
-        result["ratios"] = ratios(options.size, num_frames, options.answer, result["arms"])
+        result["ratios"] = ratios(options.size, num_frames, answer_tokens, result["arms"])
     return result
 
 
 def print_row(found: dict[str, Any]) -> None:
+    length = f"{found['frames']:6d} frames, {found['answer']:2d} tokens "
     for arm, row in found["arms"].items():
         if "out_of_memory" in row:
-            print(f"{found['frames']:6d} frames  {arm:10}  out of memory")
+            print(f"{length} {arm:10}  out of memory")
             continue
         stages = ", ".join(f"{name} {row[f'{name}_seconds']:.2f}" for name in STAGES)
         print(
-            f"{found['frames']:6d} frames  {arm:10} {row['prompt_tokens']:7.0f} positions: {stages} s; first token "
+            f"{length} {arm:10} {row['prompt_tokens']:7.0f} positions: {stages} s; first token "
             f"after {row['first_token_seconds']:.2f} s, tower {found['frames'] / row['tower_seconds']:.0f} frames/s; "
             f"peak {row['peak_mb']:.0f} MB, over loaded {row['over_loaded_mb']:.0f} MB, "
             f"on the device {row['device_peak_mb']:.0f} MB"
@@ -197,7 +199,7 @@ def print_row(found: dict[str, Any]) -> None:
     if "ratios" in found:
         r = found["ratios"]
         print(
-            f"{found['frames']:6d} frames  the decoder {r['language']:.2f} times as fast (operations: "
+            f"{length} the decoder {r['language']:.2f} times as fast (operations: "
             f"{r['expected_language']:.2f}), end to end {r['total']:.2f} (operations: {r['expected_total']:.2f}; "
             f"ceiling {r['ceiling']:.2f}); the compressor takes {100 * r['compressor_share']:.1f}%"
         )
@@ -207,12 +209,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     parser.add_argument("--plain-frames", type=int, default=1024, help="most frames without the compressor")
-    parser.add_argument("--answer", type=int, default=16, help="tokens generated")
+    parser.add_argument("--answer", type=int, nargs="+", default=[3, 16], help="tokens generated")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     if options.one is not None:
         limit_device(options.budget_gb)
-        work = (options.size, options.frames[0], options.answer)
+        work = (options.size, options.frames[0], options.answer[0])
         if options.one == "both":
             print(json.dumps(times(*work, options.repeats, options.device)))
         else:
@@ -220,8 +222,9 @@ def main(arguments: list[str] | None = None) -> None:
         return
     print(json.dumps(surroundings(options.device)))
     for num_frames in options.frames:
-        found = measure(options, num_frames)
-        print(json.dumps(found), flush=True) if options.json else print_row(found)
+        for answer_tokens in options.answer:
+            found = measure(options, num_frames, answer_tokens)
+            print(json.dumps(found), flush=True) if options.json else print_row(found)
 
 
 if __name__ == "__main__":

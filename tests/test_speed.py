@@ -339,9 +339,12 @@ def test_stored_features_and_whole_commands(tmp_path, capsys):
         assert row["ratio"] == pytest.approx(encoding / (spent["load"] + spent["step"]))
         assert row["store_samples_per_second"] / row["encode_samples_per_second"] == pytest.approx(row["ratio"])
     small = ["--size", "tiny", "--frames", "8", "--repeats", "1", "--json"]
-    for module, options in ((infer, [*small, "--answer", "2"]), (train, ["arms", *small, "--learns", "projector"])):
-        module.main(options)
-        _, found = map(json.loads, capsys.readouterr().out.splitlines())
+    infer.main([*small, "--answer", "1", "2"])
+    _, one, two = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (one["answer"], two["answer"]) == (1, 2)
+    train.main(["arms", *small, "--learns", "projector"])
+    _, learned = map(json.loads, capsys.readouterr().out.splitlines())
+    for found in (one, two, learned):
         assert set(found["arms"]) == set(arms.ARMS)
         assert all("over_loaded_mb" in row for row in found["arms"].values())
         assert found["ratios"]["ceiling"] > 1

@@ -119,7 +119,7 @@ def curves(
     log: bool = False,
     limits: tuple[float, float] | None = None,
 ) -> None:
-    """A panel a measure with a line an arm, and its 95% intervals as a band.
+    """A panel a measure with a line an arm, and its 95% intervals as a band. The second ten arms are dashed.
 
     panels: points (place, estimate) by measure, then by arm. across, up: what the axes are. log: places by logarithm,
     each with its tick.
@@ -132,9 +132,10 @@ def curves(
         axes.set_axis_off()
     places = sorted({place for panel in panels.values() for line in panel.values() for place, _ in line})
     for axes, (measure, panel) in zip(grid.flat, panels.items(), strict=False):
-        for arm, points in panel.items():
+        for number, (arm, points) in enumerate(panel.items()):
             xs, cells = zip(*points, strict=True)
-            (drawn,) = axes.plot(xs, [cell.mean for cell in cells], marker="o", markersize=4, label=arm)
+            look = "o-" if number < 10 else "s--"
+            (drawn,) = axes.plot(xs, [cell.mean for cell in cells], look, markersize=4, label=arm)
             if all(math.isfinite(cell.low) for cell in cells):
                 ends = [cell.low for cell in cells], [cell.high for cell in cells]
                 axes.fill_between(xs, *ends, color=drawn.get_color(), alpha=0.15)

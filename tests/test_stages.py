@@ -50,8 +50,9 @@ def test_align_trains_the_projector_alone(data, tmp_path):
         ({}, {"dts", "projector", "scorer", "language_model"}),
         ({"train_tower": True}, {"vision_tower", "dts", "projector", "scorer", "language_model"}),
         ({"lora_rank": 2}, {"dts", "projector", "scorer", "language_model"}),
+        ({"train_dts": False}, {"projector", "scorer", "language_model"}),
     ],
-    ids=["all but the tower", "all", "lora"],
+    ids=["all but the tower", "all", "lora", "nothing before the projector"],
 )
 def test_sft_trains_what_it_says(data, tmp_path, changes, parts):
     run_stage("sft", data, tmp_path, steps=2, **changes)
@@ -92,16 +93,22 @@ def test_stored_features_are_trained_on(data, tmp_path):
         run_stage("sft", data, tmp_path / "no", stored=True, train_tower=True)
 
 
-def test_align_runs_the_frozen_dts_once_a_clip(data, tmp_path):
+@pytest.mark.parametrize(("stage", "changes"), [("align", {}), ("sft", {"train_dts": False})], ids=["align", "sft"])
+def test_a_frozen_dts_runs_once_a_clip(data, tmp_path, stage, changes):
     """Its tokens are kept, so that of ten rows the eight that show something are compressed once each in six steps."""
-    run_stage("align", data, tmp_path / "anew", stored=True, held=True)
-    run_stage("align", data, tmp_path / "kept", stored=True, grouped=True, held=True)
+    run_stage(stage, data, tmp_path / "anew", stored=True, held=True, **changes)
+    run_stage(stage, data, tmp_path / "kept", stored=True, grouped=True, held=True, **changes)
     assert len(list((tmp_path / "groups").rglob("*.safetensors"))) == 8
     for name in ("loss", "norm", "held_loss"):
         anew, kept = logged(tmp_path / "anew", name), logged(tmp_path / "kept", name)
         assert list(kept.values()) == pytest.approx(list(anew.values()), rel=1e-4)
-    run_stage("align", data, tmp_path / "again", stored=True, grouped=True, held=True)
+    run_stage(stage, data, tmp_path / "again", stored=True, grouped=True, held=True, **changes)
     assert logged(tmp_path / "again") == logged(tmp_path / "kept")
+
+
+def test_kept_groups_of_a_dts_that_learns_are_refused(data, tmp_path):
+    with pytest.raises(LongtakeError, match="a store needs a frozen compressor"):
+        run_stage("sft", data, tmp_path / "no", stored=True, grouped=True)
 
 
 def test_the_loss_is_weighted_by_tokens(data, tmp_path):

@@ -179,17 +179,20 @@ def test_given_data_are_trained_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_packaged_model_is_fine_tuned_on_given_data(tmp_path):
+@pytest.mark.parametrize("train_dts", [True, False])
+def test_the_packaged_model_is_fine_tuned_on_given_data(tmp_path, train_dts):
     write_set(tmp_path / "set")
     output = tmp_path / "out"
     arguments = ["train", "embedded", "--data", str(tmp_path / "set/set.jsonl"), "--output", str(output)]
-    arguments += ["--set", "sft.fit.steps=2", "--set", "sft.fit.batch=4"]
+    arguments += ["--set", "sft.fit.steps=2", "--set", "sft.fit.batch=4", "--set", f"sft.train_dts={train_dts}"]
     found = CliRunner().invoke(app, arguments)
     assert found.exit_code == 0, found.output
-    assert sorted(path.name for path in output.iterdir()) == ["features", "sft", "start"]
+    folders = ["features", "sft", "start"] if train_dts else ["features", "groups", "sft", "start"]
+    assert sorted(path.name for path in output.iterdir()) == folders
     before, after = (load_model(output / name)[0].state_dict() for name in ("start/model", "sft/model"))
-    changed = [name for name, weight in after.items() if not torch.equal(weight, before[name])]
-    assert changed
+    changed = {name.split(".")[0] for name, weight in after.items() if not torch.equal(weight, before[name])}
+    assert "language_model" in changed
+    assert ("dts" in changed) is train_dts
     assert not any(name.startswith("vision_tower") for name in changed)
 
 
@@ -391,7 +394,8 @@ def test_estimates_grow_with_what_is_asked():
     assert all(line.startswith("sft: 20 steps of 8 rows of 8 frames: ") for line in lines)
     memory = [float(line.split("frames: ")[1].split(" GB on each device")[0]) for line in lines]
     assert memory[0] < memory[1]
-    added = dataclasses.replace(recipe, lora_rank=2, fit=large)
-    assert float(estimate("sft", added, config, (), 1).split("frames: ")[1].split(" GB on each device")[0]) < memory[0]
+    for fewer in ({"lora_rank": 2}, {"train_dts": False}):
+        line = estimate("sft", dataclasses.replace(recipe, fit=large, **fewer), config, (), 1)
+        assert float(line.split("frames: ")[1].split(" GB on each device")[0]) < memory[0]
     line = estimate("recot", debug().recot, config, (), 1)
     assert re.search(r"clips of 4 frames: 0\.\d\d GB on each device, about", line)

@@ -81,7 +81,8 @@ def workload(recipe: AlignRecipe | SftRecipe, config: VideoLLMConfig) -> Workloa
     parts: set[ModelPart] = {"projector"}
     stored = True
     if isinstance(recipe, SftRecipe):
-        parts |= {"dts"} if recipe.lora_rank else {"dts", "decoder"}
+        parts |= {"dts"} if recipe.train_dts else set()
+        parts |= set() if recipe.lora_rank else {"decoder"}
         stored = not recipe.train_tower
         parts |= {"tower"} if recipe.train_tower else set()
     frames = recipe.reading.sampling.max_frames

@@ -104,16 +104,20 @@ def run_stage(recipe: Recipe, stage: str, data: DataFiles, output: Path, process
         check_settings(folder, stage_settings(own, data, origin))
         print(estimate(stage, own, model.config, sources_of(data), processes.num_processes), flush=True)
     store = feature_store(model, output / "features", own.fit.precision)
+
+    def groups() -> GroupStore:
+        return group_store(model, output / "groups", own.fit.precision, processes.device)
+
     if stage == "recot":
         train = clips_of(own, store, conversations_of(data))
         held = held_clips_of(own, store, read_conversations(data.held, data.media)) if data.held else None
         model.vision_tower.to(processes.device)
         train_recot(own, model.config, train, folder, held=held, start_from=model.dts)
     elif stage == "align":
-        groups = group_store(model, output / "groups", own.fit.precision, processes.device)
-        train_align(own, model, processor, material(data, store, groups), folder)
+        train_align(own, model, processor, material(data, store, groups()), folder)
     else:
-        train_sft(own, model, processor, material(data, None if own.train_tower else store), folder)
+        kept = material(data, None if own.train_tower else store, groups() if own.frozen_video else None)
+        train_sft(own, model, processor, kept, folder)
 
 
 def stage_settings(recipe: Any, data: DataFiles, origin: str) -> dict[str, Any]:

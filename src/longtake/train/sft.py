@@ -1,7 +1,7 @@
 """Supervised fine-tuning on conversations: everything, or the decoder by LoRA, learns to answer.
 
 Paper: Video-XL-Pro, arXiv 2503.18478, section 4.2 ("all parameters are trained"), and 3.3 for the query-aware
-selector, which drops 5 to 30% of a video's tokens while it trains. LoRA and a frozen tower are ours.
+selector, which drops 5 to 30% of a video's tokens while it trains. LoRA, a frozen tower and a frozen DTS are ours.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class SftRecipe:
 
     drop: least and most share of a video's tokens that are dropped; (0.0, 0.0) keeps all.
     train_tower: False leaves the tower as it is, so that its features can come from a store.
+    train_dts: False leaves the compressor as it is, so that with a frozen tower its tokens can come from a store.
     lora_rank: 0 trains the decoder's own weights; else these stay and low-rank ones beside them are trained, merged at
     the end. lora_alpha: what these are scaled by, over the rank. Everything beside the decoder trains as usual.
     """
@@ -38,6 +39,7 @@ class SftRecipe:
     reading: Reading = field(default_factory=Reading)
     drop: tuple[float, float] = (0.05, 0.3)
     train_tower: bool = False
+    train_dts: bool = True
     lora_rank: int = 0
     lora_alpha: float = 16.0
 
@@ -47,6 +49,11 @@ class SftRecipe:
         if self.lora_rank < 0:
             raise LongtakeError(f"lora_rank is {self.lora_rank}; it must be positive, or 0 for none")
 
+    @property
+    def frozen_video(self) -> bool:
+        """Whether nothing before the projector learns, so that what it takes can be kept."""
+        return not (self.train_tower or self.train_dts)
+
 
 def train_sft(
     recipe: SftRecipe, model: VideoLLM, processor: VideoLLMProcessor, material: Material, folder: Path
@@ -55,12 +62,14 @@ def train_sft(
     fit = recipe.fit
     if recipe.train_tower and material.store is not None:
         raise LongtakeError("train_tower is true, but features come from a store; a store needs a frozen tower")
+    if recipe.train_dts and material.groups is not None:
+        raise LongtakeError("train_dts is true, but its tokens come from a store; a store needs a frozen compressor")
     accelerator = start_processes(fit)
     torch.manual_seed(fit.seed)
     prepare(recipe, model)
     if fit.checkpointing:
         recompute_layers(model)
-    run, desk = Run(fit, accelerator, AnswerLoss(model), folder), Desk(processor)
+    run, desk = Run(fit, accelerator, AnswerLoss(model, material.groups), folder), Desk(processor)
     data = loader(recipe.reading, fit, processor, material.sources, material.store, accelerator)
     held = material.held and loader(recipe.reading, fit, processor, [material.held], material.store, accelerator)
     steps = fit.steps or fit.epochs * data.order.steps_per_epoch
@@ -83,7 +92,8 @@ def train_sft(
 
 def prepare(recipe: SftRecipe, model: VideoLLM) -> None:
     """Freeze what is not trained and put LoRA's weights beside the decoder's."""
-    parts = ["dts", "projector"]
+    parts = ["projector"]
+    parts += ["dts"] if recipe.train_dts else []
     parts += ["scorer"] if model.scorer is not None else []
     parts += ["vision_tower"] if recipe.train_tower else []
     if not recipe.lora_rank:

@@ -106,9 +106,10 @@ def test_a_frozen_dts_runs_once_a_clip(data, tmp_path, stage, changes):
     assert logged(tmp_path / "again") == logged(tmp_path / "kept")
 
 
-def test_kept_groups_of_a_dts_that_learns_are_refused(data, tmp_path):
-    with pytest.raises(LongtakeError, match="a store needs a frozen compressor"):
-        run_stage("sft", data, tmp_path / "no", stored=True, grouped=True)
+@pytest.mark.parametrize("changes", [{}, {"train_dts": False, "train_tower": True}], ids=["dts", "tower"])
+def test_kept_groups_are_refused_where_something_before_them_learns(data, tmp_path, changes):
+    with pytest.raises(LongtakeError, match="needs train_dts and train_tower false"):
+        run_stage("sft", data, tmp_path / "no", grouped=True, **changes)
 
 
 def test_the_loss_is_weighted_by_tokens(data, tmp_path):

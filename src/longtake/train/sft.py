@@ -62,8 +62,8 @@ def train_sft(
     fit = recipe.fit
     if recipe.train_tower and material.store is not None:
         raise LongtakeError("train_tower is true, but features come from a store; a store needs a frozen tower")
-    if recipe.train_dts and material.groups is not None:
-        raise LongtakeError("train_dts is true, but its tokens come from a store; a store needs a frozen compressor")
+    if material.groups is not None and not recipe.frozen_video:
+        raise LongtakeError("compressed tokens come from a store, which needs train_dts and train_tower false")
     accelerator = start_processes(fit)
     torch.manual_seed(fit.seed)
     prepare(recipe, model)

@@ -116,7 +116,7 @@ def run_stage(recipe: Recipe, stage: str, data: DataFiles, output: Path, process
     elif stage == "align":
         train_align(own, model, processor, material(data, store, groups()), folder)
     else:
-        kept = material(data, None if own.train_tower else store, groups() if own.frozen_video else None)
+        kept = material(data, None if own.train_tower else store, groups() if own.frozen_before_projector else None)
         train_sft(own, model, processor, kept, folder)
 
 

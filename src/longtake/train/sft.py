@@ -50,7 +50,7 @@ class SftRecipe:
             raise LongtakeError(f"lora_rank is {self.lora_rank}; it must be positive, or 0 for none")
 
     @property
-    def frozen_video(self) -> bool:
+    def frozen_before_projector(self) -> bool:
         """Whether nothing before the projector learns, so that what it takes can be kept."""
         return not (self.train_tower or self.train_dts)
 
@@ -62,7 +62,7 @@ def train_sft(
     fit = recipe.fit
     if recipe.train_tower and material.store is not None:
         raise LongtakeError("train_tower is true, but features come from a store; a store needs a frozen tower")
-    if material.groups is not None and not recipe.frozen_video:
+    if material.groups is not None and not recipe.frozen_before_projector:
         raise LongtakeError("compressed tokens come from a store, which needs train_dts and train_tower false")
     accelerator = start_processes(fit)
     torch.manual_seed(fit.seed)

@@ -108,7 +108,7 @@ def test_a_frozen_dts_runs_once_a_clip(data, tmp_path, stage, changes):
 
 @pytest.mark.parametrize("changes", [{}, {"train_dts": False, "train_tower": True}], ids=["dts", "tower"])
 def test_kept_groups_are_refused_where_something_before_them_learns(data, tmp_path, changes):
-    with pytest.raises(LongtakeError, match="needs train_dts and train_tower false"):
+    with pytest.raises(LongtakeError, match="compressed tokens come from a store; set both to false"):
         run_stage("sft", data, tmp_path / "no", grouped=True, **changes)
 
 

@@ -58,12 +58,18 @@ class SftRecipe:
 def train_sft(
     recipe: SftRecipe, model: VideoLLM, processor: VideoLLMProcessor, material: Material, folder: Path
 ) -> None:
-    """Fine-tune, resuming from ``folder``; the whole model is saved in ``folder/model``, LoRA merged."""
+    """Fine-tune, resuming from ``folder``; the whole model is saved in ``folder/model``, LoRA merged.
+
+    Raises LongtakeError where the material has stored features or tokens of a part that the recipe trains.
+    """
     fit = recipe.fit
     if recipe.train_tower and material.store is not None:
         raise LongtakeError("train_tower is true, but features come from a store; a store needs a frozen tower")
     if material.groups is not None and not recipe.frozen_before_projector:
-        raise LongtakeError("compressed tokens come from a store, which needs train_dts and train_tower false")
+        raise LongtakeError(
+            f"train_tower is {recipe.train_tower}, train_dts {recipe.train_dts}, but compressed tokens come from a store; "
+            "set both to false"
+        )
     accelerator = start_processes(fit)
     torch.manual_seed(fit.seed)
     prepare(recipe, model)

@@ -81,10 +81,13 @@ def workload(recipe: AlignRecipe | SftRecipe, config: VideoLLMConfig) -> Workloa
     parts: set[ModelPart] = {"projector"}
     stored = True
     if isinstance(recipe, SftRecipe):
-        parts |= {"dts"} if recipe.train_dts else set()
-        parts |= set() if recipe.lora_rank else {"decoder"}
         stored = not recipe.train_tower
-        parts |= {"tower"} if recipe.train_tower else set()
+        learns: dict[ModelPart, bool] = {
+            "tower": recipe.train_tower,
+            "dts": recipe.train_dts,
+            "decoder": not recipe.lora_rank,
+        }
+        parts |= {part for part, learned in learns.items() if learned}
     frames = recipe.reading.sampling.max_frames
     if recipe.reading.max_tokens is not None:
         groups = max(1, (recipe.reading.max_tokens - TEXT_TOKENS) // (config.tokens_per_group + 10))

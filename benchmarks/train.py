@@ -7,9 +7,9 @@
 ``arms``: one video and one answer a step, forward, backward and AdamW, with a frozen tower; ``--learns`` learn. Both
 arms (see ``arms.py``) share their weights and take turns; medians count, and peak memory is that of one more process
 each. ``step`` begins from the tower's features; ``whole`` adds the tower, as when they are not stored; where the DTS
-does not learn (``--learns projector``, perhaps ``decoder``) ``stored`` begins from its tokens, as alignment does, and
-fine-tuning with ``train_dts=false``. ``ceiling`` is what
-``whole`` would gain if nothing but the tower took time; ``compressor`` is its forward and backward pass alone.
+does not learn (``--learns projector [decoder]``) ``stored`` begins from its tokens, as alignment does, and fine-tuning
+with ``train_dts=false``. ``ceiling`` is what ``whole`` would gain if nothing but the tower took time; ``compressor`` is
+its forward and backward pass alone.
 
 ``store``: samples of 16 frames at 1 a second of drawn videos (16:9 of so many lines, 30 frames a second, H.264).
 Either each step reads and encodes its videos (4, as a micro-batch of the recipe ``embedded``), or it takes from stores

@@ -7,10 +7,16 @@ from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 import grpo_runs
+from longtake.data.probe_world.haystack import drawn_clip
+from longtake.data.probe_world.probe import make_video
+from longtake.data.probe_world.questions import ask_all
+from longtake.model import EMBEDDED
 from longtake.models.latent import LatentSettings
 from longtake.train.rollouts import Draw, roll
 
@@ -327,6 +333,17 @@ def test_thinking_has_all_its_figures(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_the_probe_world_s_answers_have_three_tokens_on_average():
+    """As ``infer.py`` takes them, the end token counted."""
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    clips = [drawn_clip(0, 80.0)]
+    videos = [make_video(n, split="test", clips=clips, num_frames=64, num_cards=3, mover=True) for n in range(10)]
+    asked = [question for n, video in enumerate(videos) for question in ask_all(video, np.random.default_rng(n))]
+    lengths = [len(tokenizer(q.answer, add_special_tokens=False)["input_ids"]) + 1 for q in asked]
+    assert len(lengths) > 100
+    assert round(sum(lengths) / len(lengths)) == 3
+
+
 def test_stored_features_and_whole_commands(tmp_path, capsys):
     small = ["--size", "tiny", "--videos", "1", "--batch", "1", "--repeats", "1"]
     train.main(["store", *small, "--folder", str(tmp_path), "--json"])

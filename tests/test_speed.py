@@ -332,7 +332,6 @@ def test_thinking_has_all_its_figures(tmp_path, capsys):
     assert "aim: the same if each word and mark were one token: met" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_the_probe_world_s_answers_have_three_tokens_on_average():
     """As ``infer.py`` takes them, the end token counted."""
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
@@ -344,6 +343,7 @@ def test_the_probe_world_s_answers_have_three_tokens_on_average():
     assert round(sum(lengths) / len(lengths)) == 3
 
 
+@pytest.mark.slow
 def test_stored_features_and_whole_commands(tmp_path, capsys):
     small = ["--size", "tiny", "--videos", "1", "--batch", "1", "--repeats", "1"]
     train.main(["store", *small, "--folder", str(tmp_path), "--json"])

@@ -67,8 +67,8 @@ def train_sft(
         raise LongtakeError("train_tower is true, but features come from a store; a store needs a frozen tower")
     if material.groups is not None and not recipe.frozen_before_projector:
         raise LongtakeError(
-            f"train_tower is {recipe.train_tower}, train_dts {recipe.train_dts}, but compressed tokens come from a store; "
-            "set both to false"
+            f"train_tower is {recipe.train_tower}, train_dts {recipe.train_dts}, but compressed tokens come from a "
+            "store; set both to false"
         )
     accelerator = start_processes(fit)
     torch.manual_seed(fit.seed)

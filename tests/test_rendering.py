@@ -73,8 +73,10 @@ def test_pictures_of_another_shape_have_a_mean_of_their_own():
         assert float(sum(one.features for one in group).abs().max()) < 1e-5
 
 
-def test_turned_pictures_are_as_like_as_before_and_otherwise_unlike():
-    pictures = drawn(5)
+@pytest.mark.parametrize("dim", [8, 64])
+def test_turned_pictures_are_as_like_as_before_and_otherwise_unlike(dim: int):
+    """With fewer tokens than dimensions, too, where only their plane is turned."""
+    pictures = drawn(5, dim=dim)
     turned, again, other = (Rendering().of(pictures, turn=turn) for turn in (7, 7, 8))
     torch.testing.assert_close(products(turned), products(pictures), rtol=1e-4, atol=1e-4)
     assert all(torch.equal(one.features, two.features) for one, two in zip(turned, again, strict=True))

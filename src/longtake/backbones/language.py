@@ -23,7 +23,7 @@ from longtake.backbones.base import Cache, Held, Inputs, Prompt, Read
 from longtake.backbones.begun import begin, cached
 from longtake.backbones.identity import weights_hash
 from longtake.backbones.keys import crop, growing
-from longtake.backbones.layout import Layout, collate, with_answer
+from longtake.backbones.layout import Layout, collate, ids_of, with_answer
 from longtake.backbones.tape import Tape
 from longtake.models.latent import LatentInjection
 from longtake.types import Frames, LongtakeError, Query, Rollout, VisualTokens
@@ -65,6 +65,7 @@ class DecoderBackbone(ABC):
         self.query_layer = query_layer
         self.evidence_threshold = evidence_threshold
         self.evidence_layers = tuple(range(layers // 2, layers) if evidence_layers is None else evidence_layers)
+        self._ids_of = ids_of(tokenizer)
         self._banned = torch.tensor(sorted(banned))
         self._ends = torch.tensor(sorted(_end_ids(model, tokenizer)))
 
@@ -117,7 +118,8 @@ class DecoderBackbone(ABC):
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        table: torch.nn.Module = self.decoder.get_input_embeddings()
+        return next(table.parameters()).device
 
     @property
     def latent(self) -> LatentInjection | None:
@@ -302,8 +304,7 @@ class DecoderBackbone(ABC):
 
     def text_ids(self, text: str) -> Tensor:
         """Token ids of a text as it stands, int64 ``(tokens,)``."""
-        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return torch.tensor(ids, dtype=torch.int64, device=self.device)
+        return torch.tensor(self._ids_of(text, len(self.tokenizer)), dtype=torch.int64, device=self.device)
 
     @property
     def end_id(self) -> int:

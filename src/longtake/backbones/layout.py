@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from longtake.backbones.base import Inputs
 from longtake.types import IGNORE, VisualTokens
 
+TEXTS_KEPT = 1024  # texts whose token ids are kept
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
@@ -46,6 +49,17 @@ class Piece:
     ids: Tensor
     source: Tensor | None = None
     tokens: int = 0
+
+
+def ids_of(tokenizer: PreTrainedTokenizerBase) -> Callable[[str, int], tuple[int, ...]]:
+    """What makes token ids of a text, given how many tokens are known; kept, as the words around pictures return."""
+
+    @lru_cache(TEXTS_KEPT)
+    def ids(text: str, known: int) -> tuple[int, ...]:
+        del known
+        return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    return ids
 
 
 def in_a_row(pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:

@@ -194,7 +194,9 @@ class OwnVideoLLM(DecoderBackbone):
         if tokens is None or not len(tokens):
             return Piece(ids=(empty := torch.zeros(0, dtype=torch.int64, device=self.device)), source=empty)
         for position, seconds, timed, block in self._recent:
-            if position is tokens.position and seconds is tokens.seconds and timed == part.timed:
+            same_time = seconds is tokens.seconds or not timed  # a picture without a stamp stands at any
+            same_kind = timed == part.timed and block.ids.device == self.device
+            if position is tokens.position and same_time and same_kind:
                 return block
         block = self._new_block(tokens, part.timed)
         self._recent = ((tokens.position, tokens.seconds, part.timed, block), *self._recent)[:BLOCKS_KEPT]

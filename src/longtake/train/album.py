@@ -34,8 +34,10 @@ class Album:
 
     def tokens(self, backbone: Backbone, file: str, names: Sequence[str]) -> list[VisualTokens]:
         """Each picture's tokens, a time group of its own; differentiable where the parts behind the tower learn."""
-        learns = any(p.requires_grad for part in backbone.video_parts for p in part.parameters())
-        shelf = self._shelves.setdefault(backbone, Shelf(room_bytes=self.room_bytes))
+        if (shelf := self._shelves.get(backbone)) is None:
+            weights = tuple(weight for part in backbone.video_parts for weight in part.parameters())
+            shelf = self._shelves[backbone] = Shelf(room_bytes=self.room_bytes, weights=weights)
+        learns = any(weight.requires_grad for weight in shelf.weights)
         wanted: dict[Key, Tensor | VisualTokens | None] = {
             key: shelf.get(key) for key in ((file, name, learns) for name in names)
         }
@@ -51,9 +53,13 @@ class Album:
 
 @dataclass(slots=True, kw_only=True)
 class Shelf:
-    """A cache of pictures of at most ``room_bytes`` bytes; what was used longest ago makes room."""
+    """A cache of pictures of at most ``room_bytes`` bytes; what was used longest ago makes room.
+
+    weights: of the parts behind the tower.
+    """
 
     room_bytes: int
+    weights: tuple[torch.nn.Parameter, ...] = ()
     taken_bytes: int = field(default=0, init=False)
     held: OrderedDict[Key, Tensor | VisualTokens] = field(default_factory=OrderedDict, init=False)
 

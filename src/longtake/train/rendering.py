@@ -5,8 +5,9 @@ Ours; of MVP, arXiv 2601.03781, nothing of the kind is known.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class Rendering:
         pictures: tokens ``(rows x columns, dim)`` of one frame each, none left out. turn: the rotation's seed, or none.
         Raises LongtakeError where ``side`` is more than a picture has.
         """
-        shown = [coarser(picture, self.side) for picture in pictures] if self.side else list(pictures)
+        shown = coarser(pictures, self.side) if self.side else list(pictures)
         shown = without_mean(shown) if self.relative else shown
         return shown if turn is None else rotated(shown, turn)
 
@@ -50,23 +51,36 @@ class Rendering:
         return int(rng.integers(1 << 62)) if rng.random() < self.turned else None
 
 
-def coarser(picture: VisualTokens, side: int) -> VisualTokens:
-    """A picture ``(rows x columns, dim)`` as ``(side x side, dim)``: means of its tokens by place.
+def coarser(pictures: Sequence[VisualTokens], side: int) -> list[VisualTokens]:
+    """Pictures ``(rows x columns, dim)`` as ``(side x side, dim)``: means of their tokens by place.
 
     Raises LongtakeError for a picture of fewer tokens a side.
     """
-    _, rows, columns = picture.grid
-    if side > min(rows, columns):
-        raise LongtakeError(f"side is {side}, but pictures have {rows} by {columns} tokens; give a smaller one, or 0")
-    cells = picture.features.T.unflatten(1, (rows, columns))
-    position = torch.cartesian_prod(torch.zeros(1, dtype=torch.int64), torch.arange(side), torch.arange(side))
-    return VisualTokens(
-        features=F.adaptive_avg_pool2d(cells, side).flatten(1).T,
-        position=position.to(picture.position),
-        seconds=picture.seconds[:1].expand(side * side),
-        weight=(picture.weight.sum() / side**2).expand(side * side),
-        grid=(1, side, side),
-    )
+    means: dict[tuple[int, int, int], Iterator[Tensor]] = {}
+    for grid in {picture.grid for picture in pictures}:
+        _, rows, columns = grid
+        if side > min(rows, columns):
+            own = f"{rows} by {columns}"
+            raise LongtakeError(f"side is {side}, but pictures have {own} tokens; give a smaller one, or 0")
+        features = torch.stack([picture.features for picture in pictures if picture.grid == grid])
+        cells = F.adaptive_avg_pool2d(features.transpose(1, 2).unflatten(2, (rows, columns)), side)
+        means[grid] = iter(cells.flatten(2).transpose(1, 2).unbind())
+    return [
+        VisualTokens(
+            features=next(means[picture.grid]),
+            position=_places(side).to(picture.position),
+            seconds=picture.seconds[:1].expand(side * side),
+            weight=(picture.weight.sum() / side**2).expand(side * side),
+            grid=(1, side, side),
+        )
+        for picture in pictures
+    ]
+
+
+@lru_cache(maxsize=8)
+def _places(side: int) -> Tensor:
+    """Positions of a picture's tokens, the same tensor for all: whoever lays pictures out knows them again."""
+    return torch.cartesian_prod(torch.zeros(1, dtype=torch.int64), torch.arange(side), torch.arange(side))
 
 
 def without_mean(pictures: Sequence[VisualTokens]) -> list[VisualTokens]:
@@ -83,14 +97,20 @@ def without_mean(pictures: Sequence[VisualTokens]) -> list[VisualTokens]:
 
 
 def rotated(pictures: Sequence[VisualTokens], seed: int) -> list[VisualTokens]:
-    """All tokens turned by one rotation or reflection ``(dim, dim)``, uniform over all there are: products stay."""
+    """All tokens turned by one rotation or reflection ``(dim, dim)``, uniform over all there are: products stay.
+
+    Only what becomes of the plane of the tokens is drawn, a random frame in its place: a puzzle has fewer than ``dim``.
+    """
     if not pictures:
         return []
-    like = pictures[0].features
-    drawn = torch.randn(like.shape[1], like.shape[1], generator=torch.Generator().manual_seed(seed))
+    tokens = torch.cat([picture.features for picture in pictures])
+    small = len(tokens) < tokens.shape[1] and not tokens.requires_grad  # else by the whole matrix, for its gradient
+    within = torch.linalg.qr(tokens.float().T).R.T if small else tokens
+    drawn = torch.randn(tokens.shape[1], within.shape[1], generator=torch.Generator().manual_seed(seed))
     basis, scale = torch.linalg.qr(drawn)
-    turn = (basis * scale.diagonal().sign()).to(like)
-    return [replace(picture, features=picture.features @ turn) for picture in pictures]
+    turned = (within @ (basis * scale.diagonal().sign()).T.to(within)).to(tokens)
+    own = turned.split([len(picture) for picture in pictures])
+    return [replace(picture, features=features) for picture, features in zip(pictures, own, strict=True)]
 
 
 def _rms(features: Sequence[Tensor]) -> Tensor:

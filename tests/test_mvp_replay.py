@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,9 @@ from longtake.recipes import mvp_replay, settings
 from longtake.recipes.mvp import mvp, mvp_debug
 from longtake.recipes.mvp_replay import Replay, answers_of, questions_of, replay_beside
 from longtake.recipes.mvp_stages import run_on_puzzles
+from longtake.train.beside import Beside
+from longtake.train.imitate import with_questions
+from longtake.train.puzzles import QuestionPuzzle
 from longtake.types import LongtakeError
 from stage_runs import logged
 
@@ -67,7 +71,9 @@ def test_a_recipe_replays(tmp_path):
         "replay.frames=8",
     ):
         recipe = settings.changed(recipe, assignment)
-    run_on_puzzles(recipe, ("grpo",), folder, tmp_path / "out")
+    recipe = settings.changed(recipe, "supervised.fit.steps=2")
+    run_on_puzzles(recipe, ("grpo", "supervised"), folder, tmp_path / "out")
+    assert set(logged(tmp_path / "out/supervised", "replay_held_exact")) == {2}
     assert set(logged(tmp_path / "out/grpo", "replay_reward_exact")) == {1, 2}
     assert set(logged(tmp_path / "out/grpo", "replay_held_exact")) == {2}
     assert len(logged(tmp_path / "out/grpo", "reward_selection")) == 2
@@ -84,3 +90,17 @@ def test_wrong_replays_are_refused():
     recipe = settings.changed(mvp(), "replay.count=2")
     with pytest.raises(LongtakeError, match=r"replay.count is 2, but grpo.train_video is true"):
         settings.changed(recipe, "grpo.train_video=true")
+    with pytest.raises(LongtakeError, match=r"but supervised.train_video is true"):
+        settings.changed(recipe, "supervised.train_video=true")
+
+
+def test_right_answers_of_questions_stand_among_the_puzzles():
+    """Two questions for every eight puzzles, spread over all questions; a question's guess is its answer."""
+    asked = [QuestionPuzzle(name=f"{n}", question="?", answers=("5 s", "6 s", "7 s"), level="when") for n in range(50)]
+    puzzles = [dataclasses.replace(asked[0], name="a puzzle")] * 40
+    lessons = with_questions(puzzles, Beside(name="replay", puzzles=asked, count=2), 8)
+    assert (lessons[:40], len(lessons)) == (puzzles, 50)
+    assert {lesson.name for lesson in lessons[40:]} >= {"0", "49"}
+    for lesson in lessons[40:]:
+        assert lesson.guess(np.random.default_rng(0)) == lesson.solution() == "6 s"
+        assert lesson.reward(lesson.solution()) == {"exact": 1.0}

@@ -74,7 +74,7 @@ class StartModel:
 class MvpRecipe:
     """Stages on puzzles; "grpo" and "supervised" both begin from "warm", where that was run.
 
-    replay: questions beside the puzzles of "grpo". teacher: the folder of a model with the same tokenizer, whose
+    replay: questions beside the puzzles of every stage. teacher: the folder of a model with the same tokenizer, whose
     probabilities "grpo" learns from by a method with teaching ("opd").
     """
 
@@ -89,10 +89,11 @@ class MvpRecipe:
     stages: tuple[str, ...] = ("warm", "grpo")
 
     def __post_init__(self) -> None:
-        if self.replay.count and self.grpo.train_video:
+        learning = [stage for stage in PUZZLE_STAGES if getattr(self, stage).train_video]
+        if self.replay.count and learning:
             raise LongtakeError(
-                f"replay.count is {self.replay.count}, but grpo.train_video is true and replayed videos keep their "
-                "tokens; set one of them to 0 or false"
+                f"replay.count is {self.replay.count}, but {learning[0]}.train_video is true and replayed videos keep "
+                "their tokens; set one of them to 0 or false"
             )
 
 

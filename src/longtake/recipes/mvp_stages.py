@@ -144,24 +144,24 @@ def run_stage(recipe: MvpRecipe, stage: str, material: Material, output: Path, p
     if processes.is_main_process:
         settings = flat(own) | flat(recipe.puzzles, "puzzles") | {"file": material.digest}
         settings |= {"from": origin, "start": backbone.name}
-        if stage == "grpo" and recipe.replay.count:
+        if recipe.replay.count:
             settings |= flat(recipe.replay, "replay")
         if teacher is not None:
             settings["teacher"] = teacher.name
         check_settings(folder, settings)
     processes.wait_for_everyone()
+    beside = None
+    if recipe.replay.count:
+        backbone.model.to(processes.device).eval()
+        with processes.main_process_first():
+            beside = replay_beside(recipe.replay, backbone, output / "replay")
     if stage == "grpo":
-        beside = []
-        if recipe.replay.count:
-            backbone.model.to(processes.device).eval()
-            with processes.main_process_first():
-                beside = [replay_beside(recipe.replay, backbone, folder / "replay")]
         train_grpo(
             recipe.grpo, backbone, material.train, folder,
-            held=material.watched, beside=beside, teacher=teacher, summary=figures,
+            held=material.watched, beside=[beside] if beside else [], teacher=teacher, summary=figures,
         )  # fmt: skip
     else:
-        train_imitation(own, backbone, material.train, folder, held=material.watched, summary=figures)
+        train_imitation(own, backbone, material.train, folder, held=material.watched, beside=beside, summary=figures)
 
 
 def model_before(recipe: MvpRecipe, stage: str, output: Path) -> tuple[Backbone, str]:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from longtake.backbones.base import Backbone
+from longtake.train.beside import Beside
 from longtake.train.curriculum import Curriculum, CurriculumRecipe
 from longtake.train.exam import Summary, held_figures
-from longtake.train.puzzles import Puzzle
+from longtake.train.puzzles import Puzzle, QuestionPuzzle
 from longtake.train.rewards import WEIGHTS
 from longtake.train.run import Fit, Run, start_processes
 from longtake.train.runlog import RunLog
@@ -75,11 +76,15 @@ def train_imitation(
     folder: Path,
     *,
     held: Sequence[Puzzle] = (),
+    beside: Beside | None = None,
     summary: Summary | None = None,
 ) -> None:
     """Train, resuming from ``folder``; the model is saved in ``folder/model``, LoRA merged.
 
-    summary: of the held puzzles' answers. Raises LongtakeError for a batch that does not divide among the processes.
+    beside: questions among the puzzles (``with_questions``), ``count`` for every ``fit.batch`` of these; a step stays
+    as large. summary: of the held puzzles' answers.
+
+    Raises LongtakeError for a batch that does not divide among the processes.
     """
     fit, accelerator = recipe.fit, start_processes(recipe.fit)
     if fit.batch % accelerator.num_processes:
@@ -87,6 +92,8 @@ def train_imitation(
             f"batch is {fit.batch}; it must be a multiple of {accelerator.num_processes}, the number of processes"
         )
     torch.manual_seed(fit.seed)
+    if beside is not None:
+        puzzles = with_questions(puzzles, beside, fit.batch)
     order = CurriculumRecipe(by_success=False)
     curriculum = Curriculum(recipe=order, levels=[puzzle.level for puzzle in puzzles], seed=fit.seed)
     train_language_model(backbone, recipe.lora_rank, recipe.lora_alpha, checkpointing=fit.checkpointing)
@@ -109,6 +116,9 @@ def train_imitation(
             if held and fit.is_due(fit.eval_every, step + 1, steps):
                 longest = recipe.max_new_tokens
                 log.tell(step + 1, **held_figures(run, backbone, held, recipe.weights, longest, summary=summary))
+                if beside is not None and beside.held:
+                    kept = held_figures(run, backbone, beside.held, beside.weights, longest)
+                    log.tell(step + 1, **{f"{beside.name}_{name}": value for name, value in kept.items()})
             if fit.is_due(fit.save_every, step + 1, steps):
                 run.save(step + 1, curriculum=curriculum.state())
     write_backbone(run, backbone, folder / "model")
@@ -127,6 +137,14 @@ class Imitation(nn.Module):
         inputs = self.backbone.prepare([puzzle.prompt(self.backbone) for puzzle, _ in lessons])
         loss = -self.backbone.logprobs(inputs, [ids for _, ids in lessons]).sum()
         return loss + idle(self.backbone.video_parts)
+
+
+def with_questions(puzzles: Sequence[Lesson], beside: Beside, batch: int) -> list[Lesson]:
+    """The puzzles, and for every ``batch`` of them ``count`` questions, spread over all that there are."""
+    wanted = max(1, round(len(puzzles) * beside.count / batch))
+    places = np.linspace(0, len(beside.puzzles) - 1, wanted).astype(int)
+    asked = [beside.puzzles[place] for place in places.tolist()]
+    return [*puzzles, *(question for question in asked if isinstance(question, QuestionPuzzle))]
 
 
 def draw_target(recipe: ImitateRecipe, backbone: Backbone, puzzle: Lesson, seed: tuple[int, ...]) -> Taught:

@@ -8,11 +8,9 @@ end: replay is learned by policy optimisation, too, and would else be what is me
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from longtake.backbones.base import Backbone
 from longtake.data.probe_world.haystack import drawn_clip
@@ -26,7 +24,7 @@ from longtake.tables.token_files import encoded
 from longtake.tables.work_folder import named
 from longtake.train.beside import Beside
 from longtake.train.grpo_recipe import GrpoRecipe
-from longtake.train.imitate import Lesson, train_imitation
+from longtake.train.imitate import train_imitation, with_questions
 from longtake.train.puzzles import QuestionPuzzle
 from longtake.train.run import start_processes
 
@@ -96,26 +94,6 @@ def step_cost(site: Site, size: TransferSize, arm: str, costs: Mapping[str, Cost
     )
 
 
-class Remembered(QuestionPuzzle):
-    """A replayed question as a lesson of the warm-up, in which it is answered rightly, as it must not be forgotten."""
-
-    __slots__ = ()
-
-    def solution(self) -> str:
-        """A right answer; of several (the seconds near a time) the middle one."""
-        return self.answers[len(self.answers) // 2]
-
-    def guess(self, rng: np.random.Generator) -> str:
-        """The right answer: other than of a puzzle, what is right is to be kept, not only the form."""
-        del rng
-        return self.solution()
-
-
-def remembered(question: QuestionPuzzle) -> Remembered:
-    """A replayed question as a lesson of the warm-up."""
-    return Remembered(**{field.name: getattr(question, field.name) for field in fields(question)})
-
-
 def warm_folder(site: Site, size: TransferSize, seed: int) -> Path:
     """The folder of the warm-up with replay that all arms begin from."""
     key = flat(site.recipe.warm) | flat(size.replay, "replay") | {"footage": site.footage_names}
@@ -132,10 +110,8 @@ def replay_warmed(site: Site, size: TransferSize, seed: int, material: Material)
     if not found.exists():
         backbone = site.recipe.start.backbone()
         backbone.model.to(start_processes(site.recipe.warm.fit).device).eval()
-        asked = own_puzzles(site, size, REPLAY, material, backbone)
-        share = size.replay.count / site.recipe.grpo.fit.batch
-        chosen = np.linspace(0, len(asked) - 1, max(1, round(len(material.train) * share))).astype(int)
-        lessons: list[Lesson] = [*material.train, *(remembered(asked[place]) for place in chosen.tolist())]
+        replay, batch = replay_of(site, size, material, backbone), site.recipe.grpo.fit.batch
+        lessons = with_questions(material.train, replay, batch)
         train_imitation(seeded(site.recipe, seed).warm, backbone, lessons, found.parent)
     return found
 
@@ -149,6 +125,12 @@ def own_puzzles(
     replayed = range(size.replay.videos)
     further = range(len(replayed), len(replayed) + size.more_videos)
     return questions_about(site, size, backbone, replayed if arm == REPLAY else further)
+
+
+def replay_of(site: Site, size: TransferSize, material: Material, backbone: Backbone) -> Beside:
+    """The replay that stands beside what an arm learns from."""
+    asked = own_puzzles(site, size, REPLAY, material, backbone)
+    return Beside(name="replay", puzzles=asked, count=size.replay.count, curriculum=EVENLY)
 
 
 def questions_about(
@@ -173,13 +155,7 @@ def trained(
 
     def lessons(backbone: Backbone) -> Lessons:
         own = own_puzzles(site, size, arm, material, backbone)
-        replay = Beside(
-            name="replay",
-            puzzles=own_puzzles(site, size, REPLAY, material, backbone),
-            count=size.replay.count,
-            curriculum=EVENLY,
-        )
-        return own, () if arm == REPLAY else (replay,)
+        return own, () if arm == REPLAY else (replay_of(site, size, material, backbone),)
 
     recipe = arm_recipe(site, size, arm, seed, costs)
     warm = replay_warmed(site, size, seed, material)

@@ -13,6 +13,7 @@ import tiny
 from footage_puzzles import make_puzzles
 from grpo_runs import own, qwen, run_imitation
 from longtake.backbones.base import Part, Prompt
+from longtake.backbones.own import OwnVideoLLM
 from longtake.cli.samples import samples
 from longtake.data.puzzles.framefile import FrameFile
 from longtake.data.puzzles.puzzle_file import PuzzleRecord, read_records
@@ -25,6 +26,7 @@ from longtake.train.grpo import train_grpo
 from longtake.train.grpo_recipe import GrpoRecipe, prepare
 from longtake.train.imitate import ImitateRecipe, Imitation, draw_target, train_imitation
 from longtake.train.mvp import MvpPuzzle, figures, foreign, under
+from longtake.train.picture_store import PictureStore
 from longtake.train.rendering import Rendering
 from longtake.train.rewards import PuzzleReward
 from longtake.train.rollouts import Draw
@@ -159,6 +161,49 @@ def test_no_room_changes_no_prompt(folder, records):
     ]
     pairs = zip(prompts[0].visuals, prompts[1].visuals, strict=True)
     assert all(torch.equal(one.features, other.features) for one, other in pairs)
+
+
+def test_tokens_stay_for_other_runs_of_models_that_see_alike(folder, records, tmp_path, monkeypatch):
+    """Behind another language model only the picture that tells sights apart is encoded; with another projector all."""
+    seen = []
+    inner = OwnVideoLLM.tower_features
+    monkeypatch.setattr(OwnVideoLLM, "tower_features", lambda self, f: seen.append(len(f)) or inner(self, f))
+    record, pictures = records[0], len({*records[0].context, *records[0].candidates})
+
+    def asked(change: str) -> list[torch.Tensor]:
+        backbone = own()
+        backbone.model.requires_grad_(False)
+        for name, weight in backbone.model.named_parameters():
+            if name.startswith(change):
+                weight.mul_(1.5)
+        seen.clear()
+        album = Album(folder=folder, kept=tmp_path / "tokens")
+        return [tokens.features for tokens in puzzle_of(folder, record, album=album).prompt(backbone).visuals]
+
+    first = asked("nothing")
+    assert len(seen) == pictures + 1
+    again = asked("language_model")
+    assert len(seen) == 1
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    assert not torch.equal(asked("projector")[0], first[0])
+    assert len(seen) == pictures + 1
+    assert len(list((tmp_path / "tokens").iterdir())) == 2
+
+
+def test_a_damaged_or_missing_picture_is_encoded_again(tmp_path):
+    store = PictureStore(folder=tmp_path / "a")
+    tokens = own().encode(tiny.frames(1, 32, 32)).cpu()
+    assert store.get("frames/f.zip", "p.jpg") is None
+    store.put("frames/f.zip", "p.jpg", tokens)
+    kept = store.get("frames/f.zip", "p.jpg")
+    assert kept.grid == tokens.grid
+    for name in ("features", "position", "seconds", "weight"):
+        assert torch.equal(getattr(kept, name), getattr(tokens, name))
+    (file,) = (tmp_path / "a").rglob("*.safetensors")
+    file.write_bytes(b"half")
+    assert store.get("frames/f.zip", "p.jpg") is None
+    (tmp_path / "file").write_text("")
+    PictureStore(folder=tmp_path / "file").put("frames/f.zip", "p.jpg", tokens)  # no folder can be made there
 
 
 def test_the_parts_behind_the_tower_learn_from_pictures(folder, records):

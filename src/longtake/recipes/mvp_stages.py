@@ -39,6 +39,8 @@ from longtake.types import LongtakeError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+TOKENS = "tokens"  # beside the pictures
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
@@ -97,7 +99,7 @@ def gather(recipe: MvpRecipe, folder: Path, output: Path) -> Material:
     if not train or not held:
         side = "to learn from" if not train else "held out"
         raise LongtakeError(f"{folder} has no puzzles {side} at these levels; give more footage or other levels")
-    album = Album(folder=folder)
+    album = Album(folder=folder, kept=folder / TOKENS)
     plain = [[puzzle_of(choice, record, album) for record in side] for side in (train, held)]
     own = [
         under(puzzles, choice.control, pool, split.sources)

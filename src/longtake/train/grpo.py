@@ -10,6 +10,7 @@ which the reward, group size, rates and schedule are not public: all defaults he
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -165,12 +166,13 @@ def learn(
         return {"rate": rate, "skipped": 1.0}
     kept = [own for place, own in made.items() if not dropped[place]]
     counted = sum(count(own.mask, objective.average, longest) for own in kept)
-    spread = run.accelerator.num_processes
-    passes = max(int((~dropped[process::spread]).sum()) for process in range(spread))
+    spread, size = run.accelerator.num_processes, recipe.fit.micro_batch
+    passes = max(math.ceil(int((~dropped[process::spread]).sum()) / size) for process in range(spread))
     first = next(iter(made.values()))
     idle = dataclasses.replace(first, mask=torch.zeros_like(first.mask))
-    parts = kept + [idle] * (passes - len(kept))
-    done = [run.update(parts, lambda part: run.module(part), counted, rate) for _ in range(recipe.updates)]
+    parts = [kept[begin : begin + size] for begin in range(0, len(kept), size)]
+    parts += [[idle]] * (passes - len(parts))
+    done = [run.update(parts, lambda part: run.module(*part), counted, rate) for _ in range(recipe.updates)]
 
     def mean(values: Iterable[float]) -> float:
         return sum(values) / len(done)

@@ -23,7 +23,7 @@ TEMPORAL = "temporal"  # the part that T-GRPO adds
 class GrpoRecipe:
     """Hyper-parameters of policy optimisation; all defaults are ours.
 
-    fit: ``batch`` is puzzles a step over all processes, ``micro_batch`` stays 1: a puzzle's group is one pass.
+    fit: ``batch`` is puzzles a step over all processes, ``micro_batch`` those whose groups are one pass.
     weights: of the reward's parts, by name. success: the part (0 to 1) that the curriculum goes by.
     lora_rank: 0 trains the whole language model; else low-rank weights beside it, merged at the end.
     train_video: the parts between tower and language model learn too, where puzzles bring features.
@@ -53,8 +53,6 @@ class GrpoRecipe:
                 f"lora_rank is {self.lora_rank}, updates {self.updates}, samples_every {self.samples_every}, contrast "
                 f"{self.contrast}; lora_rank and contrast must not be negative, the others at least 1"
             )
-        if self.fit.micro_batch != 1:
-            raise LongtakeError(f"micro_batch is {self.fit.micro_batch}; it must be 1: a puzzle's group is one pass")
         self.fit.refuse_sharding("sampling needs whole weights")
         if self.method.objective.kl and not self.lora_rank:
             raise LongtakeError(

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import tiny
 import world
 from grpo_runs import own, puzzles
 from longtake.data.probe_world.questions import Question, score
@@ -124,6 +125,27 @@ def test_every_video_has_a_question_of_each_task():
     assert exam_video(3, clips).split == "test"
     again = questions_about(exam_video(11, clips), 11)
     assert again == asked
+
+
+def test_a_video_is_run_once_for_its_questions_and_answers_stay():
+    """As each is answered alone; two videos with three and two questions; blind, no video is run."""
+    backbone = own()
+    films = [backbone.encode(tiny.frames(8, 32, 32, seed=seed)) for seed in (0, 1)]
+    texts = ("Which is it?", "How many of them are there?", "When?")
+    asked = [
+        QuestionPuzzle(name=f"{n}", question=texts[n % 3], answers=("a",), tokens=films[n // 3]) for n in range(5)
+    ]
+    runs = []
+    inner = type(backbone).prefill
+    spied = SimpleNamespace(prefill=lambda *given, **told: runs.append(told) or inner(backbone, *given, **told))
+    spied.prepare, spied.generate = backbone.prepare, backbone.generate
+    alone = [mvp_exam.replies_to(backbone, [puzzle]).answers[0] for puzzle in asked]
+    assert list(mvp_exam.replies_to(spied, asked).answers) == alone
+    assert len(runs) == 2
+    assert len(set(alone)) > 1
+    blind = mvp_exam.replies_to(spied, asked, blind=True).answers
+    assert len(runs) == 2
+    assert blind[:2] == blind[3:]
 
 
 def test_the_exam_is_made_once(site, monkeypatch):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from longtake.backbones.base import Backbone
+from longtake.backbones.layout import some_rows
 from longtake.data.probe_world.haystack import Clip, load_clips
 from longtake.data.probe_world.probe import ProbeVideo, make_video
 from longtake.data.probe_world.questions import Question, ask_all
@@ -31,7 +33,7 @@ TRANSFER = ("order", "after", "direction", "count")
 FRAMES = 32  # at a frame a second: four cards and a moving shape always fit
 CARDS = (2, 3, 4)
 FIRST = 3 * 10**6  # number of the first video; replay's held-out ones come from 0
-ROWS = 16  # questions that are answered together
+ROWS = 16  # blind questions that are answered together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,12 +108,23 @@ def write_questions(videos: Sequence[ProbeVideo], numbers: Iterable[int], file: 
 
 @torch.no_grad()
 def replies_to(backbone: Backbone, puzzles: Sequence[QuestionPuzzle], *, blind: bool = False) -> Replies:
-    """What a model answers, greedily. blind: without the videos."""
+    """What a model answers, greedily; a video is run once for the questions about it that stand together.
+
+    blind: without the videos.
+    """
     said: list[str] = []
-    for first in range(0, len(puzzles), ROWS):
-        prompts = [puzzle.prompt(backbone) for puzzle in puzzles[first : first + ROWS]]
-        if blind:
-            prompts = [prompt.unseen() for prompt in prompts]
-        made = backbone.generate(backbone.prepare(prompts), max_new_tokens=ANSWER_TOKENS)
-        said += [rollout.text for rollout in made]
+    for asked in together(puzzles, blind):
+        prompts = [puzzle.prompt(backbone) for puzzle in asked]
+        inputs = backbone.prepare([prompt.unseen() for prompt in prompts] if blind else prompts, shared=not blind)
+        video = None if blind else backbone.prefill(some_rows(inputs, slice(1)), stop=inputs.prefix)
+        said += [rollout.text for rollout in backbone.generate(inputs, video, max_new_tokens=ANSWER_TOKENS)]
     return Replies(answers=tuple(said), spans=(None,) * len(said))
+
+
+def together(puzzles: Sequence[QuestionPuzzle], blind: bool) -> Iterator[Sequence[QuestionPuzzle]]:
+    """Questions that are answered together: those about one video that follow each other, or if blind any."""
+    if blind:
+        yield from (puzzles[first : first + ROWS] for first in range(0, len(puzzles), ROWS))
+        return
+    for _, own in groupby(puzzles, key=lambda puzzle: id(puzzle.tokens)):
+        yield list(own)

@@ -152,6 +152,18 @@ def compare_compressor() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         ours, theirs = (best_seconds(lambda f=f: f(x)) for f in (conv, partial(nn.ConvTranspose3d.forward, conv)))
     print(f"two frames for one: {ours:.4f} s, nn.ConvTranspose3d {theirs:.4f} s", flush=True)
+    for frames in (4, 2):
+        x, down = torch.randn(groups, dim, frames + 1, 10, 10, requires_grad=True), nn.Conv3d(dim, dim, 3, (2, 1, 1))
+        rows = torch.randn(groups * frames // 2 * places, 27 * dim, requires_grad=True)
+        product = nn.Linear(27 * dim, dim)  # of as many operations, once all neighbours stand in a row
+        with torch.autocast("cpu", torch.bfloat16):
+            spent, least = (best_seconds(partial(*what)) for what in ((down, x), (product, rows)))
+        billions = 3 * 2 * len(rows) * 27 * dim**2 / 1e9
+        print(
+            f"one frame for two of {frames}: {spent:.4f} s, {billions / spent:.0f} GFLOP/s; a product of as many "
+            f"operations {least:.4f} s",
+            flush=True,
+        )
 
 
 def written_out(x_BLD: Tensor, norm: nn.GroupNorm) -> Tensor:

@@ -126,6 +126,18 @@ def test_runs_of_other_settings_and_puzzles_are_refused(finished, folder, start,
         run_again(other, start, output)
 
 
+def test_the_model_in_the_package_has_a_recipe_of_its_own(folder, tmp_path):
+    """Shortened, by the command: right answers, with questions among them, and a report."""
+    few = ["supervised.fit.steps=2", "replay.videos=1", "replay.held_videos=1", "replay.frames=8", "puzzles.watched=2"]
+    more = [*few, "puzzles.most_held=2", "puzzles.controls=blind", "supervised.max_new_tokens=6"]
+    told = [part for each in more for part in ("--set", each)]
+    found = CliRunner().invoke(app, ["train", "mvp_embedded", str(folder), "-o", str(tmp_path / "out"), *told])
+    assert found.exit_code == 0, found.output
+    assert "supervised, blind" in found.output
+    assert set(logged(tmp_path / "out/supervised", "replay_held_exact")) == {2}
+    assert not (tmp_path / "out/warm").exists()
+
+
 def run_again(folder: Path, start: Path, output: Path, *more: str) -> None:
     recipe = mvp_debug()
     for assignment in (f"start.folder={start}", *SHORT, *more):

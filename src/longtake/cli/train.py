@@ -22,7 +22,7 @@ RECIPES = {
     "latent": "longtake.recipes.latent",
     "video_xl_pro_3b": "longtake.recipes.video_xl_pro",
 }
-ON_PUZZLES = {"mvp": "longtake.recipes.mvp", "mvp_debug": "longtake.recipes.mvp"}
+ON_PUZZLES = dict.fromkeys(("mvp", "mvp_embedded", "mvp_debug"), "longtake.recipes.mvp")
 
 
 def train(

@@ -1,6 +1,6 @@
 """Teach a model on puzzles from unlabelled footage: a warm-up on the answer's form, then policy optimisation.
 
-Run: longtake train mvp PUZZLES -o FOLDER [--set start.folder=FOLDER]
+Run: longtake train mvp PUZZLES -o FOLDER [--set start.folder=FOLDER], or mvp_embedded
 
 PUZZLES is what ``longtake synth mvp`` wrote. Task and policy optimisation on it: MVP, arXiv 2601.03781, whose figures
 are not public; all sizes and rates here are ours, for a model of the size of the one in the package.
@@ -107,6 +107,25 @@ def mvp() -> MvpRecipe:
         warm=ImitateRecipe(fit=warm, target="form", max_new_tokens=40),
         grpo=GrpoRecipe(fit=fit, draw=Draw(group=8, max_new_tokens=40)),
         supervised=ImitateRecipe(fit=learn, max_new_tokens=40),
+    )
+
+
+def mvp_embedded() -> MvpRecipe:
+    """What the model in the package learns puzzles by: right answers, pictures relative and turned, and a replay.
+
+    Half an hour of a core. Policy optimisation goes on from what it leaves (``start.folder``); docs/mvp.md has what
+    both are worth.
+    """
+    recipe = mvp()
+    fit = replace(recipe.supervised.fit, lr=6e-4, batch=16, micro_batch=16, steps=1400, eval_every=200)
+    rendering = Rendering(side=2, relative=True, turned=0.9)
+    return replace(
+        recipe,
+        name="mvp_embedded",
+        puzzles=Choice(form="direct", rendering=rendering, watched=200),
+        supervised=replace(recipe.supervised, fit=fit),
+        replay=Replay(count=4, videos=200, held_videos=10),
+        stages=("supervised",),
     )
 
 

@@ -15,6 +15,7 @@ from longtake.types import IGNORE, VisualTokens
 
 TEXTS_KEPT = 1024  # texts whose token ids are kept
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """The columns of one prompt.

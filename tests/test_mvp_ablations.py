@@ -193,6 +193,7 @@ def test_other_weights_in_the_same_place_have_a_work_folder_of_their_own(tmp_pat
 def test_a_picture_shows_what_is_over_all_levels():
     assert overall(["L1 exact", "all exact", "clipped share"]) == ["all exact", "clipped share"]
     assert overall(["L1 exact", "drawn exact", "filmed exact", "flat"]) == ["L1 exact", "flat"]
+    assert overall(["order", "count"]) == ["order", "count"]
 
 
 def test_costs_are_kept_once_a_warmed_model_is_counted(tmp_path):

@@ -123,7 +123,7 @@ def places_of(levels: Sequence[str], domains: Sequence[str]) -> dict[str, Where]
 def overall(measures: Sequence[str]) -> list[str]:
     """Those of a table's measures that are over all puzzles, or the only level's, and those that are of no level."""
     places = [name.rsplit(" ", 1)[0] for name in measures if name.split()[-1] in MEASURES]
-    whole = ALL if ALL in places else places[0]  # ``places_of`` has levels before domains
+    whole = ALL if ALL in places else next(iter(places), ALL)  # ``places_of`` has levels before domains
     return [name for name in measures if name.startswith(f"{whole} ") or name.split()[-1] not in MEASURES]
 
 

@@ -92,7 +92,7 @@ def test_gradients_are_those_of_whole_prompts(family, rank):
 @pytest.mark.parametrize("family", ["own", "qwen"])
 @pytest.mark.parametrize("method", ["grpo", "dapo", "gspo"])
 def test_several_groups_in_one_pass_have_the_sums_and_gradients_of_each(family, method):
-    """Prompts and completions of unequal lengths, one with advantages by token; a reference as well."""
+    """Prompts and completions of unequal lengths, with a reference."""
     backbone = own() if family == "own" else qwen()
     prepare(recipe(), backbone)
     one = made_of(backbone)

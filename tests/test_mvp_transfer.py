@@ -225,10 +225,7 @@ def test_the_warm_up_keeps_replay_in_its_later_share(site, monkeypatch):
     remembered = lessons[40:]
     assert len(remembered) == 10  # two beside eight
     assert {lesson.name for lesson in remembered} >= {"0", "49"}
-    for lesson in remembered:
-        assert lesson.guess(np.random.default_rng(0)) == lesson.solution() == "6 s"
-        assert lesson.reward(lesson.solution()) == {"exact": 1.0}
-        assert (lesson.level, lesson.prompt(None).question) == ("when", "?")
+    assert {(lesson.level, lesson.question) for lesson in remembered} == {("when", "?")}
     model.mkdir(parents=True)
     assert transfer_arms.replay_warmed(site, SIZE, 3, material) == model
     assert len(given) == 1

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from longtake.backbones.base import Backbone
 from longtake.data.puzzles.framefile import FrameFile
-from longtake.train.picture_store import PictureStore, sight_of
+from longtake.train.picture_store import PictureStore, Pixels, sight_of
 from longtake.types import Frames, VisualTokens
 
-Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 Held = Tensor | VisualTokens
 Key = tuple[str, str, bool]  # frame file, name, whether the parts behind the tower learn
 

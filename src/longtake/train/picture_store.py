@@ -16,11 +16,12 @@ from safetensors.torch import save_file
 from longtake.outputs import replaced
 from longtake.types import LongtakeError, VisualTokens
 
+Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 SIDE = 64  # of the picture by which models are told apart
 TENSORS = ("features", "position", "seconds", "weight")
 
 
-def sight_of(encode: Callable[[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]], VisualTokens]) -> str:
+def sight_of(encode: Callable[[Pixels], VisualTokens]) -> str:
     """What tells models that see differently from each other, whatever their language models: 12 hexadecimal digits.
 
     encode: a picture ``(1, 3, height, width)`` to its tokens; it is given a fixed one.

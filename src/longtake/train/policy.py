@@ -37,12 +37,12 @@ class Policy(nn.Module):
         old = [own.old for own in experiences if own.old is not None]
         found = policy_loss(
             logprobs,
-            together(old, longest).to(logprobs) if old else logprobs.detach(),
-            together([own.advantages for own in experiences], longest).to(logprobs.device),
-            together([own.mask for own in experiences], longest).to(logprobs.device),
+            rows_of(old, longest).to(logprobs) if old else logprobs.detach(),
+            rows_of([own.advantages for own in experiences], longest).to(logprobs.device),
+            rows_of([own.mask for own in experiences], longest).to(logprobs.device),
             self.objective,
             longest=self.draw.max_new_tokens,
-            reference=together(references, longest).to(logprobs) if references else None,
+            reference=rows_of(references, longest).to(logprobs) if references else None,
         )
         return found.loss + idle(self.backbone.video_parts), found.clipped, found.kl, found.surprise, found.tokens
 
@@ -62,7 +62,7 @@ class Policy(nn.Module):
             return self.logprobs(group)
 
 
-def together(parts: Sequence[Tensor], longest: int) -> Tensor:
+def rows_of(parts: Sequence[Tensor], longest: int) -> Tensor:
     """Rows of several groups below each other, each ``(group,)``, or ``(group, tokens)`` padded by 0 to the longest."""
     if parts[0].ndim == 1:
         return torch.cat(list(parts))

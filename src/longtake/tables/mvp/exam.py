@@ -113,7 +113,7 @@ def replies_to(backbone: Backbone, puzzles: Sequence[QuestionPuzzle], *, blind: 
     blind: without the videos.
     """
     said: list[str] = []
-    for asked in together(puzzles, blind):
+    for asked in asked_together(puzzles, blind):
         prompts = [puzzle.prompt(backbone) for puzzle in asked]
         inputs = backbone.prepare([prompt.unseen() for prompt in prompts] if blind else prompts, shared=not blind)
         video = None if blind else backbone.prefill(some_rows(inputs, slice(1)), stop=inputs.prefix)
@@ -121,7 +121,7 @@ def replies_to(backbone: Backbone, puzzles: Sequence[QuestionPuzzle], *, blind: 
     return Replies(answers=tuple(said), spans=(None,) * len(said))
 
 
-def together(puzzles: Sequence[QuestionPuzzle], blind: bool) -> Iterator[Sequence[QuestionPuzzle]]:
+def asked_together(puzzles: Sequence[QuestionPuzzle], blind: bool) -> Iterator[Sequence[QuestionPuzzle]]:
     """Questions that are answered together: those about one video that follow each other, or if blind any."""
     if blind:
         yield from (puzzles[first : first + ROWS] for first in range(0, len(puzzles), ROWS))

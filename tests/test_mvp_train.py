@@ -18,7 +18,7 @@ from longtake.cli.samples import samples
 from longtake.data.puzzles.framefile import FrameFile
 from longtake.data.puzzles.puzzle_file import PuzzleRecord, read_records
 from longtake.data.puzzles.puzzle_split import PuzzleSplit, split_by_source
-from longtake.eval.mvp import CHANCE, Asked, chance_parts, report, table
+from longtake.eval.mvp import CHANCE, Asked, by_size, chance_parts, report, table
 from longtake.train import grpo, policy, viewer
 from longtake.train.album import Album, Shelf, one_video
 from longtake.train.exam import apply_control
@@ -253,6 +253,27 @@ def test_context_and_candidates_are_rendered_together(backbone, folder, records)
     pool = shown_by(puzzle_of(folder, record, control="candidates", rendering=Rendering(relative=True)), backbone)
     assert len(pool) == len(record.candidates)
     assert float(sum(pool).abs().max()) < 1e-4 * float(torch.stack(pool).abs().max())
+
+
+@pytest.mark.parametrize("control", ["none", "blind"])
+def test_candidates_told_by_the_size_of_their_tokens_are_a_baseline(control, folder, records, monkeypatch):
+    """Planted: missing frames have the smallest tokens, in the order of time."""
+    record = records[0]
+    backbone = own()
+    size = {name: 9.0 - place for place, name in enumerate(record.candidates)}
+    size |= {record.candidates[number - 1]: 0.1 * place for place, number in enumerate(record.truth, start=1)}
+    plain = Album.tokens
+
+    def tokens(self, *asked):
+        given = zip(plain(self, *asked), asked[-1], strict=True)
+        return [dataclasses.replace(one, features=one.features * 0 + size.get(name, 1.0)) for one, name in given]
+
+    monkeypatch.setattr(Album, "tokens", tokens)
+    puzzle = dataclasses.replace(puzzle_of(folder, record), control=control)
+    smallest, largest = by_size([puzzle], backbone)
+    assert (smallest.row, largest.row) == ("smallest tokens", "largest tokens")
+    assert smallest.parts[0]["exact"] == 1
+    assert largest.parts[0]["selection"] == 0
 
 
 def test_pictures_are_turned_in_training_alone(folder, records, tmp_path, monkeypatch):

@@ -57,6 +57,19 @@ def test_what_pictures_have_in_common_goes_and_their_size_stays():
     assert all(not one.features.any() for one in same)
 
 
+def test_even_pictures_differ_in_direction_alone():
+    """By hand: tokens (3, 4) and (0, 10) have squares of 12.5 and 50 a number, 31.25 together."""
+    size = 31.25**0.5
+    made = Rendering(even=True).of([picture(torch.tensor([own]).expand(4, 2)) for own in ((3.0, 4.0), (0.0, 10.0))])
+    torch.testing.assert_close(made[0].features[0], torch.tensor([3.0, 4.0]) * size / 12.5**0.5)
+    torch.testing.assert_close(made[1].features[0], torch.tensor([0.0, 10.0]) * size / 50**0.5)
+    both = Rendering(relative=True, even=True)
+    far = [dataclasses.replace(one, features=one.features * 5**place) for place, one in enumerate(drawn(3))]
+    sizes = torch.stack([one.features.square().mean(-1) for one in both.of(far)])
+    torch.testing.assert_close(sizes, sizes[0, 0].expand_as(sizes))
+    assert not any(one.features.any() for one in both.of([picture(torch.ones(4, 3))] * 2))
+
+
 def test_another_background_makes_no_difference_to_relative_pictures():
     pictures, scene = drawn(4), torch.randn(4, 8)
     moved = [dataclasses.replace(one, features=one.features + scene) for one in pictures]
@@ -107,6 +120,6 @@ def test_as_large_a_share_of_showings_is_turned_as_asked():
 
 def test_what_lies_behind_the_pictures_can_learn():
     features = torch.randn(3, 4, 8, requires_grad=True)
-    made = Rendering(side=1, relative=True).of([picture(own) for own in features], turn=3)
+    made = Rendering(side=1, relative=True, even=True).of([picture(own) for own in features], turn=3)
     (made[0].features * torch.arange(8.0)).sum().backward()
     assert bool(features.grad.abs().sum((1, 2)).gt(0).all())

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from longtake.backbones.base import Backbone
 from longtake.data.puzzles.footage import Embed
 from longtake.data.puzzles.framefile import FrameFile
 from longtake.data.puzzles.puzzle import PuzzleScore, chance, score
@@ -38,6 +44,29 @@ def baselines(folder: Path, records: Sequence[PuzzleRecord], embedders: Mapping[
     for name in next(iter(found.values())):
         scores = [score(found[record.id][name], record.truth, len(record.candidates)) for record in records]
         yield Asked(row=name, parts=[_parts(one) for one in scores])
+
+
+@torch.no_grad()
+def by_size(puzzles: Sequence[MvpPuzzle], backbone: Backbone) -> Iterator[Asked]:
+    """The candidates whose tokens are smallest, or largest, as they are shown, in the order of their size.
+
+    What a rendering tells of the answer by itself: a model that weighs single pictures has compared none.
+    """
+    orders = [_sizes(dataclasses.replace(one, control="none", shown=one.record), backbone).argsort() for one in puzzles]
+    for row, turned in (("smallest tokens", 1), ("largest tokens", -1)):
+        parts = []
+        for order, puzzle in zip(orders, puzzles, strict=True):
+            truth = puzzle.record.truth
+            chosen = (order[::turned][: len(truth)] + 1).tolist()
+            parts.append(_parts(score(chosen, truth, len(order))))
+        yield Asked(row=row, parts=parts)
+
+
+def _sizes(puzzle: MvpPuzzle, backbone: Backbone) -> NDArray[np.float64]:
+    """The mean square of each candidate's tokens."""
+    shown = [part.tokens for part in puzzle.prompt(backbone).parts if part.tokens is not None]
+    pool = shown[-len(puzzle.record.candidates) :]
+    return np.array([float(tokens.features.square().mean()) for tokens in pool])
 
 
 def chance_parts(record: PuzzleRecord) -> Parts:

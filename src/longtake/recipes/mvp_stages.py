@@ -22,7 +22,7 @@ from longtake.data.puzzles.puzzle_file import PUZZLES, PuzzleRecord, read_record
 from longtake.data.puzzles.puzzle_split import PuzzleSplit, split_by_source
 from longtake.data.puzzles.sheets import choose
 from longtake.eval.leaks import embedders_of
-from longtake.eval.mvp import Asked, baselines, report
+from longtake.eval.mvp import Asked, baselines, by_size, report
 from longtake.outputs import replaced, write_json
 from longtake.recipes.mvp import PUZZLE_STAGES, Choice, MvpRecipe
 from longtake.recipes.mvp_replay import replay_beside
@@ -186,9 +186,11 @@ def examine(recipe: MvpRecipe, material: Material, output: Path) -> dict[str, An
         return None
     backbone = recipe.start.backbone()
     backbone.model.to(processes.device)
+    backbone.model.requires_grad_(False)  # so that pictures' tokens are kept
     records = [puzzle.record for puzzle in material.held]
-    told = [*baselines(material.folder, records, embedders_of(backbone)), *asked]
-    rules = [one.row for one in told[1 : len(told) - len(asked)]]
+    unseeing = [*baselines(material.folder, records, embedders_of(backbone)), *by_size(material.held, backbone)]
+    told = [*unseeing, *asked]
+    rules = [one.row for one in unseeing[1:]]
     found = report(material.held, told, rules)
     write_json(output / "report.json", found, indent=1)
     with replaced(output / "answers.jsonl") as scratch, scratch.open("w") as sink:

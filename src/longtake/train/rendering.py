@@ -22,13 +22,16 @@ class Rendering:
     """What is done to the pictures of one puzzle, in this order. Context and candidates are always treated alike.
 
     side: a picture has so many tokens a side, means of its cells; 0: as the model makes them.
-    relative: what all of them have in common is taken out of each cell, as frames of one video are much alike.
+    relative: what all of them have in common is taken out of each cell, as frames of one video are much alike. A
+        token's size then tells how far it is from that mean, and so which candidates lie near the context: ``even``.
+    even: all tokens are as large as each other, so that pictures can only be compared, not weighed.
     turned: the share of showings in training in which the tokens are turned by a rotation drawn anew: which pictures
         are alike stays, and what they look like never comes back.
     """
 
     side: int = 0
     relative: bool = False
+    even: bool = False
     turned: float = 0.0
 
     def __post_init__(self) -> None:
@@ -43,6 +46,7 @@ class Rendering:
         """
         shown = coarser(pictures, self.side) if self.side else list(pictures)
         shown = without_mean(shown) if self.relative else shown
+        shown = of_one_size(shown) if self.even else shown
         return shown if turn is None else rotated(shown, turn)
 
     def drawn_turn(self, seed: Sequence[int]) -> int | None:
@@ -94,6 +98,14 @@ def without_mean(pictures: Sequence[VisualTokens]) -> list[VisualTokens]:
     rest = [picture.features - means[picture.grid] for picture in pictures]
     size = _rms([picture.features for picture in pictures]) / _rms(rest).clamp_min(1e-6)
     return [replace(picture, features=own * size) for picture, own in zip(pictures, rest, strict=True)]
+
+
+def of_one_size(pictures: Sequence[VisualTokens]) -> list[VisualTokens]:
+    """Every token at the size that all have together (root mean square); a token of 0 stays 0."""
+    features = [picture.features for picture in pictures]
+    own = [each.square().mean(dim=-1, keepdim=True).sqrt().clamp_min(1e-6) for each in features]
+    scale = [_rms(features) / each for each in own]
+    return [replace(one, features=one.features * each) for one, each in zip(pictures, scale, strict=True)]
 
 
 def rotated(pictures: Sequence[VisualTokens], seed: int) -> list[VisualTokens]:

@@ -85,6 +85,21 @@ def test_the_report_has_models_controls_baselines_and_chance(finished, folder):
     assert all(sources[answer["puzzle"]] == answer["source"] for answer in answers)
 
 
+def test_lessons_in_comparing_come_before_all_other_stages(folder, start, tmp_path):
+    output = tmp_path / "out"
+    few = ("compare.fit.steps=2", "compare.fit.eval_every=2", "copies=3")
+    for stage, origin in (("compare", "start"), ("supervised", "compare"), ("warm", "compare")):
+        found = CliRunner().invoke(app, arguments(folder, start, output, *few, stages=(stage,)))
+        assert found.exit_code == 0, found.output
+        assert json.loads((output / stage / "settings.json").read_text())["from"] == origin
+    assert 0 <= logged(output / "compare", "held_exact")[2] <= 1
+    rows = json.loads((output / "report.json").read_text())["levels"]["L1"]
+    assert not any(row.startswith("compare") for row in rows)
+    found = CliRunner().invoke(app, arguments(folder, start, output, *few[:2], "copies=4", stages=("compare",)))
+    assert isinstance(found.exception, LongtakeError)
+    assert "copies" in str(found.exception)
+
+
 def test_stages_begin_after_the_warm_up_and_log_figures(finished):
     output, _ = finished
     origins = [json.loads((output / stage / "settings.json").read_text())["from"] for stage in ("grpo", "supervised")]
@@ -198,7 +213,7 @@ def test_wrong_methods_are_told(folder, start, tmp_path, more, said):
         (["mvp"], "the recipe mvp needs puzzles; give the folder that longtake synth mvp wrote"),
         (["debug", "FOLDER"], "the recipe debug takes no puzzles"),
         (["mvp", "FOLDER", "--data", "x.jsonl"], "--data, --media and --held are of conversations"),
-        (["mvp", "FOLDER", "--stage", "sft"], "the stage is 'sft'; it must be one of warm, grpo, supervised"),
+        (["mvp", "FOLDER", "--stage", "sft"], "the stage is 'sft'; it must be one of compare, warm, grpo, supervised"),
         (["mvp", "nowhere"], "no such file; give the folder that longtake synth mvp wrote"),
     ],
 )

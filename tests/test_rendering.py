@@ -57,16 +57,15 @@ def test_what_pictures_have_in_common_goes_and_their_size_stays():
     assert all(not one.features.any() for one in same)
 
 
-def test_even_pictures_differ_in_direction_alone():
-    """By hand: tokens (3, 4) and (0, 10) have squares of 12.5 and 50 a number, 31.25 together."""
-    size = 31.25**0.5
-    made = Rendering(even=True).of([picture(torch.tensor([own]).expand(4, 2)) for own in ((3.0, 4.0), (0.0, 10.0))])
-    torch.testing.assert_close(made[0].features[0], torch.tensor([3.0, 4.0]) * size / 12.5**0.5)
-    torch.testing.assert_close(made[1].features[0], torch.tensor([0.0, 10.0]) * size / 50**0.5)
-    both = Rendering(relative=True, even=True)
+def test_pictures_of_one_size_differ_in_direction_alone():
+    """By hand: (3, 4) has a size of 12.5 ** 0.5 and (0, 10) one of 50 ** 0.5."""
+    made = Rendering(size=2.0).of([picture(torch.tensor([own]).expand(4, 2)) for own in ((3.0, 4.0), (0.0, 10.0))])
+    torch.testing.assert_close(made[0].features[0], torch.tensor([6.0, 8.0]) / 12.5**0.5)
+    torch.testing.assert_close(made[1].features[0], torch.tensor([0.0, 20.0]) / 50**0.5)
+    both = Rendering(relative=True, size=2.0)
     far = [dataclasses.replace(one, features=one.features * 5**place) for place, one in enumerate(drawn(3))]
     sizes = torch.stack([one.features.square().mean(-1) for one in both.of(far)])
-    torch.testing.assert_close(sizes, sizes[0, 0].expand_as(sizes))
+    torch.testing.assert_close(sizes, torch.full_like(sizes, 4.0))
     assert not any(one.features.any() for one in both.of([picture(torch.ones(4, 3))] * 2))
 
 
@@ -114,12 +113,13 @@ def test_as_large_a_share_of_showings_is_turned_as_asked():
     assert len(drawn_turns) == pytest.approx(300, abs=35)
     assert len(set(drawn_turns)) == len(drawn_turns)
     assert all(Rendering().drawn_turn((0, step, 3)) is None for step in range(20))
-    with pytest.raises(LongtakeError, match="turned 1.5; side must be 0 or more, turned 0 to 1"):
-        Rendering(turned=1.5)
+    for wrong in ({"turned": 1.5}, {"size": -1.0}):
+        with pytest.raises(LongtakeError, match="side and size must be 0 or more, turned 0 to 1"):
+            Rendering(**wrong)
 
 
 def test_what_lies_behind_the_pictures_can_learn():
     features = torch.randn(3, 4, 8, requires_grad=True)
-    made = Rendering(side=1, relative=True, even=True).of([picture(own) for own in features], turn=3)
+    made = Rendering(side=1, relative=True, size=3.0).of([picture(own) for own in features], turn=3)
     (made[0].features * torch.arange(8.0)).sum().backward()
     assert bool(features.grad.abs().sum((1, 2)).gt(0).all())

@@ -26,7 +26,7 @@ from longtake.train.rollouts import Draw
 from longtake.train.run import Fit
 from longtake.types import LongtakeError
 
-PUZZLE_STAGES = ("warm", "grpo", "supervised")
+PUZZLE_STAGES = ("compare", "warm", "grpo", "supervised")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +72,9 @@ class StartModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MvpRecipe:
-    """Stages on puzzles; "grpo" and "supervised" both begin from "warm", where that was run.
+    """Stages on puzzles; "grpo" and "supervised" both begin from "warm", where that was run, else from "compare".
 
+    compare: on ``copies`` lessons of ``train.copies``, whatever the puzzles.
     replay: questions beside the puzzles of every stage. teacher: the folder of a model with the same tokenizer, whose
     probabilities "grpo" learns from by a method with teaching ("opd").
     """
@@ -81,6 +82,8 @@ class MvpRecipe:
     name: str
     start: StartModel = field(default_factory=StartModel)
     puzzles: Choice = field(default_factory=Choice)
+    compare: ImitateRecipe
+    copies: int = 200
     warm: ImitateRecipe
     grpo: GrpoRecipe
     supervised: ImitateRecipe
@@ -89,6 +92,8 @@ class MvpRecipe:
     stages: tuple[str, ...] = ("warm", "grpo")
 
     def __post_init__(self) -> None:
+        if self.copies < 1:
+            raise LongtakeError(f"copies is {self.copies}; it must be at least 1")
         learning = [stage for stage in PUZZLE_STAGES if getattr(self, stage).train_video]
         if self.replay.count and learning:
             raise LongtakeError(
@@ -102,8 +107,12 @@ def mvp() -> MvpRecipe:
     fit = Fit(lr=3e-5, batch=8, steps=1000, eval_every=100, save_every=50)
     learn = replace(fit, lr=1e-4, micro_batch=4)
     warm = replace(learn, lr=5e-4, steps=150, warmup=0.1)
+    compare = ImitateRecipe(
+        fit=replace(learn, lr=5e-4, batch=32, micro_batch=32, steps=800), weights={"exact": 1.0}, max_new_tokens=4
+    )
     return MvpRecipe(
         name="mvp",
+        compare=compare,
         warm=ImitateRecipe(fit=warm, target="form", max_new_tokens=40),
         grpo=GrpoRecipe(fit=fit, draw=Draw(group=8, max_new_tokens=40)),
         supervised=ImitateRecipe(fit=learn, max_new_tokens=40),
@@ -111,10 +120,10 @@ def mvp() -> MvpRecipe:
 
 
 def mvp_embedded() -> MvpRecipe:
-    """What the model in the package learns puzzles by: right answers, pictures relative and turned, and a replay.
+    """What the tables of docs/mvp.md begin from: right answers, pictures relative and turned, and a replay.
 
-    Half an hour of a core. Policy optimisation goes on from what it leaves (``start.folder``); docs/mvp.md has what
-    both are worth.
+    Half an hour of a core. The model in the package learns a shortcut by it, as relative tokens tell by their size what
+    is missing. Policy optimisation goes on from what it leaves (``start.folder``).
     """
     recipe = mvp()
     fit = replace(recipe.supervised.fit, lr=6e-4, batch=16, micro_batch=16, steps=1400, eval_every=200)
@@ -139,6 +148,8 @@ def mvp_debug() -> MvpRecipe:
         name="mvp_debug",
         puzzles=Choice(levels=("L1",), watched=2, most_held=4, controls=("blind",)),
         warm=replace(recipe.warm, fit=warm, max_new_tokens=20),
+        compare=replace(recipe.compare, fit=fit),
+        copies=4,
         grpo=GrpoRecipe(fit=fit, draw=Draw(group=4, max_new_tokens=20), samples_every=2),
         supervised=replace(recipe.supervised, fit=fit, max_new_tokens=20),
     )

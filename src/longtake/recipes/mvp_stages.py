@@ -29,6 +29,7 @@ from longtake.recipes.mvp_replay import replay_beside
 from longtake.recipes.settings import flat
 from longtake.recipes.stages import check_settings
 from longtake.train.album import Album
+from longtake.train.copies import copy_lessons
 from longtake.train.exam import answers
 from longtake.train.grpo import train_grpo
 from longtake.train.imitate import train_imitation
@@ -150,6 +151,8 @@ def run_stage(recipe: MvpRecipe, stage: str, material: Material, output: Path, p
             settings |= flat(recipe.replay, "replay")
         if teacher is not None:
             settings["teacher"] = teacher.name
+        if stage == "compare":
+            settings["copies"] = recipe.copies
         check_settings(folder, settings)
     processes.wait_for_everyone()
     beside = None
@@ -162,16 +165,20 @@ def run_stage(recipe: MvpRecipe, stage: str, material: Material, output: Path, p
             recipe.grpo, backbone, material.train, folder,
             held=material.watched, beside=[beside] if beside else [], teacher=teacher, summary=figures,
         )  # fmt: skip
+    elif stage == "compare":
+        lessons = copy_lessons(recipe.copies, recipe.puzzles.rendering)
+        train_imitation(own, backbone, lessons, folder, held=lessons, beside=beside)  # drawn anew in training
     else:
         train_imitation(own, backbone, material.train, folder, held=material.watched, beside=beside, summary=figures)
 
 
 def model_before(recipe: MvpRecipe, stage: str, output: Path) -> tuple[Backbone, str]:
     """The model a stage begins from, and which stage left it."""
-    warm = output / "warm" / "model"
-    if stage == "warm" or not warm.exists():
-        return recipe.start.backbone(), "start"
-    return load_backbone(str(warm), dtype=torch.float32), "warm"
+    sooner = {"compare": (), "warm": ("compare",)}.get(stage, ("warm", "compare"))
+    for before in sooner:
+        if (folder := output / before / "model").exists():
+            return load_backbone(str(folder), dtype=torch.float32), before
+    return recipe.start.backbone(), "start"
 
 
 def examine(recipe: MvpRecipe, material: Material, output: Path) -> dict[str, Any] | None:
@@ -180,7 +187,7 @@ def examine(recipe: MvpRecipe, material: Material, output: Path) -> dict[str, An
     Writes ``report.json`` and ``answers.jsonl``. Every process must call it; None on those that don't speak.
     """
     processes = start_processes(recipe.grpo.fit)
-    trained = [stage for stage in PUZZLE_STAGES if (output / stage / "model").exists()]
+    trained = [stage for stage in PUZZLE_STAGES if stage != "compare" and (output / stage / "model").exists()]
     asked = [one for stage in trained for one in ask_stage(recipe, stage, material, output, processes)]
     if not processes.is_main_process:
         return None

@@ -23,20 +23,21 @@ class Rendering:
 
     side: a picture has so many tokens a side, means of its cells; 0: as the model makes them.
     relative: what all of them have in common is taken out of each cell, as frames of one video are much alike. A
-        token's size then tells how far it is from that mean, and so which candidates lie near the context: ``even``.
-    even: all tokens are as large as each other, so that pictures can only be compared, not weighed.
+        token's size then tells how far it is from that mean, and so which candidates lie near the context: ``size``.
+    size: of every token (root mean square), so that pictures can only be compared, not weighed; 0: as they are.
     turned: the share of showings in training in which the tokens are turned by a rotation drawn anew: which pictures
         are alike stays, and what they look like never comes back.
     """
 
     side: int = 0
     relative: bool = False
-    even: bool = False
+    size: float = 0.0
     turned: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.side < 0 or not 0 <= self.turned <= 1:
-            raise LongtakeError(f"side is {self.side}, turned {self.turned}; side must be 0 or more, turned 0 to 1")
+        if self.side < 0 or self.size < 0 or not 0 <= self.turned <= 1:
+            given = f"side is {self.side}, size {self.size:g}, turned {self.turned:g}"
+            raise LongtakeError(f"{given}; side and size must be 0 or more, turned 0 to 1")
 
     def of(self, pictures: Sequence[VisualTokens], turn: int | None = None) -> list[VisualTokens]:
         """The pictures as they are shown; differentiable.
@@ -46,7 +47,7 @@ class Rendering:
         """
         shown = coarser(pictures, self.side) if self.side else list(pictures)
         shown = without_mean(shown) if self.relative else shown
-        shown = of_one_size(shown) if self.even else shown
+        shown = of_one_size(shown, self.size) if self.size else shown
         return shown if turn is None else rotated(shown, turn)
 
     def drawn_turn(self, seed: Sequence[int]) -> int | None:
@@ -72,7 +73,7 @@ def coarser(pictures: Sequence[VisualTokens], side: int) -> list[VisualTokens]:
     return [
         VisualTokens(
             features=next(means[picture.grid]),
-            position=_places(side).to(picture.position),
+            position=places(side).to(picture.position),
             seconds=picture.seconds[:1].expand(side * side),
             weight=(picture.weight.sum() / side**2).expand(side * side),
             grid=(1, side, side),
@@ -82,7 +83,7 @@ def coarser(pictures: Sequence[VisualTokens], side: int) -> list[VisualTokens]:
 
 
 @lru_cache(maxsize=8)
-def _places(side: int) -> Tensor:
+def places(side: int) -> Tensor:
     """Positions of a picture's tokens, the same tensor for all: whoever lays pictures out knows them again."""
     return torch.cartesian_prod(torch.zeros(1, dtype=torch.int64), torch.arange(side), torch.arange(side))
 
@@ -100,12 +101,10 @@ def without_mean(pictures: Sequence[VisualTokens]) -> list[VisualTokens]:
     return [replace(picture, features=own * size) for picture, own in zip(pictures, rest, strict=True)]
 
 
-def of_one_size(pictures: Sequence[VisualTokens]) -> list[VisualTokens]:
-    """Every token at the size that all have together (root mean square); a token of 0 stays 0."""
-    features = [picture.features for picture in pictures]
-    own = [each.square().mean(dim=-1, keepdim=True).sqrt().clamp_min(1e-6) for each in features]
-    scale = [_rms(features) / each for each in own]
-    return [replace(one, features=one.features * each) for one, each in zip(pictures, scale, strict=True)]
+def of_one_size(pictures: Sequence[VisualTokens], size: float) -> list[VisualTokens]:
+    """Every token at this size (root mean square); a token of 0 stays 0."""
+    own = [picture.features.square().mean(dim=-1, keepdim=True).sqrt().clamp_min(1e-6) for picture in pictures]
+    return [replace(one, features=one.features * (size / each)) for one, each in zip(pictures, own, strict=True)]
 
 
 def rotated(pictures: Sequence[VisualTokens], seed: int) -> list[VisualTokens]:

@@ -32,7 +32,7 @@ def train(
     ] = None,
     stage: Annotated[
         list[str] | None,
-        typer.Option(help="recot, align, sft, latent; on puzzles warm, grpo, supervised; several times; else its own."),
+        typer.Option(help="recot, align, sft, latent; on puzzles compare, warm, grpo, supervised; several times."),
     ] = None,
     data: Annotated[
         list[str] | None, typer.Option(help="JSON or JSONL of conversations, FILE or FILE=WEIGHT; several times.")

@@ -108,7 +108,7 @@ def mvp() -> MvpRecipe:
     learn = replace(fit, lr=1e-4, micro_batch=4)
     warm = replace(learn, lr=5e-4, steps=150, warmup=0.1)
     compare = ImitateRecipe(
-        fit=replace(learn, lr=5e-4, batch=32, micro_batch=32, steps=800), weights={"exact": 1.0}, max_new_tokens=8
+        fit=replace(learn, lr=5e-4, batch=32, micro_batch=32, steps=2000), weights={"exact": 1.0}, max_new_tokens=8
     )
     return MvpRecipe(
         name="mvp",

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from longtake.backbones.base import Backbone, Part, Prompt
 from longtake.data.probe_world.questions import normal
-from longtake.train.rendering import Rendering, places
+from longtake.train.rendering import Rendering, of_one_size, places
 from longtake.types import VisualTokens
 
 SIDE, SIZE = 2, 2.0  # of a picture and its tokens, where the puzzles' rendering leaves them open
@@ -54,9 +54,9 @@ class CopyLesson:
         seconds = [first, round(first + rng.uniform(*GAP_SECONDS), 1)]
         dim = backbone.embed(torch.zeros(1, dtype=torch.int64)).shape[-1]
         drawn = torch.from_numpy(rng.standard_normal((2, self.side**2, dim), np.float32))
-        features = drawn * (self.size / drawn.square().mean(dim=-1, keepdim=True).sqrt())
-        before, after = (self._picture(own, second) for own, second in zip(features, seconds, strict=True))
-        copy = self._picture(features[self.number % 2], 0.0)
+        pair = [self._picture(own, second) for own, second in zip(drawn, seconds, strict=True)]
+        before, after = of_one_size(pair, self.size)
+        copy = self._picture((before, after)[self.number % 2].features, 0.0)
         parts = (
             Part(tokens=before, timed=True),
             Part(text="[1 missing]\n"),
@@ -82,6 +82,7 @@ class CopyLesson:
         return dataclasses.replace(self, seed=tuple(seed))
 
     def _picture(self, features: Tensor, second: float) -> VisualTokens:
+        """A picture of tokens ``(side x side, dim)`` at a time."""
         count = self.side**2
         return VisualTokens(
             features=features,

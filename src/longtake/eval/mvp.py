@@ -53,17 +53,17 @@ def by_size(puzzles: Sequence[MvpPuzzle], backbone: Backbone) -> Iterator[Asked]
     What a rendering tells of the answer by itself: a model that weighs single pictures has compared none.
     """
     orders = [_sizes(dataclasses.replace(one, control="none", shown=one.record), backbone).argsort() for one in puzzles]
-    for row, turned in (("smallest tokens", 1), ("largest tokens", -1)):
+    for row, step in (("smallest tokens", 1), ("largest tokens", -1)):
         parts = []
         for order, puzzle in zip(orders, puzzles, strict=True):
             truth = puzzle.record.truth
-            chosen = (order[::turned][: len(truth)] + 1).tolist()
+            chosen = (order[::step][: len(truth)] + 1).tolist()
             parts.append(_parts(score(chosen, truth, len(order))))
         yield Asked(row=row, parts=parts)
 
 
 def _sizes(puzzle: MvpPuzzle, backbone: Backbone) -> NDArray[np.float64]:
-    """The mean square of each candidate's tokens."""
+    """The mean square of each candidate's tokens, ``(candidates,)``."""
     shown = [part.tokens for part in puzzle.prompt(backbone).parts if part.tokens is not None]
     pool = shown[-len(puzzle.record.candidates) :]
     return np.array([float(tokens.features.square().mean()) for tokens in pool])

@@ -26,7 +26,8 @@ from longtake.train.rollouts import Draw
 from longtake.train.run import Fit
 from longtake.types import LongtakeError
 
-PUZZLE_STAGES = ("compare", "warm", "grpo", "supervised")
+BEGINNINGS = ("compare", "warm")  # stages that others begin from, the last of those that were run
+PUZZLE_STAGES = (*BEGINNINGS, "grpo", "supervised")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from longtake.data.puzzles.sheets import choose
 from longtake.eval.leaks import embedders_of
 from longtake.eval.mvp import Asked, baselines, by_size, report
 from longtake.outputs import replaced, write_json
-from longtake.recipes.mvp import PUZZLE_STAGES, Choice, MvpRecipe
+from longtake.recipes.mvp import BEGINNINGS, PUZZLE_STAGES, Choice, MvpRecipe
 from longtake.recipes.mvp_replay import replay_beside
 from longtake.recipes.settings import flat
 from longtake.recipes.stages import check_settings
@@ -174,8 +174,7 @@ def run_stage(recipe: MvpRecipe, stage: str, material: Material, output: Path, p
 
 def model_before(recipe: MvpRecipe, stage: str, output: Path) -> tuple[Backbone, str]:
     """The model a stage begins from, and which stage left it."""
-    sooner = {"compare": (), "warm": ("compare",)}.get(stage, ("warm", "compare"))
-    for before in sooner:
+    for before in reversed(BEGINNINGS[: PUZZLE_STAGES.index(stage)]):
         if (folder := output / before / "model").exists():
             return load_backbone(str(folder), dtype=torch.float32), before
     return recipe.start.backbone(), "start"

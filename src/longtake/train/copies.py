@@ -1,7 +1,6 @@
 """Lessons in comparing, before puzzles: a frame before a gap, one after it, and a copy of one of the two. Which?
 
-The pictures are noise, drawn anew at each showing, so that nothing but comparing helps: of a puzzle's real pictures a
-model that was trained to read learns whatever tells them apart one by one, and of their order nothing. Ours.
+The pictures are noise, drawn anew at each showing, all of one size, so that nothing but comparing helps. Ours.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -14,7 +15,7 @@ from longtake.models import VideoLLM
 from longtake.models.processor import VideoLLMProcessor
 from longtake.train import checkpoint
 from longtake.train.dialogues import loader
-from longtake.train.run import Fit, micro_batches, start_processes
+from longtake.train.run import Fit, Run, micro_batches, start_processes
 from longtake.train.runlog import RunLog
 from longtake.train.saving import load_model, replaced_folder
 from longtake.train.sft import SftRecipe
@@ -237,6 +238,18 @@ def test_rates_by_hand():
     assert rates == pytest.approx([1.0, 2.0, 2.0, 1.0, 0.0])
 
 
+def test_the_second_beta_by_hand(tmp_path):
+    """Gradients 1 and 2, second beta 1/2: means 1 and .29/.19, squares 1 and 2.25/.75, so steps of 1 and .881 rates."""
+    plan = fit(lr=0.1, beta2=0.5, clip=math.inf, precision="fp32")
+    weight = torch.nn.ParameterList([torch.zeros(1)])
+    run = Run(plan, start_processes(plan), weight, tmp_path)
+    found = []
+    for gradient in (1.0, 2.0):
+        run.update([gradient], lambda part: (part * weight[0]).sum(), 1, plan.lr)
+        found.append(weight[0].item())
+    assert found == pytest.approx([-0.1, -0.1 - 0.1 * (0.29 / 0.19) / 3**0.5])
+
+
 def test_steps_of_all_epochs_by_hand():
     """Epochs run on into each other: two of five rows are ten rows, three steps of four."""
     assert Fit(lr=1.0, batch=4, epochs=2).steps_for(5) == 3
@@ -271,6 +284,7 @@ def test_micro_batches_by_hand():
         ({"lr": 0.0}, "lr is 0.0"),
         ({"clip": 0.0}, "clip is 0.0; it must be positive, or inf"),
         ({"clip": -1.0}, "clip is -1.0"),
+        ({"beta2": 1.0}, "beta2 is 1.0; it must be at least 0 and below 1"),
         ({"seed": -1}, "seed is -1; it must not be negative"),
         ({"precision": "fp16"}, "precision is 'fp16'"),
         ({"offload": True}, "set shard=true too, or zero=true"),

@@ -44,6 +44,7 @@ class Fit:
     """How a stage is optimised, saved and spread over processes.
 
     lr: AdamW's peak rate; it warms up over ``warmup`` of all steps and falls to 0 along a cosine.
+    beta2: AdamW's second beta; what is learned in a few hundred steps may want less than the usual 0.999.
     steps: None means ``epochs`` times all data.
     batch: rows of a step, over all processes; micro_batch: rows of one pass on one process.
     clip: the gradient's largest norm.
@@ -61,6 +62,7 @@ class Fit:
     epochs: int = 1
     warmup: float = 0.03
     weight_decay: float = 0.0
+    beta2: float = 0.999
     clip: float = 1.0
     seed: int = 0
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -85,6 +87,8 @@ class Fit:
             raise LongtakeError(f"seed is {self.seed}; it must not be negative")
         if not self.lr > 0 or not 0 <= self.warmup <= 1:
             raise LongtakeError(f"lr is {self.lr} and warmup {self.warmup}; lr must be positive, warmup from 0 to 1")
+        if not 0 <= self.beta2 < 1:
+            raise LongtakeError(f"beta2 is {self.beta2}; it must be at least 0 and below 1")
         if self.precision not in ("bf16", "fp32"):
             raise LongtakeError(f"precision is {self.precision!r}; it must be 'bf16' or 'fp32'")
         if self.shard and self.zero:
@@ -357,7 +361,8 @@ def _adamw(module: nn.Module, fit: Fit, faster: Mapping[str, float]) -> torch.op
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": fit.weight_decay, **more},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0, **more},
         ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=fit.lr, fused=True)
+    betas = (0.9, fit.beta2)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=fit.lr, betas=betas, fused=True)
 
 
 def _random_state() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import SiglipVisionModel
@@ -21,13 +22,18 @@ from longtake.types import Frames, LongtakeError, first_line
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tower:
-    """A SigLIP tower; its verb is ``features``. name: architecture and a hash of the weights, for provenance."""
+    """A SigLIP tower; its verb is ``features``. name: architecture and a hash of the weights, for provenance.
+
+    A tower that was trained to compare frames by so many places a side has ``places`` in its config, and gives each
+    frame as one vector of these.
+    """
 
     model: SiglipVisionModel
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", f"{self.model.config.model_type}-{weights_hash(self.model)}")
+        by_places = f"-by-{self.places}" if self.places else ""
+        object.__setattr__(self, "name", f"{self.model.config.model_type}-{weights_hash(self.model)}{by_places}")
 
     @classmethod
     def load(cls, folder: Path, device: str | None = None) -> Tower:
@@ -49,11 +55,17 @@ class Tower:
         """Height and width of a picture, pixels."""
         return cast(int, self.model.config.image_size)
 
+    @property
+    def places(self) -> int:
+        """How many places a side its vectors have; 0: it has no places of its own."""
+        return int(getattr(self.model.config, "places", 0))
+
     @torch.no_grad()
     def features(self, frames: Frames) -> Tensor:
-        """Each frame alone: ``(frames, rows, columns, dim)``."""
+        """Each frame alone: ``(frames, rows, columns, dim)``, or ``(frames, 1, 1, places x places x dim)``."""
         pixels = normalised_pixels(pixels_of(frames, self.model.device), (self.side, self.side))
-        return on_grid(self.model, pixels)
+        grid = on_grid(self.model, pixels)
+        return by_places(grid, self.places)[:, None, None] if self.places else grid
 
 
 def on_grid(model: SiglipVisionModel, pixels: Tensor) -> Tensor:
@@ -62,6 +74,11 @@ def on_grid(model: SiglipVisionModel, pixels: Tensor) -> Tensor:
     states: Tensor = model(pixels).last_hidden_state
     grid: Tensor = states.unflatten(1, (patches, patches))
     return grid
+
+
+def by_places(features: Tensor, places: int) -> Tensor:
+    """``(frames, rows, columns, dim)`` as means of ``places`` by ``places``, end to end: ``(frames, dim)``."""
+    return F.adaptive_avg_pool2d(features.permute(0, 3, 1, 2), places).flatten(1)
 
 
 def redrawn(model: Model, seed: int) -> Model:

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from longtake.data.probe_world.haystack import Clip, group_by_source
 from longtake.data.puzzles.footage import Embed, stretches, vectors
 from longtake.data.puzzles.neighbours import FEWEST_FRAMES, chance, hits, stills
-from longtake.types import LongtakeError
+from longtake.types import Frames, LongtakeError
 
 RESAMPLES = 2000
 PIXELS = "pixels"  # the embedder that the others are compared with
+
+Hits = dict[str, list[NDArray[np.float64]]]  # by source, an array a clip
 
 
 def evaluate(
@@ -34,11 +36,26 @@ def evaluate(
     embedders: by name, frames to features ``(frames, rows, columns, dim)``; one is called "pixels". Clips of fewer than
     ``FEWEST_FRAMES`` frames are left out. Raises LongtakeError where none is left.
     """
+    shown = long_enough(clips, fps)
+    return told(look(embedders, shown, group_by_source([clip for clip, _ in shown]), progress), fps, seed)
+
+
+def long_enough(clips: Sequence[Clip], fps: float) -> list[tuple[Clip, Frames]]:
+    """Clips with their frames at ``fps``, where these are enough. Raises LongtakeError where no clip's are."""
     shown = [(clip, frames) for clip in clips if len(frames := stills(clip, fps)) >= FEWEST_FRAMES]
     if not shown:
         raise LongtakeError(f"no clip has {FEWEST_FRAMES} frames at {fps:g} fps; give longer footage or a higher fps")
-    sources = group_by_source([clip for clip, _ in shown])
-    found: dict[str, dict[str, list[NDArray[np.float64]]]] = {name: {} for name in ("chance", *embedders)}
+    return shown
+
+
+def look(
+    embedders: Mapping[str, Embed],
+    shown: Sequence[tuple[Clip, Frames]],
+    sources: Mapping[str, str],
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Hits]:
+    """Hits by embedder, and what chance has. sources: by a clip's name."""
+    found: dict[str, Hits] = {name: {} for name in ("chance", *embedders)}
     for done, (clip, frames) in enumerate(shown, start=1):
         rows = {"chance": np.full(len(frames), chance(len(frames)))}
         parts = [frames.pixels[some] for some in stretches(len(frames))]
@@ -47,11 +64,17 @@ def evaluate(
             found[name].setdefault(sources[clip.name], []).append(row)
         if progress is not None:
             progress(done, len(shown))
+    return found
+
+
+def told(found: Mapping[str, Hits], fps: float, seed: int) -> dict[str, Any]:
+    """The object that ``evaluate`` returns, of ``look``'s hits."""
+    clips = [row for rows in found[PIXELS].values() for row in rows]
     return {
         "fps": fps,
-        "clips": len(shown),
-        "sources": len(set(sources.values())),
-        "frames": sum(len(frames) for _, frames in shown),
+        "clips": len(clips),
+        "sources": len(found[PIXELS]),
+        "frames": sum(map(len, clips)),
         "rows": summary({name: [np.concatenate(rows) for rows in by.values()] for name, by in found.items()}, seed),
     }
 

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import SiglipVisionModel
 
-from longtake.backbones.tower import Tower, on_grid
+from longtake.backbones.tower import Tower, by_places, on_grid
 from longtake.data.probe_world.haystack import Clip
-from longtake.data.puzzles.footage import on_places, placed
+from longtake.data.puzzles.footage import placed
 from longtake.data.puzzles.neighbours import FEWEST_FRAMES, hits, stills
 from longtake.models.preprocess import normalise, resize
 from longtake.train import checkpoint
@@ -38,13 +38,15 @@ from longtake.types import LongtakeError
 class EyesRecipe:
     """Hyper-parameters; all are ours.
 
+    places: a side of a frame, whose means are compared; the tower keeps them as its own.
     stretches: of a step, each of at most ``frames`` frames, every ``strides``-th as stored, one of these at random.
     least_crop: the smallest share of width and height that is seen. temperature: of the softmax over cosines.
     cooldown: the share of the steps at the end over which the learning rate falls to 0.
     every: steps between two lines of the log, each with a checkpoint.
     """
 
-    steps: int = 1500
+    places: int = 4
+    steps: int = 2000
     stretches: int = 4
     frames: int = 24
     strides: tuple[int, ...] = (1, 2, 3, 3)
@@ -122,6 +124,7 @@ def train_eyes(
         raise LongtakeError(f"no clip has {FEWEST_FRAMES} stored frames; give longer footage")
     tower.set_attn_implementation("eager")  # as ``new_tower`` has it
     tower.train()
+    tower.config.places = recipe.places
     modules = {"tower": tower}
     optimiser = Optimiser(modules, recipe.lr, recipe.muon_lr, recipe.weight_decay)
     begin = checkpoint.resume(folder, modules, optimiser)
@@ -129,7 +132,7 @@ def train_eyes(
     for step in range(begin, recipe.steps):
         pixels, stretch, place = draw_batch(recipe, long, cast(int, tower.config.image_size), step)
         with torch.autocast("cpu", torch.bfloat16):
-            vectors = on_places(on_grid(tower, normalise(pixels)))
+            vectors = by_places(on_grid(tower, normalise(pixels)), recipe.places)
         loss = neighbour_loss(vectors, stretch, place, recipe.temperature)
         optimiser.update(loss, checkpoint.trapezoid(step, recipe.steps, recipe.warmup, recipe.cooldown))
         log.add(loss=loss.item())

@@ -1,0 +1,149 @@
+"""Does a tower that was trained on unlabelled footage tell frames of other footage apart better than pixels do?
+
+Run: python -m longtake.tables.eyes --footage FOLDER --work FOLDER [--fold 0]
+
+Few sources are held out of one split, too few to tell a small difference. So all are measured, in parts: for each part
+of the sources a tower is trained on the other ones, from that of the model in the package. Towers stay in the work
+folder, where a command that was stopped goes on; with ``--fold`` one of them is trained and nothing more, so that each
+may have a process of its own. Ours, as is the measure (``data/puzzles/neighbours.py``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from longtake.backbones import load_backbone
+from longtake.backbones.tower import Tower, by_places
+from longtake.data.probe_world.haystack import Clip, footage_clips, group_by_source
+from longtake.data.puzzles.footage import Embed
+from longtake.data.threads import use_threads
+from longtake.eval.leaks import embedders_of
+from longtake.eval.neighbours import PIXELS, Hits, long_enough, look, table, told
+from longtake.eval.plot import pyplot, save
+from longtake.model import EMBEDDED
+from longtake.models.video_llm import VideoLLM
+from longtake.outputs import replaced, write_json
+from longtake.recipes.one_line import errors_in_one_line
+from longtake.train.embedded.eyes import EyesRecipe, train_eyes
+from longtake.types import LongtakeError
+
+FPS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folds:
+    """Footage in ``count`` parts by source. sources: of each clip, by its name."""
+
+    clips: Sequence[Clip]
+    sources: Mapping[str, str]
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 2 or not all(self.split(fold)[side] for fold in range(self.count) for side in (0, 1)):
+            found = f"{self.count} parts of {len(set(self.sources.values()))} sources"
+            raise LongtakeError(f"{found}: each part and the rest must have a source; give other --folds, more footage")
+
+    def split(self, fold: int) -> tuple[list[Clip], list[Clip]]:
+        """The clips to learn from when a part is held out, and that part."""
+        mine = {source for source in self.sources.values() if _hashed(source) % self.count == fold}
+        learned = [clip for clip in self.clips if self.sources[clip.name] not in mine]
+        return learned, [clip for clip in self.clips if self.sources[clip.name] in mine]
+
+
+def folds_of(footage: Path, cache: Path, count: int) -> Folds:
+    """All clips in a folder, of both sides of the probe world's split, in parts."""
+    clips = footage_clips("test", footage, cache) + footage_clips("train", footage, cache)
+    return Folds(clips=clips, sources=group_by_source(clips), count=count)
+
+
+def train_fold(recipe: EyesRecipe, folds: Folds, fold: int, folder: Path) -> None:
+    """Train the tower of a part; nothing where it is trained already."""
+    tower = VideoLLM.from_pretrained(EMBEDDED, dtype=torch.float32).vision_tower
+    train_eyes(recipe, tower, *folds.split(fold), folder)
+
+
+def measured(folds: Folds, places: int, work: Path) -> dict[str, Hits]:
+    """Hits of pixels, of towers that have not seen any of it, and of each part by the tower trained on the others."""
+    others = embedders_of(load_backbone(str(EMBEDDED), "cpu", torch.float32))
+    others |= {name: _by(embed, places) for name, embed in others.items() if name != PIXELS}
+    found: dict[str, Hits] = {}
+    for fold in range(folds.count):
+        embedders = others | {"trained on other parts": Tower.load(folder_of(work, fold), "cpu").features}
+        for name, hits in look(embedders, long_enough(folds.split(fold)[1], FPS), folds.sources).items():
+            found.setdefault(name, {}).update(hits)
+    return found
+
+
+def folder_of(work: Path, fold: int) -> Path:
+    """Where the tower of a part is kept."""
+    return work / f"fold-{fold}"
+
+
+def over_pixels(found: Mapping[str, Hits], name: str) -> NDArray[np.float64]:
+    """An embedder's share of hits less that of pixels, source by source: float64 ``(sources,)``."""
+    own, pixels = (np.array([np.concatenate(rows).mean() for rows in found[one].values()]) for one in (name, PIXELS))
+    return np.asarray(own - pixels)
+
+
+def write(result: Mapping[str, Any], found: Mapping[str, Hits], results: Path) -> None:
+    """The table as JSON and text, and a picture of the differences by source: ``eyes.json``, ``.md``, ``.png``."""
+    write_json(results / "eyes.json", result, indent=1)
+    with replaced(results / "eyes.md") as scratch:
+        scratch.write_text(f"# Eyes\n\n{result['command']}\n\n```\n{table(result)}\n```\n\n![by source](eyes.png)\n")
+    figure, axes = pyplot().subplots(figsize=(7, 4), layout="constrained")
+    for name in [name for name in found if name not in ("chance", PIXELS)]:
+        apart = np.sort(over_pixels(found, name))
+        axes.plot(apart, ".-", label=f"{name}, mean {apart.mean():+.3f}")
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(xlabel="sources, by difference", ylabel="nearest is a neighbour: share over pixels")
+    axes.legend(fontsize=8)
+    save(figure, results / "eyes.png")
+
+
+def _by(embed: Embed, places: int) -> Embed:
+    """An embedder's features as one vector of means by so many places a side."""
+    return lambda frames: by_places(embed(frames), places)[:, None, None]
+
+
+def _hashed(source: str) -> int:
+    return int.from_bytes(hashlib.blake2b(source.encode(), digest_size=4).digest(), "big")
+
+
+@errors_in_one_line()
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--footage", type=Path, required=True, help="a folder of videos")
+    parser.add_argument("--work", type=Path, default=Path(".cache/eyes"), help="clips and towers")
+    parser.add_argument("--results", type=Path, default=Path("docs/results"))
+    parser.add_argument("--folds", type=int, default=4, help="parts of the sources")
+    parser.add_argument("--fold", type=int, default=None, help="train the tower of this part, from 0, and stop")
+    parser.add_argument("--steps", type=int, default=EyesRecipe().steps)
+    parser.add_argument("--places", type=int, default=EyesRecipe().places, help="a side of a frame that are compared")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    use_threads(options.threads)
+    recipe = replace(EyesRecipe(), steps=options.steps, places=options.places)
+    folds = folds_of(options.footage, options.work / "clips", options.folds)
+    if options.fold is not None and not 0 <= options.fold < folds.count:
+        raise LongtakeError(f"fold is {options.fold}; it must be from 0 to {folds.count - 1}")
+    for fold in range(folds.count) if options.fold is None else [options.fold]:
+        train_fold(recipe, folds, fold, folder_of(options.work, fold))
+    if options.fold is None:
+        found = measured(folds, recipe.places, options.work)
+        command = f"python -m longtake.tables.eyes --footage FOLDER --steps {recipe.steps} --places {recipe.places}"
+        write({"command": command, **told(found, FPS, 0)}, found, options.results)
+        print((options.results / "eyes.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -118,6 +118,24 @@ def test_a_tower_by_itself_sees_what_the_model_does(tmp_path):
     assert own.side == 32
 
 
+def test_a_tower_with_places_gives_their_means_as_one_vector(tmp_path):
+    """Four by four patches in two by two places, each the mean of four, by hand; the places are saved with it."""
+    own = tower()
+    plain = Tower(model=own)
+    frames = tiny.frames(3, 40, 60)
+    grid = plain.features(frames)
+    own.config.places = 2
+    own.save_pretrained(tmp_path)
+    placed_tower = Tower.load(tmp_path, "cpu")
+    assert (plain.name != placed_tower.name, placed_tower.places) == (True, 2)
+    found = placed_tower.features(frames)
+    assert found.shape == (3, 1, 1, 4 * 64)
+    means = [grid[:, down : down + 2, across : across + 2].mean(dim=(1, 2)) for down in (0, 2) for across in (0, 2)]
+    wanted = torch.stack(means, dim=2).flatten(1)
+    torch.testing.assert_close(found[:, 0, 0], wanted)
+    assert np.array_equal(placed(placed_tower.features, frames), found[:, 0, 0].numpy())
+
+
 def test_a_broken_tower_is_one_line(tmp_path):
     tiny.video_llm().vision_tower.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"torn")
@@ -143,6 +161,7 @@ def test_a_stopped_run_goes_on_to_the_same_tower(tmp_path):
     assert [row["step"] for row in rows] == [2, 4]
     assert all(0 <= row["held_out"] <= 1 and row["loss"] > 0 for row in rows)
     saved = SiglipVisionModel.from_pretrained(tmp_path / "whole")
+    assert saved.config.places == recipe().places == 4
     assert torch.equal(saved.post_layernorm.weight, whole.post_layernorm.weight)
     assert checkpoint.last_step(tmp_path / "parts") == 4
 

@@ -95,6 +95,13 @@ def test_lessons_in_comparing_come_before_all_other_stages(folder, start, tmp_pa
     assert 0 <= logged(output / "compare", "held_exact")[2] <= 1
     rows = json.loads((output / "report.json").read_text())["levels"]["L1"]
     assert not any(row.startswith("compare") for row in rows)
+    order = ("order.fit.steps=2", "order.fit.eval_every=2")
+    found = CliRunner().invoke(app, arguments(folder, start, output, *order, stages=("order",)))
+    assert found.exit_code == 0, found.output
+    assert json.loads((output / "order" / "settings.json").read_text())["from"] == "compare"
+    assert 0 <= logged(output / "order", "held_pairwise")[2] <= 1
+    refused = arguments(folder, start, output, *order, "puzzles.control=blind", stages=("order",))
+    assert "order" in str(CliRunner().invoke(app, refused).exception)
     found = CliRunner().invoke(app, arguments(folder, start, output, *few[:2], "copies=4", stages=("compare",)))
     assert isinstance(found.exception, LongtakeError)
     assert "copies" in str(found.exception)
@@ -213,7 +220,7 @@ def test_wrong_methods_are_told(folder, start, tmp_path, more, said):
         (["mvp"], "the recipe mvp needs puzzles; give the folder that longtake synth mvp wrote"),
         (["debug", "FOLDER"], "the recipe debug takes no puzzles"),
         (["mvp", "FOLDER", "--data", "x.jsonl"], "--data, --media and --held are of conversations"),
-        (["mvp", "FOLDER", "--stage", "sft"], "the stage is 'sft'; it must be one of compare, warm, grpo, supervised"),
+        (["mvp", "FOLDER", "--stage", "sft"], "it must be one of compare, order, warm, grpo, supervised"),
         (["mvp", "nowhere"], "no such file; give the folder that longtake synth mvp wrote"),
     ],
 )

@@ -26,7 +26,7 @@ from longtake.train.rollouts import Draw
 from longtake.train.run import Fit
 from longtake.types import LongtakeError
 
-BEGINNINGS = ("compare", "warm")  # stages that others begin from, the last of those that were run
+BEGINNINGS = ("compare", "order", "warm")  # stages that others begin from, the last of those that were run
 PUZZLE_STAGES = (*BEGINNINGS, "grpo", "supervised")
 
 
@@ -73,9 +73,10 @@ class StartModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MvpRecipe:
-    """Stages on puzzles; "grpo" and "supervised" both begin from "warm", where that was run, else from "compare".
+    """Stages on puzzles; "grpo" and "supervised" both begin from "warm", where that was run, else from what was before.
 
-    compare: on ``copies`` lessons of ``train.copies``, whatever the puzzles.
+    compare: on ``copies`` lessons of ``train.copies``, whatever the puzzles. order: on what ``train.easing`` leaves of
+    them, missing frames moved towards their gap ever less over the first ``ease`` of its steps.
     replay: questions beside the puzzles of every stage. teacher: the folder of a model with the same tokenizer, whose
     probabilities "grpo" learns from by a method with teaching ("opd").
     """
@@ -85,6 +86,8 @@ class MvpRecipe:
     puzzles: Choice = field(default_factory=Choice)
     compare: ImitateRecipe
     copies: int = 200
+    order: ImitateRecipe
+    ease: float = 0.4
     warm: ImitateRecipe
     grpo: GrpoRecipe
     supervised: ImitateRecipe
@@ -95,6 +98,8 @@ class MvpRecipe:
     def __post_init__(self) -> None:
         if self.copies < 1:
             raise LongtakeError(f"copies is {self.copies}; it must be at least 1")
+        if not 0 < self.ease <= 1:
+            raise LongtakeError(f"ease is {self.ease}; it must be above 0 and at most 1")
         learning = [stage for stage in PUZZLE_STAGES if getattr(self, stage).train_video]
         if self.replay.count and learning:
             raise LongtakeError(
@@ -108,12 +113,12 @@ def mvp() -> MvpRecipe:
     fit = Fit(lr=3e-5, batch=8, steps=1000, eval_every=100, save_every=50)
     learn = replace(fit, lr=1e-4, micro_batch=4)
     warm = replace(learn, lr=5e-4, steps=150, warmup=0.1)
-    compare = ImitateRecipe(
-        fit=replace(learn, lr=5e-4, batch=32, micro_batch=32, steps=2000), weights={"exact": 1.0}, max_new_tokens=8
-    )
+    many = replace(learn, lr=5e-4, beta2=0.98, batch=32, micro_batch=32, steps=1000)
+    compare = ImitateRecipe(fit=many, weights={"exact": 1.0}, max_new_tokens=8)
     return MvpRecipe(
         name="mvp",
         compare=compare,
+        order=ImitateRecipe(fit=replace(many, lr=3e-4, warmup=0.1, steps=2000), max_new_tokens=40),
         warm=ImitateRecipe(fit=warm, target="form", max_new_tokens=40),
         grpo=GrpoRecipe(fit=fit, draw=Draw(group=8, max_new_tokens=40)),
         supervised=ImitateRecipe(fit=learn, max_new_tokens=40),
@@ -151,6 +156,7 @@ def mvp_debug() -> MvpRecipe:
         warm=replace(recipe.warm, fit=warm, max_new_tokens=20),
         compare=replace(recipe.compare, fit=fit),
         copies=4,
+        order=replace(recipe.order, fit=fit, max_new_tokens=20),
         grpo=GrpoRecipe(fit=fit, draw=Draw(group=4, max_new_tokens=20), samples_every=2),
         supervised=replace(recipe.supervised, fit=fit, max_new_tokens=20),
     )

@@ -30,10 +30,11 @@ from longtake.recipes.settings import flat
 from longtake.recipes.stages import check_settings
 from longtake.train.album import Album
 from longtake.train.copies import copy_lessons
+from longtake.train.easing import Easing
 from longtake.train.exam import answers
 from longtake.train.grpo import train_grpo
 from longtake.train.imitate import train_imitation
-from longtake.train.mvp import MvpPuzzle, PuzzleControl, figures, under
+from longtake.train.mvp import MvpPuzzle, PuzzleControl, figures, order_alone, under
 from longtake.train.run import start_processes
 from longtake.types import LongtakeError
 
@@ -66,11 +67,14 @@ def run_on_puzzles(
 
     puzzles: the folder that ``longtake synth mvp`` wrote.
 
-    Raises LongtakeError for an unknown stage, a method without its teacher, for puzzles that cannot be split, and
-    for an output folder that holds a run of other settings or puzzles.
+    Raises LongtakeError for an unknown stage, the stage "order" under a control, a method without its teacher, for
+    puzzles that cannot be split, and for an output folder that holds a run of other settings or puzzles.
     """
     if unknown := [stage for stage in stages if stage not in PUZZLE_STAGES]:
         raise LongtakeError(f"the stage is {unknown[0]!r}; it must be one of {', '.join(PUZZLE_STAGES)}")
+    if "order" in stages and recipe.puzzles.control != "none":
+        control = recipe.puzzles.control
+        raise LongtakeError(f"puzzles.control is {control}; it must be none for the stage order, which is the context's")
     taught = recipe.grpo.method.teaching is not None
     if "grpo" in stages and taught != bool(recipe.teacher):
         raise LongtakeError(
@@ -151,8 +155,8 @@ def run_stage(recipe: MvpRecipe, stage: str, material: Material, output: Path, p
             settings |= flat(recipe.replay, "replay")
         if teacher is not None:
             settings["teacher"] = teacher.name
-        if stage == "compare":
-            settings["copies"] = recipe.copies
+        if stage in ("compare", "order"):
+            settings |= {"copies": recipe.copies} if stage == "compare" else {"ease": recipe.ease}
         check_settings(folder, settings)
     processes.wait_for_everyone()
     beside = None
@@ -168,6 +172,10 @@ def run_stage(recipe: MvpRecipe, stage: str, material: Material, output: Path, p
     elif stage == "compare":
         lessons = copy_lessons(recipe.copies, recipe.puzzles.rendering)
         train_imitation(own, backbone, lessons, folder, held=lessons, beside=beside)  # drawn anew in training
+    elif stage == "order":
+        easing = Easing(steps=max(1, round(recipe.ease * own.fit.steps_for(len(material.train)))))
+        train, watched = (order_alone(side, easing) for side in (material.train, material.watched))
+        train_imitation(own, backbone, train, folder, held=watched, beside=beside, summary=figures)
     else:
         train_imitation(own, backbone, material.train, folder, held=material.watched, beside=beside, summary=figures)
 
@@ -186,7 +194,8 @@ def examine(recipe: MvpRecipe, material: Material, output: Path) -> dict[str, An
     Writes ``report.json`` and ``answers.jsonl``. Every process must call it; None on those that don't speak.
     """
     processes = start_processes(recipe.grpo.fit)
-    trained = [stage for stage in PUZZLE_STAGES if stage != "compare" and (output / stage / "model").exists()]
+    whole = [stage for stage in PUZZLE_STAGES if stage not in ("compare", "order")]
+    trained = [stage for stage in whole if (output / stage / "model").exists()]
     asked = [one for stage in trained for one in ask_stage(recipe, stage, material, output, processes)]
     if not processes.is_main_process:
         return None

@@ -19,6 +19,7 @@ from longtake.data.puzzles.draws import another_order
 from longtake.data.puzzles.puzzle import pairwise
 from longtake.data.puzzles.puzzle_file import PuzzleRecord
 from longtake.train.album import Album, one_video
+from longtake.train.easing import Easing, eased, only_order
 from longtake.train.puzzles import Puzzle
 from longtake.train.rendering import Rendering
 from longtake.train.rewards import PuzzleReward
@@ -42,6 +43,7 @@ class MvpPuzzle:
     control: "blind": the question alone. "candidates": no context. "foreign": another video's context, in ``shown``.
     "shuffled": the context's frames in another order, across the gap too, while times and gap stay.
     rendering, turn: of the pictures; the turn is of one showing in training.
+    easing, share: how missing frames are moved towards their gap in training, and by how much in one showing.
     """
 
     record: PuzzleRecord
@@ -52,6 +54,8 @@ class MvpPuzzle:
     times: bool = True
     rendering: Rendering = field(default_factory=Rendering)
     turn: int | None = None
+    easing: Easing | None = None
+    share: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.control == "foreign") != (self.shown.identity != self.record.identity):
@@ -95,8 +99,9 @@ class MvpPuzzle:
         return self._said(drawn.tolist())
 
     def varied(self, seed: Sequence[int]) -> Self:
-        """As it is shown at one step of training: turned or not."""
-        return dataclasses.replace(self, turn=self.rendering.drawn_turn(seed))
+        """As it is shown at one step of training: turned or not, eased or not."""
+        share = self.easing.drawn(seed) if self.easing else 0.0
+        return dataclasses.replace(self, turn=self.rendering.drawn_turn(seed), share=share)
 
     def _said(self, numbers: Sequence[int]) -> str:
         listed = ", ".join(map(str, numbers))
@@ -110,6 +115,8 @@ class MvpPuzzle:
         names = mixed(self.shown) if self.control == "shuffled" else self.shown.context
         context = [] if self.control == "candidates" else self.album.tokens(backbone, self.shown.frames, names)
         pool = self.album.tokens(backbone, self.record.frames, self.record.candidates)
+        if self.share:
+            pool = eased(self.record, context, pool, self.share)
         pictures = self.rendering.of([*context, *pool], self.turn)
         if context:
             yield from self._context(pictures[: len(context)])
@@ -126,6 +133,15 @@ class MvpPuzzle:
             else:
                 run = [next(pictures) for _ in range(count)]
                 yield Part(tokens=one_video(run, [next(seconds) for _ in range(count)]), timed=self.times)
+
+
+def order_alone(puzzles: Sequence[MvpPuzzle], easing: Easing) -> list[MvpPuzzle]:
+    """The puzzles by ``only_order``, eased in training. They must stand under no control."""
+    alone = [only_order(puzzle.record) for puzzle in puzzles]
+    return [
+        dataclasses.replace(puzzle, record=record, shown=record, easing=easing)
+        for puzzle, record in zip(puzzles, alone, strict=True)
+    ]
 
 
 def mixed(record: PuzzleRecord) -> tuple[str, ...]:

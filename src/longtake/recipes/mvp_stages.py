@@ -74,7 +74,7 @@ def run_on_puzzles(
         raise LongtakeError(f"the stage is {unknown[0]!r}; it must be one of {', '.join(PUZZLE_STAGES)}")
     if "order" in stages and recipe.puzzles.control != "none":
         control = recipe.puzzles.control
-        raise LongtakeError(f"puzzles.control is {control}; it must be none for the stage order, which is the context's")
+        raise LongtakeError(f"puzzles.control is {control}; it must be none for the stage order, which needs context")
     taught = recipe.grpo.method.teaching is not None
     if "grpo" in stages and taught != bool(recipe.teacher):
         raise LongtakeError(

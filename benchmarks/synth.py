@@ -1,6 +1,6 @@
 """How fast puzzles are made: from cached embeddings, and end to end from files against reading them alone.
 
-Run: python benchmarks/synth.py FOLDER [--every N] [--embedder tower|pixels]
+Run: python benchmarks/synth.py FOLDER [--every N] [--embedder tower|pixels] [--lines 720] [--join]
 Seconds are processor time of this one process, one thread, so that other work on the machine does not count.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,10 +24,11 @@ from longtake.data.puzzles.framefile import FrameFile
 from longtake.data.puzzles.likeness import Likeness
 from longtake.data.puzzles.mvp import LEVELS, Rules, make_puzzles
 from longtake.data.puzzles.synth import STATISTICS, Source, Synthesis, make_of_source, synthesise
-from longtake.types import Sampling, VideoError
+from longtake.types import Frames, Sampling, VideoError
 
 SIZE = 320
 PER_MINUTE = (6, 60)
+JOINED_SIZE, JOINED_FPS = (720, 1280), 25.0
 
 
 def seconds_of(work: Callable[[], object]) -> float:
@@ -35,6 +36,24 @@ def seconds_of(work: Callable[[], object]) -> float:
     begun = time.process_time()
     work()
     return time.process_time() - begun
+
+
+def lines_of(path: Path) -> int:
+    """Pixels on a video's shorter side; 0 where it cannot be opened."""
+    try:
+        info = longtake.video.open(path)
+    except VideoError:
+        return 0
+    return min(info.height, info.width)
+
+
+def frames_of(footage: list[Footage]) -> Iterator[Frames]:
+    """All that can be read, as one video."""
+    for one in footage:
+        try:
+            yield from read_chunks(one.path, Sampling(fps=JOINED_FPS), size=JOINED_SIZE, chunk_frames=CHUNK_FRAMES)
+        except VideoError as error:
+            print(f"{one.name}: {error}")
 
 
 def read_alone(footage: list[Footage]) -> None:
@@ -80,12 +99,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--every", type=int, default=1, help="take every so manyth video")
+    parser.add_argument("--lines", type=int, default=0, help="only videos whose shorter side has so many pixels")
+    parser.add_argument("--join", action="store_true", help="all as one H.264 video of 1280 by 720, 25 frames a second")
     parser.add_argument("--embedder", choices=("tower", "pixels"), default="tower")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    footage = find_footage([asked.folder])[:: asked.every]
-    reading = seconds_of(partial(read_alone, footage))
+    every = find_footage([asked.folder])[:: asked.every]
+    footage = [one for one in every if lines_of(one.path) >= asked.lines]
     with TemporaryDirectory() as scratch:
+        if asked.join:
+            longtake.video.write(Path(scratch) / "joined.mp4", frames_of(footage), JOINED_FPS)
+            footage = find_footage([Path(scratch) / "joined.mp4"])
+        reading = seconds_of(partial(read_alone, footage))
         output = Path(scratch) / "out"
         make = partial(make_gatherer, None, "cpu", asked.embedder, output, 1.0, SIZE, "jpeg")
         gatherer = make()  # loading the model is not counted

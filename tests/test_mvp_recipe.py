@@ -100,6 +100,10 @@ def test_lessons_in_comparing_come_before_all_other_stages(folder, start, tmp_pa
     assert found.exit_code == 0, found.output
     assert json.loads((output / "order" / "settings.json").read_text())["from"] == "compare"
     assert 0 <= logged(output / "order", "held_pairwise")[2] <= 1
+    assert "order alone: the frames beside the gap and the missing ones\nL1, 4 held-out puzzles" in found.stdout
+    rows = json.loads((output / "order" / "report.json").read_text())["levels"]["L1"]
+    assert rows["chance"]["exact"] == 0.5
+    assert {"order", "order, foreign", "order, shuffled", "shortest path, pixels"} <= set(rows)
     refused = arguments(folder, start, output, *order, "puzzles.control=blind", stages=("order",))
     assert "order" in str(CliRunner().invoke(app, refused).exception)
     found = CliRunner().invoke(app, arguments(folder, start, output, *few[:2], "copies=4", stages=("compare",)))

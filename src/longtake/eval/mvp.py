@@ -22,6 +22,7 @@ from longtake.train.mvp import MvpPuzzle, figures
 
 MEASURES = ("exact", "selection", "pairwise", "kendall")
 CHANCE, BEST = "chance", "best baseline"
+ALONE = "order alone"  # in a report, the same of what the stage "order" leaves of the puzzles
 
 Parts = Mapping[str, float]  # of one answer
 
@@ -109,4 +110,6 @@ def table(told: Mapping[str, Any]) -> str:
             if row not in told["baselines"]:
                 lines.append(f"{row:36}" + "".join(f"{found[name]:11.3f}" for name in MEASURES))
         lines.append("")
+    if told.get(ALONE):
+        lines += [f"{ALONE}: the frames beside the gap and the missing ones", table(told[ALONE])]
     return "\n".join(lines).rstrip()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from longtake.data.puzzles.puzzle_file import PUZZLES, PuzzleRecord, read_record
 from longtake.data.puzzles.puzzle_split import PuzzleSplit, split_by_source
 from longtake.data.puzzles.sheets import choose
 from longtake.eval.leaks import embedders_of
-from longtake.eval.mvp import Asked, baselines, by_size, report
+from longtake.eval.mvp import ALONE, Asked, baselines, by_size, report
 from longtake.outputs import replaced, write_json
 from longtake.recipes.mvp import BEGINNINGS, PUZZLE_STAGES, Choice, MvpRecipe
 from longtake.recipes.mvp_replay import replay_beside
@@ -173,11 +173,23 @@ def run_stage(recipe: MvpRecipe, stage: str, material: Material, output: Path, p
         lessons = copy_lessons(recipe.copies, recipe.puzzles.rendering)
         train_imitation(own, backbone, lessons, folder, held=lessons, beside=beside)  # drawn anew in training
     elif stage == "order":
-        easing = Easing(steps=max(1, round(recipe.ease * own.fit.steps_for(len(material.train)))))
-        train, watched = (order_alone(side, easing) for side in (material.train, material.watched))
-        train_imitation(own, backbone, train, folder, held=watched, beside=beside, summary=figures)
+        left = of_order(recipe, material)
+        train_imitation(own, backbone, left.train, folder, held=left.watched, beside=beside, summary=figures)
     else:
         train_imitation(own, backbone, material.train, folder, held=material.watched, beside=beside, summary=figures)
+
+
+def of_order(recipe: MvpRecipe, material: Material) -> Material:
+    """What the stage "order" leaves of all puzzles, those to learn from eased."""
+    fit = recipe.order.fit
+    easing = Easing(steps=max(1, round(recipe.ease * fit.steps_for(len(material.train)))))
+    return replace(
+        material,
+        train=order_alone(material.train, easing),
+        watched=order_alone(material.watched),
+        held=order_alone(material.held),
+        controls={control: order_alone(puzzles) for control, puzzles in material.controls.items()},
+    )
 
 
 def model_before(recipe: MvpRecipe, stage: str, output: Path) -> tuple[Backbone, str]:
@@ -191,12 +203,26 @@ def model_before(recipe: MvpRecipe, stage: str, output: Path) -> tuple[Backbone,
 def examine(recipe: MvpRecipe, material: Material, output: Path) -> dict[str, Any] | None:
     """Ask held-out puzzles of every model that is there, those after the warm-up under the controls too.
 
-    Writes ``report.json`` and ``answers.jsonl``. Every process must call it; None on those that don't speak.
+    Writes ``report.json`` and ``answers.jsonl``, and the same in the folder of the stage "order" for what that leaves
+    of the puzzles, which the report has as "order alone". Every process must call it; None on those that don't speak.
     """
     processes = start_processes(recipe.grpo.fit)
-    whole = [stage for stage in PUZZLE_STAGES if stage not in ("compare", "order")]
-    trained = [stage for stage in whole if (output / stage / "model").exists()]
-    asked = [one for stage in trained for one in ask_stage(recipe, stage, material, output, processes)]
+    trained = [stage for stage in PUZZLE_STAGES if (output / stage / "model").exists()]
+    whole = [stage for stage in trained if stage not in ("compare", "order")]
+    asked = [one for stage in whole for one in ask_stage(recipe, stage, material, output, processes)]
+    found = tell(recipe, material, asked, output, processes)
+    if "order" in trained:
+        left = of_order(recipe, material)
+        asked = ask_stage(recipe, "order", left, output, processes)
+        alone = tell(recipe, left, asked, output / "order", processes)
+        return None if found is None else found | {ALONE: alone}
+    return found
+
+
+def tell(
+    recipe: MvpRecipe, material: Material, asked: Sequence[Asked], folder: Path, processes: Accelerator
+) -> dict[str, Any] | None:
+    """The report of some models' answers, with baselines beside, and its files; None on processes that don't speak."""
     if not processes.is_main_process:
         return None
     backbone = recipe.start.backbone()
@@ -207,8 +233,8 @@ def examine(recipe: MvpRecipe, material: Material, output: Path) -> dict[str, An
     told = [*unseeing, *asked]
     rules = [one.row for one in unseeing[1:]]
     found = report(material.held, told, rules)
-    write_json(output / "report.json", found, indent=1)
-    with replaced(output / "answers.jsonl") as scratch, scratch.open("w") as sink:
+    write_json(folder / "report.json", found, indent=1)
+    with replaced(folder / "answers.jsonl") as scratch, scratch.open("w") as sink:
         sink.writelines(lines(told, records, material.sources))
     return found
 

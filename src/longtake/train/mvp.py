@@ -135,12 +135,11 @@ class MvpPuzzle:
                 yield Part(tokens=one_video(run, [next(seconds) for _ in range(count)]), timed=self.times)
 
 
-def order_alone(puzzles: Sequence[MvpPuzzle], easing: Easing) -> list[MvpPuzzle]:
-    """The puzzles by ``only_order``, eased in training. They must stand under no control."""
-    alone = [only_order(puzzle.record) for puzzle in puzzles]
+def order_alone(puzzles: Sequence[MvpPuzzle], easing: Easing | None = None) -> list[MvpPuzzle]:
+    """The puzzles by ``only_order``, eased in training, which needs their own context."""
     return [
-        dataclasses.replace(puzzle, record=record, shown=record, easing=easing)
-        for puzzle, record in zip(puzzles, alone, strict=True)
+        dataclasses.replace(one, record=only_order(one.record), shown=only_order(one.shown), easing=easing)
+        for one in puzzles
     ]
 
 

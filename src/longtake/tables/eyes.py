@@ -36,8 +36,6 @@ from longtake.recipes.one_line import errors_in_one_line
 from longtake.train.embedded.eyes import EyesRecipe, train_eyes
 from longtake.types import LongtakeError
 
-FPS = 1.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folds:
@@ -71,14 +69,14 @@ def train_fold(recipe: EyesRecipe, folds: Folds, fold: int, folder: Path) -> Non
     train_eyes(recipe, tower, *folds.split(fold), folder)
 
 
-def measured(folds: Folds, places: int, work: Path) -> dict[str, Hits]:
-    """Hits of pixels, of towers that have not seen any of it, and of each part by the tower trained on the others."""
+def measured(folds: Folds, places: int, work: Path, fps: float = 1.0) -> dict[str, Hits]:
+    """Hits at ``fps`` of pixels, of untrained towers, and of each part by the tower trained on the others."""
     others = embedders_of(load_backbone(str(EMBEDDED), "cpu", torch.float32))
     others |= {name: _by(embed, places) for name, embed in others.items() if name != PIXELS}
     found: dict[str, Hits] = {}
     for fold in range(folds.count):
         embedders = others | {"trained on other parts": Tower.load(folder_of(work, fold), "cpu").features}
-        for name, hits in look(embedders, long_enough(folds.split(fold)[1], FPS), folds.sources).items():
+        for name, hits in look(embedders, long_enough(folds.split(fold)[1], fps), folds.sources).items():
             found.setdefault(name, {}).update(hits)
     return found
 
@@ -129,6 +127,7 @@ def main() -> None:
     parser.add_argument("--fold", type=int, default=None, help="train the tower of this part, from 0, and stop")
     parser.add_argument("--steps", type=int, default=EyesRecipe().steps)
     parser.add_argument("--places", type=int, default=EyesRecipe().places, help="a side of a frame that are compared")
+    parser.add_argument("--fps", type=float, default=1.0, help="frames a second that are compared")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     use_threads(options.threads)
@@ -139,9 +138,10 @@ def main() -> None:
     for fold in range(folds.count) if options.fold is None else [options.fold]:
         train_fold(recipe, folds, fold, folder_of(options.work, fold))
     if options.fold is None:
-        found = measured(folds, recipe.places, options.work)
-        command = f"python -m longtake.tables.eyes --footage FOLDER --steps {recipe.steps} --places {recipe.places}"
-        write({"command": command, **told(found, FPS, 0)}, found, options.results)
+        found = measured(folds, recipe.places, options.work, options.fps)
+        chosen = f"--steps {recipe.steps} --places {recipe.places} --fps {options.fps:g} --folds {folds.count}"
+        command = f"python -m longtake.tables.eyes --footage FOLDER {chosen}"
+        write({"command": command, **told(found, options.fps, 0)}, found, options.results)
         print((options.results / "eyes.md").read_text())
 
 

@@ -46,7 +46,7 @@ class EyesRecipe:
     """
 
     places: int = 4
-    steps: int = 2000
+    steps: int = 1500
     stretches: int = 4
     frames: int = 24
     strides: tuple[int, ...] = (1, 2, 3, 3)

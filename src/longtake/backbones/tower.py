@@ -32,8 +32,8 @@ class Tower:
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        by_places = f"-by-{self.places}" if self.places else ""
-        object.__setattr__(self, "name", f"{self.model.config.model_type}-{weights_hash(self.model)}{by_places}")
+        suffix = f"-by-{self.places}" if self.places else ""
+        object.__setattr__(self, "name", f"{self.model.config.model_type}-{weights_hash(self.model)}{suffix}")
 
     @classmethod
     def load(cls, folder: Path, device: str | None = None) -> Tower:

@@ -32,7 +32,7 @@ def train(
     ] = None,
     stage: Annotated[
         list[str] | None,
-        typer.Option(help="recot, align, sft, latent; puzzles compare, warm, grpo, supervised; several; else its own."),
+        typer.Option(help="recot, align, sft, latent; puzzles compare, order, warm, grpo, supervised; else its own."),
     ] = None,
     data: Annotated[
         list[str] | None, typer.Option(help="JSON or JSONL of conversations, FILE or FILE=WEIGHT; several times.")

@@ -155,8 +155,10 @@ def run_stage(recipe: MvpRecipe, stage: str, material: Material, output: Path, p
             settings |= flat(recipe.replay, "replay")
         if teacher is not None:
             settings["teacher"] = teacher.name
-        if stage in ("compare", "order"):
-            settings |= {"copies": recipe.copies} if stage == "compare" else {"ease": recipe.ease}
+        if stage == "compare":
+            settings["copies"] = recipe.copies
+        if stage == "order":
+            settings["ease"] = recipe.ease
         check_settings(folder, settings)
     processes.wait_for_everyone()
     beside = None

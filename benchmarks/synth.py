@@ -104,8 +104,8 @@ def main() -> None:
     parser.add_argument("--embedder", choices=("tower", "pixels"), default="tower")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    every = find_footage([asked.folder])[:: asked.every]
-    footage = [one for one in every if lines_of(one.path) >= asked.lines]
+    chosen = find_footage([asked.folder])[:: asked.every]
+    footage = [one for one in chosen if lines_of(one.path) >= asked.lines]
     with TemporaryDirectory() as scratch:
         if asked.join:
             longtake.video.write(Path(scratch) / "joined.mp4", frames_of(footage), JOINED_FPS)

@@ -26,7 +26,7 @@ class Easing:
     steps: int
 
     def drawn(self, seed: Sequence[int]) -> float:
-        """The share of one showing, by its seed: (seed, step, place)."""
+        """The share (0 to 1) of one showing, by its seed: (seed, step, place)."""
         least = max(0.0, 1 - seed[1] / self.steps)
         return float(np.random.default_rng([*seed, 2]).uniform(least, 1.0))
 
@@ -53,8 +53,9 @@ def only_order(record: PuzzleRecord) -> PuzzleRecord:
 def eased(
     record: PuzzleRecord, context: Sequence[VisualTokens], pool: Sequence[VisualTokens], share: float
 ) -> list[VisualTokens]:
-    """The pool with each missing frame moved by ``share`` towards what stands beside its gap.
+    """The pool with each missing frame moved by ``share`` (0 to 1) towards what stands beside its gap.
 
+    context, pool: pictures of one shape, ``(rows x columns, dim)``, in the record's order.
     The first of a gap goes to the frame before it, the last to the frame after it, those between to a mixture by their
     place, and so does a single one. A gap at an end has one side alone and stays as it is.
     """

@@ -11,7 +11,6 @@ may have a process of its own. Ours, as is the measure (``data/puzzles/neighbour
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from longtake.backbones import load_backbone
 from longtake.backbones.tower import Tower, by_places
-from longtake.data.probe_world.haystack import Clip, footage_clips, group_by_source
+from longtake.data.probe_world.haystack import Clip, footage_clips, group_by_source, part_of_source
 from longtake.data.puzzles.footage import Embed
 from longtake.data.threads import use_threads
 from longtake.eval.leaks import embedders_of
@@ -52,7 +51,7 @@ class Folds:
 
     def split(self, fold: int) -> tuple[list[Clip], list[Clip]]:
         """The clips to learn from when a part is held out, and that part."""
-        mine = {source for source in self.sources.values() if _hashed(source) % self.count == fold}
+        mine = {source for source in self.sources.values() if part_of_source(source, self.count) == fold}
         learned = [clip for clip in self.clips if self.sources[clip.name] not in mine]
         return learned, [clip for clip in self.clips if self.sources[clip.name] in mine]
 
@@ -110,10 +109,6 @@ def write(result: Mapping[str, Any], found: Mapping[str, Hits], results: Path) -
 def _by(embed: Embed, places: int) -> Embed:
     """An embedder's features as one vector of means by so many places a side."""
     return lambda frames: by_places(embed(frames), places)[:, None, None]
-
-
-def _hashed(source: str) -> int:
-    return int.from_bytes(hashlib.blake2b(source.encode(), digest_size=4).digest(), "big")
 
 
 @errors_in_one_line()

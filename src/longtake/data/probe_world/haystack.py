@@ -133,8 +133,13 @@ def files_in(folder: Path) -> list[Path]:
 
 def split_of_source(source: str) -> Split:
     """The split that a source is of, by a hash of its name: one in four is kept for the test."""
+    return "test" if part_of_source(source, 4) == 0 else "train"
+
+
+def part_of_source(source: str, parts: int) -> int:
+    """Which of so many parts of all sources one belongs to, from 0, by a hash of its name."""
     digest = hashlib.blake2b(source.encode(), digest_size=4).digest()
-    return "test" if int.from_bytes(digest, "big") % 4 == 0 else "train"
+    return int.from_bytes(digest, "big") % parts
 
 
 def unique_minutes(clips: list[Clip]) -> float:

@@ -12,7 +12,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 import tiny
 import world
 from longtake import LongtakeError
-from longtake.backbones.tower import Tower
+from longtake.backbones.tower import Tower, lower_part
 from longtake.data.probe_world.haystack import Clip
 from longtake.data.puzzles.footage import on_places, placed
 from longtake.models.preprocess import normalised_pixels
@@ -24,7 +24,7 @@ VISION = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "n
 
 
 def recipe(**changes) -> EyesRecipe:
-    settings = {"steps": 4, "stretches": 2, "frames": 10, "every": 2, "warmup": 2}
+    settings = {"steps": 4, "stretches": 2, "frames": 10, "every": 2, "warmup": 2, "head": 1}
     return EyesRecipe(**(settings | changes))
 
 
@@ -136,6 +136,25 @@ def test_a_tower_with_places_gives_their_means_as_one_vector(tmp_path):
     assert np.array_equal(placed(placed_tower.features, frames), found[:, 0, 0].numpy())
 
 
+def test_the_lower_part_is_what_stands_below_and_a_plain_norm():
+    whole = tower().eval()
+    with torch.no_grad():
+        whole.post_layernorm.weight.fill_(3.0)
+        pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        states = whole(pixels, output_hidden_states=True).hidden_states
+        found = lower_part(whole, 1)(pixels).last_hidden_state
+    torch.testing.assert_close(found, torch.nn.functional.layer_norm(states[1], (64,), eps=1e-6))
+    assert (whole.config.num_hidden_layers, lower_part(whole, 2)) == (2, whole)
+    with pytest.raises(LongtakeError, match="layers is 0; it must be from 1 to 2"):
+        lower_part(whole, 0)
+
+
+def test_a_head_that_leaves_nothing_is_refused_before_training(tmp_path):
+    with pytest.raises(LongtakeError, match="layers is 0; it must be from 1 to 2"):
+        train_eyes(recipe(head=2), tower(), world.clips(70, 1, 8.0), [], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_broken_tower_is_one_line(tmp_path):
     tiny.video_llm().vision_tower.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"torn")
@@ -162,7 +181,9 @@ def test_a_stopped_run_goes_on_to_the_same_tower(tmp_path):
     assert all(0 <= row["held_out"] <= 1 and row["loss"] > 0 for row in rows)
     saved = SiglipVisionModel.from_pretrained(tmp_path / "whole")
     assert saved.config.places == recipe().places == 4
-    assert torch.equal(saved.post_layernorm.weight, whole.post_layernorm.weight)
+    assert saved.config.num_hidden_layers == 1
+    for name, weight in saved.encoder.layers[0].named_parameters():
+        assert torch.equal(weight, whole.encoder.layers[0].get_parameter(name)), name
     assert checkpoint.last_step(tmp_path / "parts") == 4
 
 

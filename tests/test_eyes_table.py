@@ -1,5 +1,6 @@
 """Towers trained on parts of the footage: who learns from what, and the table of all parts."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import world
 from footage_puzzles import write_scene
 from longtake import LongtakeError
 from longtake.tables import eyes as table
-from longtake.tables.eyes import Folds, folder_of, measured, over_pixels, train_fold, write
+from longtake.tables.eyes import TRAINED, Folds, folder_of, measured, over_pixels, train_fold, write
 from longtake.train.embedded.eyes import EyesRecipe
 
 
@@ -39,21 +40,26 @@ def test_parts_without_a_source_are_refused():
 def test_each_part_is_asked_of_the_tower_that_has_not_seen_it(tmp_path):
     """All sources have hits of every row, from untrained towers by the same places too; what is trained is kept."""
     whole, recipe = folds(), EyesRecipe(steps=1, stretches=1, frames=8, every=1)
-    for fold in range(2):
-        train_fold(recipe, whole, fold, folder_of(tmp_path, fold))
-    written = (folder_of(tmp_path, 1) / "model.safetensors").stat().st_mtime_ns
-    found = measured(whole, recipe.places, tmp_path)
-    assert list(found) == ["chance", "pixels", "random tower", "own tower", "trained on other parts"]
+    for fold, seed in itertools.product(range(2), range(2)):
+        train_fold(replace(recipe, seed=seed), whole, fold, folder_of(tmp_path, seed, fold))
+    written = (folder_of(tmp_path, 0, 1) / "model.safetensors").stat().st_mtime_ns
+    found = measured(whole, recipe, tmp_path, [0, 1])
+    assert list(found) == ["chance", "pixels", "random tower", "own tower", "own tower, lower part",
+                           "trained, seed 0", "trained, seed 1", TRAINED]  # fmt: skip
     assert all(set(by) == set(whole.sources.values()) for by in found.values())
-    apart = over_pixels(found, "trained on other parts")
-    by_hand = [np.concatenate(found["trained on other parts"][one]).mean() - np.concatenate(rows).mean()
-               for one, rows in found["pixels"].items()]  # fmt: skip
-    assert apart == pytest.approx(by_hand)
-    assert (folder_of(tmp_path, 1) / "model.safetensors").stat().st_mtime_ns == written
+    assert (folder_of(tmp_path, 0, 1) / "model.safetensors").stat().st_mtime_ns == written
+    weights = {(folder_of(tmp_path, seed, 0) / "model.safetensors").read_bytes() for seed in range(2)}
+    assert len(weights) == 2
+    for source, rows in found[TRAINED].items():
+        by_seed = [found[f"trained, seed {seed}"][source] for seed in range(2)]
+        assert [row.tolist() for row in rows] == [row.tolist() for own in by_seed for row in own]
+    found["own tower"] = {source: [np.zeros(9)] for source in whole.sources.values()}
+    by_hand = [-np.concatenate(rows).mean() for rows in found["pixels"].values()]
+    assert over_pixels(found, "own tower") == pytest.approx(by_hand)
     write({"command": "python -m x", **table.told(found, 1.0, 0)}, found, tmp_path)
     told = json.loads((tmp_path / "eyes.json").read_text())
     assert (told["sources"], told["clips"]) == (3, 4)
-    assert "trained on other parts" in (tmp_path / "eyes.md").read_text()
+    assert TRAINED in (tmp_path / "eyes.md").read_text()
     assert (tmp_path / "eyes.png").stat().st_size > 5000
 
 
@@ -65,8 +71,8 @@ def test_the_command_trains_one_part_and_refuses_what_is_none(tmp_path, monkeypa
     asked = ["eyes", "--footage", str(footage), "--work", str(tmp_path / "work"), "--folds", "2", "--steps", "1"]
     monkeypatch.setattr("sys.argv", [*asked, "--fold", "0"])
     table.main()
-    assert (tmp_path / "work" / "fold-0" / "model.safetensors").exists()
-    assert not (tmp_path / "work" / "fold-1").exists()
+    assert (tmp_path / "work" / "seed-0" / "fold-0" / "model.safetensors").exists()
+    assert not (tmp_path / "work" / "seed-0" / "fold-1").exists()
     monkeypatch.setattr("sys.argv", [*asked, "--fold", "2"])
     capsys.readouterr()
     with pytest.raises(SystemExit):

@@ -13,7 +13,7 @@ from longtake import LongtakeError, cli
 from longtake.data.probe_world import haystack
 from longtake.data.probe_world.haystack import Clip
 from longtake.data.puzzles.footage import pixel_features
-from longtake.data.puzzles.neighbours import chance, hits, stills
+from longtake.data.puzzles.neighbours import chance, hits, takes
 from longtake.eval.neighbours import evaluate, summary, table
 
 
@@ -45,15 +45,17 @@ def test_a_random_choice_has_chances_share():
     assert hits(np.ones((12, 3))).mean() == pytest.approx(chance(12) * 11 / 11)
 
 
-def test_stills_are_the_stored_frames_nearest_in_time():
+def test_takes_are_the_stored_frames_nearest_in_time_from_each_first_one():
     levels = np.arange(10, dtype=np.uint8)
     clip = Clip(name="count", pixels=np.broadcast_to(levels[:, None, None, None], (10, 4, 6, 3)), fps=3.0)
-    for fps, rows in ((1.0, [0, 3, 6, 9]), (2.0, [0, 2, 3, 4, 6, 8, 9]), (3.0, list(range(10)))):
-        frames = stills(clip, fps)
-        assert frames.pixels[:, 0, 0, 0].tolist() == rows
-        assert frames.seconds.tolist() == pytest.approx([row / 3 for row in rows])
+    thirds = [[0, 3, 6, 9], [1, 4, 7], [2, 5, 8]]
+    for fps, wanted in ((1.0, thirds), (2.0, [[0, 2, 3, 4, 6, 8, 9]]), (3.0, [list(range(10))])):
+        found = takes(clip, fps)
+        assert [frames.pixels[:, 0, 0, 0].tolist() for frames in found] == wanted
+        for frames, rows in zip(found, wanted, strict=True):
+            assert frames.seconds.tolist() == pytest.approx([row / 3 for row in rows])
     with pytest.raises(LongtakeError, match="fps is 4; it must be above 0 and at most 3"):
-        stills(clip, 4.0)
+        takes(clip, 4.0)
 
 
 def test_sources_count_alike_and_differences_are_paired():
@@ -77,13 +79,13 @@ def test_pixels_of_drawn_scenes_find_their_neighbours_and_noise_does_not():
     result = evaluate(
         {"pixels": pixel_features, "noise": noise}, clips, progress=lambda done, of: told.append((done, of))
     )
-    assert (result["clips"], result["sources"], result["frames"]) == (2, 2, 24)
+    assert (result["clips"], result["sources"], result["frames"]) == (2, 2, 72)
     assert result["rows"]["chance"]["mean"] == pytest.approx(2 / 12, abs=1e-4)
     assert result["rows"]["pixels"]["mean"] > 0.7
     assert result["rows"]["noise"]["mean"] < 0.5
     assert told == [(1, 2), (2, 2)]
     lines = table(result).splitlines()
-    assert lines[0] == "24 frames at 1 fps of 2 clips (2 sources)"
+    assert lines[0] == "72 frames at 1 fps of 2 clips (2 sources)"
     assert [line.split()[0] for line in lines[2:]] == ["chance", "pixels", "noise"]
 
 

@@ -81,6 +81,26 @@ def by_places(features: Tensor, places: int) -> Tensor:
     return F.adaptive_avg_pool2d(features.permute(0, 3, 1, 2), places).flatten(1)
 
 
+def lower_part(model: SiglipVisionModel, layers: int) -> SiglipVisionModel:
+    """A copy of the first ``layers`` of a tower, in eval mode; with all of them the tower itself.
+
+    The norm at the end was trained for the last layer, so that a part's has no weights yet: it scales and no more.
+    Raises LongtakeError where the tower has no such part.
+    """
+    count = model.config.num_hidden_layers
+    if not 0 < layers <= count:
+        raise LongtakeError(f"layers is {layers}; it must be from 1 to {count}, which the tower has")
+    if layers == count:
+        return model
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = layers
+    part: Any = SiglipVisionModel(config)
+    part.to(model.device, model.dtype)
+    kept = {name for name in part.state_dict() if not name.startswith("post_layernorm")}
+    part.load_state_dict({name: own for name, own in model.state_dict().items() if name in kept}, strict=False)
+    return cast(SiglipVisionModel, part.eval())
+
+
 def redrawn(model: Model, seed: int) -> Model:
     """A model of the same architecture with random weights; its language model, which no tower needs, has one layer."""
     config = copy.deepcopy(model.config)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from longtake.data.probe_world.haystack import Clip, group_by_source
 from longtake.data.puzzles.footage import Embed, stretches, vectors
-from longtake.data.puzzles.neighbours import FEWEST_FRAMES, chance, hits, stills
+from longtake.data.puzzles.neighbours import FEWEST_FRAMES, chance, hits, takes
 from longtake.types import Frames, LongtakeError
 
 RESAMPLES = 2000
@@ -33,16 +33,17 @@ def evaluate(
 ) -> dict[str, Any]:
     """Each embedder's share of frames whose nearest stands beside them in time, as one JSON-ready object.
 
-    embedders: by name, frames to features ``(frames, rows, columns, dim)``; one is called "pixels". Clips of fewer than
+    embedders: by name, frames to features ``(frames, rows, columns, dim)``; one is called "pixels". Takes of fewer than
     ``FEWEST_FRAMES`` frames are left out. Raises LongtakeError where none is left.
     """
     shown = long_enough(clips, fps)
     return told(look(embedders, shown, group_by_source([clip for clip, _ in shown]), progress), fps, seed)
 
 
-def long_enough(clips: Sequence[Clip], fps: float) -> list[tuple[Clip, Frames]]:
-    """Clips with their frames at ``fps``, where these are enough. Raises LongtakeError where no clip's are."""
-    shown = [(clip, frames) for clip in clips if len(frames := stills(clip, fps)) >= FEWEST_FRAMES]
+def long_enough(clips: Sequence[Clip], fps: float) -> list[tuple[Clip, list[Frames]]]:
+    """Clips with their takes at ``fps`` that have enough frames. Raises LongtakeError where no clip has one."""
+    every = [(clip, [frames for frames in takes(clip, fps) if len(frames) >= FEWEST_FRAMES]) for clip in clips]
+    shown = [(clip, own) for clip, own in every if own]
     if not shown:
         raise LongtakeError(f"no clip has {FEWEST_FRAMES} frames at {fps:g} fps; give longer footage or a higher fps")
     return shown
@@ -50,18 +51,18 @@ def long_enough(clips: Sequence[Clip], fps: float) -> list[tuple[Clip, Frames]]:
 
 def look(
     embedders: Mapping[str, Embed],
-    shown: Sequence[tuple[Clip, Frames]],
+    shown: Sequence[tuple[Clip, Sequence[Frames]]],
     sources: Mapping[str, str],
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Hits]:
     """Hits by embedder, and what chance has. sources: by a clip's name."""
     found: dict[str, Hits] = {name: {} for name in ("chance", *embedders)}
-    for done, (clip, frames) in enumerate(shown, start=1):
-        rows = {"chance": np.full(len(frames), chance(len(frames)))}
-        parts = [frames.pixels[some] for some in stretches(len(frames))]
-        rows |= {name: hits(vectors(embed, parts)) for name, embed in embedders.items()}
+    for done, (clip, own) in enumerate(shown, start=1):
+        rows = {"chance": [np.full(len(frames), chance(len(frames))) for frames in own]}
+        parts = [[frames.pixels[some] for some in stretches(len(frames))] for frames in own]
+        rows |= {name: [hits(vectors(embed, one)) for one in parts] for name, embed in embedders.items()}
         for name, row in rows.items():
-            found[name].setdefault(sources[clip.name], []).append(row)
+            found[name].setdefault(sources[clip.name], []).append(np.concatenate(row))
         if progress is not None:
             progress(done, len(shown))
     return found

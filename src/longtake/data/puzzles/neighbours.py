@@ -37,10 +37,18 @@ def chance(frames: int) -> float:
     return 2 / frames
 
 
-def stills(clip: Clip, fps: float) -> Frames:
-    """A clip's frames at ``fps``, the stored ones nearest in time. Raises LongtakeError above what is stored."""
+def takes(clip: Clip, fps: float) -> list[Frames]:
+    """A clip at ``fps``, by the stored frames nearest in time, once from each that comes before its second frame.
+
+    So a clip kept at 3 fps is seen three times at 1 fps, by other frames each time, and what a short clip has to tell
+    is not left to where it happens to begin. Raises LongtakeError above what is stored.
+    """
     if not 0 < fps <= clip.fps:
         raise LongtakeError(f"fps is {fps:g}; it must be above 0 and at most {clip.fps:g}, at which footage is kept")
-    rows = np.rint(np.arange(0, len(clip.pixels), clip.fps / fps)).astype(np.int64)
-    rows = rows[rows < len(clip.pixels)]
+    apart = clip.fps / fps
+    starts = [np.rint(np.arange(first, len(clip.pixels), apart)).astype(np.int64) for first in range(int(apart))]
+    return [_stored(clip, rows[rows < len(clip.pixels)]) for rows in starts]
+
+
+def _stored(clip: Clip, rows: NDArray[np.int64]) -> Frames:
     return Frames(pixels=np.ascontiguousarray(clip.pixels[rows].transpose(0, 3, 1, 2)), seconds=rows / clip.fps)

@@ -4,9 +4,10 @@ A frame must be nearer to the one before or after it than to any other, of its o
 neighbours in time and negatives come from the same video too, as in Time-Contrastive Networks (Sermanet et al., arXiv
 1704.06888, single view). The loss is InfoNCE (arXiv 1807.03748) with several positives summed within the logarithm, as
 in MIL-NCE (Miech et al., arXiv 1912.06430, equation 1): the probability that what is drawn in proportion to exp(cosine
-/ temperature) is a neighbour, the soft form of what ``data/puzzles/neighbours.py`` measures. Ours: that all frames of a
-stretch share one crop, flip and tint, so that where things stand and how light it is go on telling frames apart; no
-projection head, so that the vectors compared are those that ``longtake synth mvp`` compares; and every number.
+/ temperature) is a neighbour, the soft form of what ``data/puzzles/neighbours.py`` measures. The last layers are a head
+that is dropped in the end, as SimCLR drops its own (Chen et al., arXiv 2002.05709): what stands below it tells frames
+of other footage apart better. Ours: that layers which were there are the head; that all frames of a stretch share one
+crop, flip and tint, so that where things stand and how light it is go on telling frames apart; and every number.
 
 Run: python -m longtake.recipes.make_embedded eyes
 """
@@ -24,10 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import SiglipVisionModel
 
-from longtake.backbones.tower import Tower, by_places, on_grid
+from longtake.backbones.tower import Tower, by_places, lower_part, on_grid
 from longtake.data.probe_world.haystack import Clip
 from longtake.data.puzzles.footage import placed
-from longtake.data.puzzles.neighbours import FEWEST_FRAMES, hits, stills
+from longtake.data.puzzles.neighbours import FEWEST_FRAMES, hits, takes
 from longtake.models.preprocess import normalise, resize
 from longtake.train import checkpoint
 from longtake.train.embedded.optimiser import Optimiser
@@ -39,6 +40,7 @@ class EyesRecipe:
     """Hyper-parameters; all are ours.
 
     places: a side of a frame, whose means are compared; the tower keeps them as its own.
+    head: of the tower's layers, so many at its end are dropped when it is trained.
     stretches: of a step, each of at most ``frames`` frames, every ``strides``-th as stored, one of these at random.
     least_crop: the smallest share of width and height that is seen. temperature: of the softmax over cosines.
     cooldown: the share of the steps at the end over which the learning rate falls to 0.
@@ -46,7 +48,8 @@ class EyesRecipe:
     """
 
     places: int = 4
-    steps: int = 1500
+    head: int = 2
+    steps: int = 1000
     stretches: int = 4
     frames: int = 24
     strides: tuple[int, ...] = (1, 2, 3, 3)
@@ -106,8 +109,8 @@ def draw_batch(recipe: EyesRecipe, clips: Sequence[Clip], side: int, step: int) 
 
 @torch.no_grad()
 def found_share(tower: SiglipVisionModel, clips: Sequence[Clip]) -> float:
-    """How often a frame's nearest is its neighbour, at 1 fps: the mean over clips that are long enough."""
-    shown = [frames for clip in clips if len(frames := stills(clip, 1.0)) >= FEWEST_FRAMES]
+    """How often a frame's nearest is its neighbour, at 1 fps: the mean over takes that are long enough."""
+    shown = [frames for clip in clips for frames in takes(clip, 1.0) if len(frames) >= FEWEST_FRAMES]
     features = Tower(model=tower).features  # in float32: a video's cosines differ by less than bfloat16 can tell
     return float(np.mean([hits(placed(features, frames)).mean() for frames in shown]))
 
@@ -115,13 +118,16 @@ def found_share(tower: SiglipVisionModel, clips: Sequence[Clip]) -> float:
 def train_eyes(
     recipe: EyesRecipe, tower: SiglipVisionModel, clips: Sequence[Clip], held_out: Sequence[Clip], folder: Path
 ) -> None:
-    """Train a tower from what it is, in place, resuming from ``folder``, where it is saved when done.
+    """Train a tower from what it is, in place, resuming from ``folder``, where it is saved when done, without its head.
 
-    held_out: clips of other sources, for the log. Raises LongtakeError where no clip is long enough to learn from.
+    held_out: clips of other sources, for the log. Raises LongtakeError where no clip is long enough to learn from, and
+    where nothing is left below the head.
     """
     long = [clip for clip in clips if len(clip.pixels) >= FEWEST_FRAMES]
     if not long:
         raise LongtakeError(f"no clip has {FEWEST_FRAMES} stored frames; give longer footage")
+    below = tower.config.num_hidden_layers - recipe.head
+    lower_part(tower, below)  # to know before hours of training that there is such a part
     tower.set_attn_implementation("eager")  # as ``new_tower`` has it
     tower.train()
     tower.config.places = recipe.places
@@ -139,7 +145,6 @@ def train_eyes(
         if (step + 1) % recipe.every == 0 or step + 1 == recipe.steps:
             checkpoint.save(folder, step + 1, modules, optimiser)
             tower.eval()
-            log.write(step + 1, held_out=round(found_share(tower, held_out), 4))
+            log.write(step + 1, held_out=round(found_share(lower_part(tower, below), held_out), 4))
             tower.train()
-    tower.eval()
-    tower.save_pretrained(folder)
+    lower_part(tower.eval(), below).save_pretrained(folder)

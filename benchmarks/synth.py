@@ -1,6 +1,6 @@
 """How fast puzzles are made: from cached embeddings, and end to end from files against reading them alone.
 
-Run: python benchmarks/synth.py FOLDER [--every N] [--embedder tower|pixels] [--lines 720] [--join]
+Run: python benchmarks/synth.py FOLDER [--every N] [--embedder tower|pixels] [--tower FOLDER] [--lines 720] [--join]
 Seconds are processor time of this one process, one thread, so that other work on the machine does not count.
 """
 
@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=0, help="only videos whose shorter side has so many pixels")
     parser.add_argument("--join", action="store_true", help="all as one H.264 video of 1280 by 720, 25 frames a second")
     parser.add_argument("--embedder", choices=("tower", "pixels"), default="tower")
+    parser.add_argument("--tower", type=Path, default=None, help="a tower by itself, as of stage eyes")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     chosen = find_footage([asked.folder])[:: asked.every]
@@ -112,13 +113,14 @@ def main() -> None:
             footage = find_footage([Path(scratch) / "joined.mp4"])
         reading = seconds_of(partial(read_alone, footage))
         output = Path(scratch) / "out"
-        make = partial(make_gatherer, None, "cpu", asked.embedder, output, 1.0, SIZE, "jpeg")
+        make = partial(make_gatherer, None, "cpu", asked.embedder, output, 1.0, SIZE, "jpeg", asked.tower)
         gatherer = make()  # loading the model is not counted
         done = []
         whole = seconds_of(lambda: done.append(synthesise(footage, output, Synthesis(), lambda: gatherer)))
         told = done[0].statistics
         print(f"{told['videos']} videos, {told['minutes']:.1f} minutes, {told['frames']} frames ({STATISTICS})")
-        print(f"reading alone {reading:.2f} s; synthesis {whole:.2f} s, {whole / reading - 1:+.0%} ({asked.embedder})")
+        by = asked.tower or asked.embedder
+        print(f"reading alone {reading:.2f} s; synthesis {whole:.2f} s, {whole / reading - 1:+.0%} ({by})")
         for per_minute in PER_MINUTE:
             made, spent = from_embeddings(output, told["kappa"], per_minute)
             print(f"{per_minute} a minute and level: {made} puzzles in {spent:.3f} s, {made / spent:.0f} a second")

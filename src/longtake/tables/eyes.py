@@ -36,7 +36,7 @@ from longtake.recipes.one_line import errors_in_one_line
 from longtake.train.embedded.eyes import EyesRecipe, train_eyes
 from longtake.types import LongtakeError
 
-TRAINED = "trained on other parts"
+TRAINED, SEED = "trained on other parts", "trained, seed "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ def train_fold(recipe: EyesRecipe, folds: Folds, fold: int, folder: Path) -> Non
 def measured(folds: Folds, recipe: EyesRecipe, work: Path, seeds: Sequence[int], fps: float = 1.0) -> dict[str, Hits]:
     """Hits at ``fps`` of pixels, of towers that footage did not train, and of each part by the tower of the others.
 
-    ``TRAINED`` has those of all seeds together, so that a source weighs as it does in the other rows.
+    ``TRAINED`` has those of all seeds together; where these are several, each has a row of its own, too.
     """
     backbone = load_backbone(str(EMBEDDED), "cpu", torch.float32)
     others = embedders_of(backbone)
@@ -83,12 +83,12 @@ def measured(folds: Folds, recipe: EyesRecipe, work: Path, seeds: Sequence[int],
     others |= {name: _by(embed, recipe.places) for name, embed in others.items() if name != PIXELS}
     found: dict[str, Hits] = {}
     for fold in range(folds.count):
-        towers = {f"trained, seed {seed}": Tower.load(folder_of(work, seed, fold), "cpu").features for seed in seeds}
+        towers = {f"{SEED}{seed}": Tower.load(folder_of(work, seed, fold), "cpu").features for seed in seeds}
         for name, hits in look(others | towers, long_enough(folds.split(fold)[1], fps), folds.sources).items():
             found.setdefault(name, {}).update(hits)
-    by_seed = [found[f"trained, seed {seed}"] for seed in seeds]
-    found[TRAINED] = {source: [row for own in by_seed for row in own[source]] for source in by_seed[0]}
-    return found
+    by_seed = {name: found.pop(name) for name in list(found) if name.startswith(SEED)}
+    together = {source: [row for own in by_seed.values() for row in own[source]] for source in found[PIXELS]}
+    return found | (by_seed if len(by_seed) > 1 else {}) | {TRAINED: together}
 
 
 def folder_of(work: Path, seed: int, fold: int) -> Path:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from longtake.data.probe_world.haystack import Clip, group_by_source
 from longtake.data.puzzles.footage import Embed, stretches, vectors
-from longtake.data.puzzles.neighbours import FEWEST_FRAMES, chance, hits, takes
+from longtake.data.puzzles.neighbours import FEWEST_FRAMES, chance, hits, long_takes
 from longtake.types import Frames, LongtakeError
 
 RESAMPLES = 2000
@@ -42,8 +42,7 @@ def evaluate(
 
 def long_enough(clips: Sequence[Clip], fps: float) -> list[tuple[Clip, list[Frames]]]:
     """Clips with their takes at ``fps`` that have enough frames. Raises LongtakeError where no clip has one."""
-    every = [(clip, [frames for frames in takes(clip, fps) if len(frames) >= FEWEST_FRAMES]) for clip in clips]
-    shown = [(clip, own) for clip, own in every if own]
+    shown = [(clip, own) for clip in clips if (own := long_takes(clip, fps))]
     if not shown:
         raise LongtakeError(f"no clip has {FEWEST_FRAMES} frames at {fps:g} fps; give longer footage or a higher fps")
     return shown

@@ -46,8 +46,13 @@ def takes(clip: Clip, fps: float) -> list[Frames]:
     if not 0 < fps <= clip.fps:
         raise LongtakeError(f"fps is {fps:g}; it must be above 0 and at most {clip.fps:g}, at which footage is kept")
     apart = clip.fps / fps
-    starts = [np.rint(np.arange(first, len(clip.pixels), apart)).astype(np.int64) for first in range(int(apart))]
-    return [_stored(clip, rows[rows < len(clip.pixels)]) for rows in starts]
+    shown = [np.rint(np.arange(first, len(clip.pixels), apart)).astype(np.int64) for first in range(int(apart))]
+    return [_stored(clip, rows[rows < len(clip.pixels)]) for rows in shown]
+
+
+def long_takes(clip: Clip, fps: float) -> list[Frames]:
+    """Those of ``takes`` that have enough frames to be measured."""
+    return [frames for frames in takes(clip, fps) if len(frames) >= FEWEST_FRAMES]
 
 
 def _stored(clip: Clip, rows: NDArray[np.int64]) -> Frames:

@@ -28,7 +28,7 @@ from transformers import SiglipVisionModel
 from longtake.backbones.tower import Tower, by_places, lower_part, on_grid
 from longtake.data.probe_world.haystack import Clip
 from longtake.data.puzzles.footage import placed
-from longtake.data.puzzles.neighbours import FEWEST_FRAMES, hits, takes
+from longtake.data.puzzles.neighbours import FEWEST_FRAMES, hits, long_takes
 from longtake.models.preprocess import normalise, resize
 from longtake.train import checkpoint
 from longtake.train.embedded.optimiser import Optimiser
@@ -110,7 +110,7 @@ def draw_batch(recipe: EyesRecipe, clips: Sequence[Clip], side: int, step: int) 
 @torch.no_grad()
 def found_share(tower: SiglipVisionModel, clips: Sequence[Clip]) -> float:
     """How often a frame's nearest is its neighbour, at 1 fps: the mean over takes that are long enough."""
-    shown = [frames for clip in clips for frames in takes(clip, 1.0) if len(frames) >= FEWEST_FRAMES]
+    shown = [frames for clip in clips for frames in long_takes(clip, 1.0)]
     features = Tower(model=tower).features  # in float32: a video's cosines differ by less than bfloat16 can tell
     return float(np.mean([hits(placed(features, frames)).mean() for frames in shown]))
 

@@ -7,6 +7,7 @@ import torch
 from grpo_runs import own, qwen
 from longtake.train.copies import CopyLesson, copy_lessons
 from longtake.train.rendering import Rendering
+from longtake.types import LongtakeError
 
 
 def pictures(lesson: CopyLesson, backbone) -> list[torch.Tensor]:
@@ -27,6 +28,18 @@ def test_the_candidate_is_a_copy_of_the_side_that_is_right(backbone):
         assert float(first.tokens.seconds[0]) < float(last.tokens.seconds[0])
         inputs = model.prepare([lesson.prompt(model)])
         assert int((inputs.source >= 0).sum()) == 12
+
+
+def test_noise_lies_in_as_many_dimensions_as_puzzles_have():
+    model = own()
+    (lesson,) = copy_lessons(1, Rendering(side=2, dims=6, size=3.0))
+    for features in pictures(lesson, model):
+        assert bool(features[:, :6].all())
+        assert not features[:, 6:].any()
+        torch.testing.assert_close(features.square().mean(dim=-1), torch.full((4,), 9.0))
+    (lesson,) = copy_lessons(1, Rendering(dims=9999))
+    with pytest.raises(LongtakeError, match="dims is 9999, but a token has"):
+        lesson.prompt(model)
 
 
 def test_every_showing_draws_other_pictures_and_keeps_the_answer():

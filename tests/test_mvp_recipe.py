@@ -111,6 +111,17 @@ def test_lessons_in_comparing_come_before_all_other_stages(folder, start, tmp_pa
     assert "copies" in str(found.exception)
 
 
+def test_order_alone_can_be_asked_of_every_stage(folder, start, tmp_path):
+    """Two missing frames and no others: any valid answer has both, and half of them are right by chance."""
+    only = "puzzles.only_order=true"
+    found = CliRunner().invoke(app, arguments(folder, start, tmp_path, only, stages=("grpo", "supervised")))
+    assert found.exit_code == 0, found.output
+    rows = json.loads((tmp_path / "report.json").read_text())["levels"]["L1"]
+    assert (rows["chance"]["exact"], rows["chance"]["selection"]) == (0.5, 1)
+    assert all(found["selection"] == pytest.approx(found["valid"]) for found in rows.values())
+    assert {"grpo", "grpo, foreign", "supervised, shuffled", "shortest path, pixels"} <= set(rows)
+
+
 def test_stages_begin_after_the_warm_up_and_log_figures(finished):
     output, _ = finished
     origins = [json.loads((output / stage / "settings.json").read_text())["from"] for stage in ("grpo", "supervised")]

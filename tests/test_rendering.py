@@ -69,6 +69,26 @@ def test_pictures_of_one_size_differ_in_direction_alone():
     assert not any(one.features.any() for one in both.of([picture(torch.ones(4, 3))] * 2))
 
 
+def test_on_own_axes_all_lies_in_the_first_dimensions_and_products_stay():
+    """Three pictures of four tokens span at most 12 dimensions; in fewer the largest axes are kept, as SVD has them."""
+    pictures = drawn(3, dim=64)
+    for turn in (None, 7):
+        made = Rendering(dims=16).of(pictures, turn=turn)
+        assert all(not one.features[:, 16:].any() and one.features.shape == (4, 64) for one in made)
+        torch.testing.assert_close(products(made), products(pictures), rtol=1e-4, atol=1e-4)
+        assert bool(made[0].features[:, 12:16].abs().max() > 1e-3) == (turn is not None)
+    tokens = torch.cat([one.features for one in pictures])
+    left, sizes, right = torch.linalg.svd(tokens, full_matrices=False)
+    nearest = left[:, :5] * sizes[:5] @ right[:5]
+    fewer = torch.cat([one.features for one in Rendering(dims=5).of(pictures)])
+    torch.testing.assert_close(fewer @ fewer.T, nearest @ nearest.T, rtol=1e-4, atol=1e-4)
+    sized = Rendering(dims=16, size=2.0).of(pictures, turn=7)
+    torch.testing.assert_close(sized[0].features.square().mean(-1), torch.full((4,), 4.0))
+    assert Rendering(dims=16).of([]) == []
+    with pytest.raises(LongtakeError, match="dims is 65, but a token has 64; give a smaller one, or 0"):
+        Rendering(dims=65).of(pictures)
+
+
 def test_another_background_makes_no_difference_to_relative_pictures():
     pictures, scene = drawn(4), torch.randn(4, 8)
     moved = [dataclasses.replace(one, features=one.features + scene) for one in pictures]
@@ -113,13 +133,13 @@ def test_as_large_a_share_of_showings_is_turned_as_asked():
     assert len(drawn_turns) == pytest.approx(300, abs=35)
     assert len(set(drawn_turns)) == len(drawn_turns)
     assert all(Rendering().drawn_turn((0, step, 3)) is None for step in range(20))
-    for wrong in ({"turned": 1.5}, {"size": -1.0}):
-        with pytest.raises(LongtakeError, match="side and size must be 0 or more, turned 0 to 1"):
+    for wrong in ({"turned": 1.5}, {"size": -1.0}, {"dims": -1}):
+        with pytest.raises(LongtakeError, match="side, dims and size must be 0 or more, turned 0 to 1"):
             Rendering(**wrong)
 
 
 def test_what_lies_behind_the_pictures_can_learn():
     features = torch.randn(3, 4, 8, requires_grad=True)
-    made = Rendering(side=1, relative=True, size=3.0).of([picture(own) for own in features], turn=3)
+    made = Rendering(side=1, relative=True, dims=6, size=3.0).of([picture(own) for own in features], turn=3)
     (made[0].features * torch.arange(8.0)).sum().backward()
     assert bool(features.grad.abs().sum((1, 2)).gt(0).all())

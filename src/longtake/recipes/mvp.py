@@ -35,7 +35,8 @@ class Choice:
     """Which puzzles, and how they are asked.
 
     levels: by name; none: all. control, times: see ``train.mvp.MvpPuzzle``; control holds for training and held-out
-    puzzles alike. form: of the answer; order: how its order is rewarded. rendering: of the pictures.
+    puzzles alike. only_order: the missing frames and those beside their gap alone, as the stage "order" has them.
+    form: of the answer; order: how its order is rewarded. rendering: of the pictures.
     watched: held-out puzzles that are asked while a stage runs; most_held: in the end; as many of each level.
     controls: under which the models are asked too in the end, where ``control`` is "none".
     """
@@ -43,6 +44,7 @@ class Choice:
     levels: tuple[str, ...] = ()
     control: PuzzleControl = "none"
     times: bool = True
+    only_order: bool = False
     form: Form = "answer"
     order: Order = "pairs"
     rendering: Rendering = field(default_factory=Rendering)

@@ -30,7 +30,7 @@ from longtake.recipes.settings import flat
 from longtake.recipes.stages import check_settings
 from longtake.train.album import Album
 from longtake.train.copies import copy_lessons
-from longtake.train.easing import Easing
+from longtake.train.easing import Easing, only_order
 from longtake.train.exam import answers
 from longtake.train.grpo import train_grpo
 from longtake.train.imitate import train_imitation
@@ -98,6 +98,8 @@ def gather(recipe: MvpRecipe, folder: Path, output: Path) -> Material:
     if unknown := [level for level in choice.levels if level not in known]:
         raise LongtakeError(f"there are no puzzles of level {unknown[0]}; {folder} has {', '.join(sorted(known))}")
     split = split_of(folder, records, digest, output / "split.json")
+    if choice.only_order:
+        records = [only_order(record) for record in records]
     chosen = [record for record in records if not choice.levels or record.level in choice.levels]
     train = [record for record in chosen if not split.is_held(record)]
     held = choose([record for record in chosen if split.is_held(record)], choice.most_held)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from longtake.backbones.base import Backbone, Part, Prompt
 from longtake.data.probe_world.questions import normal
-from longtake.train.rendering import Rendering, of_one_size, places
+from longtake.train.rendering import Rendering, of_one_size, places, widened
 from longtake.types import VisualTokens
 
 SIDE, SIZE = 2, 2.0  # of a picture and its tokens, where the puzzles' rendering leaves them open
@@ -28,11 +28,12 @@ LONGEST_SECONDS, GAP_SECONDS = 20.0, (0.4, 2.0)
 class CopyLesson:
     """One lesson. number: even for a copy of the frame before the gap, odd for one of the frame after it.
 
-    side, size: of the pictures, as in ``Rendering``. seed: of what is drawn; another at each showing in training.
+    side, dims, size: of the pictures, as in ``Rendering``. seed: of what is drawn; another at each showing in training.
     """
 
     number: int
     side: int = SIDE
+    dims: int = 0
     size: float = SIZE
     seed: tuple[int, ...] = ()
 
@@ -52,9 +53,9 @@ class CopyLesson:
         first = round(rng.uniform(0, LONGEST_SECONDS), 1)
         seconds = [first, round(first + rng.uniform(*GAP_SECONDS), 1)]
         dim = backbone.embed(torch.zeros(1, dtype=torch.int64)).shape[-1]
-        drawn = torch.from_numpy(rng.standard_normal((2, self.side**2, dim), np.float32))
+        drawn = torch.from_numpy(rng.standard_normal((2, self.side**2, self.dims or dim), np.float32))
         pair = [self._picture(own, second) for own, second in zip(drawn, seconds, strict=True)]
-        before, after = of_one_size(pair, self.size)
+        before, after = of_one_size(widened(pair, dim), self.size)
         copy = self._picture((before, after)[self.number % 2].features, 0.0)
         parts = (
             Part(tokens=before, timed=True),
@@ -93,6 +94,6 @@ class CopyLesson:
 
 
 def copy_lessons(count: int, rendering: Rendering) -> list[CopyLesson]:
-    """So many lessons whose pictures have the side and size of the puzzles'."""
+    """So many lessons whose pictures have the side, dimensions and size of the puzzles'."""
     side, size = rendering.side or SIDE, rendering.size or SIZE
-    return [CopyLesson(number=number, side=side, size=size) for number in range(count)]
+    return [CopyLesson(number=number, side=side, dims=rendering.dims, size=size) for number in range(count)]

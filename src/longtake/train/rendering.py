@@ -24,6 +24,8 @@ class Rendering:
     side: a picture has so many tokens a side, means of its cells; 0: as the model makes them.
     relative: what all of them have in common is taken out of each cell, as frames of one video are much alike. A
         token's size then tells how far it is from that mean, and so which candidates lie near the context: ``size``.
+    dims: all tokens lie in so many first dimensions, by axes of their own: products stay as far as these hold them. An
+        attention head sees no more than its width of a token, and so can take whole products; 0: as they are.
     size: of every token (root mean square), so that pictures can only be compared, not weighed; 0: as they are.
     turned: the share of showings in training in which the tokens are turned by a rotation drawn anew: which pictures
         are alike stays, and what they look like never comes back.
@@ -31,24 +33,27 @@ class Rendering:
 
     side: int = 0
     relative: bool = False
+    dims: int = 0
     size: float = 0.0
     turned: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.side < 0 or self.size < 0 or not 0 <= self.turned <= 1:
-            given = f"side is {self.side}, size {self.size:g}, turned {self.turned:g}"
-            raise LongtakeError(f"{given}; side and size must be 0 or more, turned 0 to 1")
+        if min(self.side, self.dims, self.size) < 0 or not 0 <= self.turned <= 1:
+            given = f"side is {self.side}, dims {self.dims}, size {self.size:g}, turned {self.turned:g}"
+            raise LongtakeError(f"{given}; side, dims and size must be 0 or more, turned 0 to 1")
 
     def of(self, pictures: Sequence[VisualTokens], turn: int | None = None) -> list[VisualTokens]:
         """The pictures as they are shown; differentiable.
 
         pictures: tokens ``(rows x columns, dim)`` of one frame each, none left out. turn: the rotation's seed, or none.
-        Raises LongtakeError where ``side`` is more than a picture has.
+        Raises LongtakeError where ``side`` or ``dims`` is more than a picture has.
         """
         shown = coarser(pictures, self.side) if self.side else list(pictures)
         shown = without_mean(shown) if self.relative else shown
-        shown = of_one_size(shown, self.size) if self.size else shown
-        return shown if turn is None else rotated(shown, turn)
+        shown = on_own_axes(shown, self.dims) if self.dims and shown else shown
+        shown = shown if turn is None else rotated(shown, turn)
+        shown = widened(shown, pictures[0].features.shape[1]) if self.dims and shown else shown
+        return of_one_size(shown, self.size) if self.size else shown
 
     def drawn_turn(self, seed: Sequence[int]) -> int | None:
         """The rotation of one showing, by its seed; None for none."""
@@ -99,6 +104,25 @@ def without_mean(pictures: Sequence[VisualTokens]) -> list[VisualTokens]:
     rest = [picture.features - means[picture.grid] for picture in pictures]
     size = _rms([picture.features for picture in pictures]) / _rms(rest).clamp_min(1e-6)
     return [replace(picture, features=own * size) for picture, own in zip(pictures, rest, strict=True)]
+
+
+def on_own_axes(pictures: Sequence[VisualTokens], dims: int) -> list[VisualTokens]:
+    """All tokens by their principal axes ``(rows x columns, dims)``: products stay where there are enough axes."""
+    tokens = torch.cat([picture.features for picture in pictures])
+    axes = torch.linalg.svd(tokens.detach().float(), full_matrices=False).Vh[:dims]
+    within = F.pad(tokens @ axes.T.to(tokens), (0, dims - len(axes)))
+    own = within.split([len(picture) for picture in pictures])
+    return [replace(picture, features=features) for picture, features in zip(pictures, own, strict=True)]
+
+
+def widened(pictures: Sequence[VisualTokens], width: int) -> list[VisualTokens]:
+    """Tokens ``(rows x columns, width)``, 0 beyond the dimensions that they have.
+
+    Raises LongtakeError where these are more.
+    """
+    if (dims := max(one.features.shape[1] for one in pictures)) > width:
+        raise LongtakeError(f"dims is {dims}, but a token has {width}; give a smaller one, or 0")
+    return [replace(one, features=F.pad(one.features, (0, width - one.features.shape[1]))) for one in pictures]
 
 
 def of_one_size(pictures: Sequence[VisualTokens], size: float) -> list[VisualTokens]:

@@ -26,16 +26,16 @@ class Rendering:
         token's size then tells how far it is from that mean, and so which candidates lie near the context: ``size``.
     dims: all tokens lie in so many first dimensions, by axes of their own: products stay as far as these hold them. An
         attention head sees no more than its width of a token, and so can take whole products; 0: as they are.
-    size: of every token (root mean square), so that pictures can only be compared, not weighed; 0: as they are.
     turned: the share of showings in training in which the tokens are turned by a rotation drawn anew: which pictures
         are alike stays, and what they look like never comes back.
+    size: of every token (root mean square), so that pictures can only be compared, not weighed; 0: as they are.
     """
 
     side: int = 0
     relative: bool = False
     dims: int = 0
-    size: float = 0.0
     turned: float = 0.0
+    size: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.side, self.dims, self.size) < 0 or not 0 <= self.turned <= 1:
@@ -48,11 +48,13 @@ class Rendering:
         pictures: tokens ``(rows x columns, dim)`` of one frame each, none left out. turn: the rotation's seed, or none.
         Raises LongtakeError where ``side`` or ``dims`` is more than a picture has.
         """
+        if not pictures:
+            return []
         shown = coarser(pictures, self.side) if self.side else list(pictures)
         shown = without_mean(shown) if self.relative else shown
-        shown = on_own_axes(shown, self.dims) if self.dims and shown else shown
+        shown = on_own_axes(shown, self.dims) if self.dims else shown
         shown = shown if turn is None else rotated(shown, turn)
-        shown = widened(shown, pictures[0].features.shape[1]) if self.dims and shown else shown
+        shown = widened(shown, pictures[0].features.shape[1]) if self.dims else shown
         return of_one_size(shown, self.size) if self.size else shown
 
     def drawn_turn(self, seed: Sequence[int]) -> int | None:
@@ -110,9 +112,7 @@ def on_own_axes(pictures: Sequence[VisualTokens], dims: int) -> list[VisualToken
     """All tokens by their principal axes ``(rows x columns, dims)``: products stay where there are enough axes."""
     tokens = torch.cat([picture.features for picture in pictures])
     axes = torch.linalg.svd(tokens.detach().float(), full_matrices=False).Vh[:dims]
-    within = F.pad(tokens @ axes.T.to(tokens), (0, dims - len(axes)))
-    own = within.split([len(picture) for picture in pictures])
-    return [replace(picture, features=features) for picture, features in zip(pictures, own, strict=True)]
+    return _with_features(pictures, F.pad(tokens @ axes.T.to(tokens), (0, dims - len(axes))))
 
 
 def widened(pictures: Sequence[VisualTokens], width: int) -> list[VisualTokens]:
@@ -136,16 +136,18 @@ def rotated(pictures: Sequence[VisualTokens], seed: int) -> list[VisualTokens]:
 
     Only what becomes of the plane of the tokens is drawn, a random frame in its place: a puzzle has fewer than ``dim``.
     """
-    if not pictures:
-        return []
     tokens = torch.cat([picture.features for picture in pictures])
     small = len(tokens) < tokens.shape[1] and not tokens.requires_grad  # else by the whole matrix, for its gradient
     within = torch.linalg.qr(tokens.float().T).R.T if small else tokens
     drawn = torch.randn(tokens.shape[1], within.shape[1], generator=torch.Generator().manual_seed(seed))
     basis, scale = torch.linalg.qr(drawn)
-    turned = (within @ (basis * scale.diagonal().sign()).T.to(within)).to(tokens)
-    own = turned.split([len(picture) for picture in pictures])
-    return [replace(picture, features=features) for picture, features in zip(pictures, own, strict=True)]
+    return _with_features(pictures, (within @ (basis * scale.diagonal().sign()).T.to(within)).to(tokens))
+
+
+def _with_features(pictures: Sequence[VisualTokens], features: Tensor) -> list[VisualTokens]:
+    """The pictures with other features ``(all their tokens, dim)``, picture after picture."""
+    own = features.split([len(picture) for picture in pictures])
+    return [replace(picture, features=each) for picture, each in zip(pictures, own, strict=True)]
 
 
 def _rms(features: Sequence[Tensor]) -> Tensor:
